@@ -1,0 +1,468 @@
+//! The operation table: every capability, defined once. From it come the routes, the permission matrix and the
+//! reference documents; doors only translate.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::authorize::Scope;
+use crate::id::ProjectId;
+use crate::id::SessionId;
+use crate::id::TurnNumber;
+use crate::id::WorkspaceId;
+
+/// What an operation does to its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Looks.
+    Read,
+    /// Changes.
+    Write,
+    /// Concerns who may do what, or the server itself.
+    Admin,
+}
+
+/// What an operation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetKind {
+    /// The server as a whole.
+    Global,
+    /// One project, or a session or workspace in it.
+    Project,
+}
+
+/// How an operation is reached over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Reads; parameters in path and query.
+    Get,
+    /// Changes; parameters in path and body.
+    Post,
+    /// Removes; parameters in path.
+    Delete,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct OperationSpec {
+    /// The tool that it is an action of.
+    pub tool: &'static str,
+    /// The action.
+    pub action: &'static str,
+    /// What it is about.
+    pub target: TargetKind,
+    /// What it does to it.
+    pub access: Access,
+    /// Its method over HTTP.
+    pub method: Method,
+    /// Its path over HTTP under `/api/v1`, parameters in braces.
+    pub path: &'static str,
+    /// What it does, one sentence for people.
+    pub doc: &'static str,
+    /// The JSON Schema of its parameters.
+    pub parameters: fn() -> schemars::Schema,
+}
+
+macro_rules! operations {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $tool:literal $action:literal, $target:ident $access:ident,
+        $method:ident $path:literal, $params:ty;)*) => {
+        /// Every operation.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Operation {
+            $($(#[doc = $doc])+ $variant,)*
+        }
+
+        impl Operation {
+            /// Every operation, in the order of the documents.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The row of this operation.
+            pub const fn spec(self) -> OperationSpec {
+                match self {
+                    $(Self::$variant => OperationSpec {
+                        tool: $tool,
+                        action: $action,
+                        target: TargetKind::$target,
+                        access: Access::$access,
+                        method: Method::$method,
+                        path: $path,
+                        doc: concat!($($doc),+),
+                        parameters: || schemars::schema_for!($params),
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    /// Makes a project from a folder of this machine, or an empty one.
+    ProjectCreate = "project" "create", Global Write, Post "/projects", ProjectCreate;
+    /// Lists the projects that the asker may see.
+    ProjectList = "project" "list", Global Read, Get "/projects", ProjectList;
+    /// Shows one project.
+    ProjectGet = "project" "get", Project Read, Get "/projects/{project_id}", ProjectTarget;
+    /// Deletes a project with its workspaces; refused while it has active sessions.
+    ProjectDelete = "project" "delete", Project Write, Delete "/projects/{project_id}", ProjectTarget;
+    /// Lists the workspaces of a project.
+    WorkspaceList = "workspace" "list", Project Read, Get "/projects/{project_id}/workspaces", ProjectTarget;
+    /// Deletes a workspace that has no active session.
+    WorkspaceDelete = "workspace" "delete", Project Write, Delete "/projects/{project_id}/workspaces/{workspace_id}", WorkspaceTarget;
+    /// Starts a session with its first task.
+    SessionSpawn = "session" "spawn", Project Write, Post "/sessions", SessionSpawn;
+    /// Gives a session another task, after what it already has.
+    SessionMessage = "session" "message", Project Write, Post "/sessions/{session_id}/message", SessionMessage;
+    /// Stops what the session's agent is doing; the session goes on.
+    SessionInterrupt = "session" "interrupt", Project Write, Post "/sessions/{session_id}/interrupt", SessionTarget;
+    /// Ends a session, its agent and its sandbox; its events and its workspace stay.
+    SessionEnd = "session" "end", Project Write, Post "/sessions/{session_id}/end", SessionTarget;
+    /// Shows one session.
+    SessionGet = "session" "get", Project Read, Get "/sessions/{session_id}", SessionTarget;
+    /// Lists sessions, newest first, of one project or of all that the asker may see.
+    SessionList = "session" "list", Global Read, Get "/sessions", SessionList;
+    /// Reads a session's events from a cursor, as a page or as a stream.
+    SessionEvents = "session" "events", Project Read, Get "/sessions/{session_id}/events", SessionEvents;
+    /// Shows what changed in the session's workspace, as a patch.
+    SessionDiff = "session" "diff", Project Read, Get "/sessions/{session_id}/diff", SessionTarget;
+    /// Makes a token; its secret is in the answer and nowhere else.
+    TokenCreate = "token" "create", Global Admin, Post "/tokens", TokenCreate;
+    /// Lists tokens, without their secrets.
+    TokenList = "token" "list", Global Admin, Get "/tokens", Nothing;
+    /// Revokes a token, at once.
+    TokenRevoke = "token" "revoke", Global Admin, Post "/tokens/{token}/revoke", TokenTarget;
+    /// Shows one token, without its secret.
+    TokenInfo = "token" "info", Global Admin, Get "/tokens/{token}", TokenTarget;
+    /// Shows what the server is doing.
+    ServerStatus = "server" "status", Global Read, Get "/server", Nothing;
+    /// Stops the server: it takes no more work, ends or keeps its sandboxes, and exits.
+    ServerStop = "server" "stop", Global Admin, Post "/server/stop", ServerStop;
+}
+
+// === impl OperationSpec ===
+
+impl OperationSpec {
+    /// `tool.action`.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.tool, self.action)
+    }
+}
+
+/// No parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// Parameters of `project create`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectCreate {
+    /// Its name, 1 to 200 characters.
+    #[schemars(length(min = 1, max = 200))]
+    pub name: String,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// The folder on the server's machine that workspaces are cloned from. Absolute.
+    #[serde(default)]
+    pub source: Option<PathBuf>,
+    /// The most that one tree of sessions may spend, in US dollars; the server's default if unset.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub max_cost_usd: Option<f64>,
+    /// The default model, as the configuration names it.
+    #[serde(default)]
+    pub model: Option<String>,
+}
+
+/// Parameters of `project list`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectList {
+    /// Only those whose name contains this, upper and lower case alike.
+    #[serde(default)]
+    pub name_contains: Option<String>,
+    /// At most so many, 1 to 1000.
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+/// A project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectTarget {
+    /// The project.
+    pub project_id: ProjectId,
+}
+
+/// A workspace of a project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkspaceTarget {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The workspace.
+    pub workspace_id: WorkspaceId,
+}
+
+/// Parameters of `session spawn`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionSpawn {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The task, 1 byte to 256 KiB.
+    #[schemars(length(min = 1, max = 262_144))]
+    pub message: String,
+    /// The workspace to work in; a new clone of the project's source if unset.
+    #[serde(default)]
+    pub workspace_id: Option<WorkspaceId>,
+    /// Work in the project's source folder itself instead of a clone.
+    #[serde(default)]
+    pub in_place: bool,
+    /// The model, as the configuration names it; the project's default if unset.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// End the session when it has nothing more to do.
+    #[serde(default)]
+    pub end_when_idle: bool,
+}
+
+/// Parameters of `session message`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionMessage {
+    /// The session.
+    pub session_id: SessionId,
+    /// The task, 1 byte to 256 KiB.
+    #[schemars(length(min = 1, max = 262_144))]
+    pub message: String,
+}
+
+/// A session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionTarget {
+    /// The session.
+    pub session_id: SessionId,
+}
+
+/// Parameters of `session list`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionList {
+    /// Only of this project.
+    #[serde(default)]
+    pub project_id: Option<ProjectId>,
+    /// Only with this status.
+    #[serde(default)]
+    pub status: Option<crate::session::SessionStatus>,
+    /// At most so many, 1 to 1000; 100 if unset.
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Only sessions older than this one: the last of the page before.
+    #[serde(default)]
+    pub before: Option<SessionId>,
+}
+
+/// Parameters of `session events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionEvents {
+    /// The session.
+    pub session_id: SessionId,
+    /// Only events with a higher number; -1, the default, is from the start.
+    #[serde(default = "from_the_start")]
+    pub cursor: i64,
+    /// At most so many, 1 to 10000; 1000 if unset.
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// If there is none yet, wait so many milliseconds for one, at most 60000.
+    #[serde(default)]
+    pub wait_ms: Option<u32>,
+}
+
+/// Parameters of `token create`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenCreate {
+    /// Its name, `[a-z0-9._-]{1,64}`.
+    #[schemars(regex(pattern = r"^[a-z0-9._-]{1,64}$"))]
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// Seconds until it stops working; never if unset.
+    #[serde(default)]
+    pub expires_in_s: Option<u64>,
+}
+
+/// A token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenTarget {
+    /// Its public id or its name.
+    pub token: String,
+}
+
+/// Parameters of `server stop`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerStop {
+    /// Leave sandboxes running for the next server.
+    #[serde(default)]
+    pub keep_sandboxes: bool,
+}
+
+/// What `session spawn` and `session message` answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionAccepted {
+    /// The session.
+    pub session_id: SessionId,
+    /// Its project.
+    pub project_id: ProjectId,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// The turn that the message became.
+    pub turn: TurnNumber,
+    /// The number of the newest event before the turn; -1 if there is none.
+    pub last_index: i64,
+    /// The model that will be used.
+    pub model: crate::model::ModelRef,
+}
+
+/// What `session diff` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionDiff {
+    /// The session.
+    pub session_id: SessionId,
+    /// The project's source folder, which the patch fits, if it has one.
+    pub source: Option<PathBuf>,
+    /// True if the session worked in the source folder itself: there is nothing to apply.
+    pub in_place: bool,
+    /// The patch, as `git diff --binary` writes it; empty if nothing changed.
+    pub patch: String,
+    /// Names of the files that changed.
+    pub files: Vec<String>,
+}
+
+/// What `session events` answers as a page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventPage {
+    /// The session.
+    pub session_id: SessionId,
+    /// The session's state in one word.
+    pub state: String,
+    /// `active`, `completed` or `failed`.
+    pub status: crate::session::SessionStatus,
+    /// The number of the last event in this page, or the cursor if the page is empty: the next cursor.
+    pub last_index: i64,
+    /// The events, in order, without a gap.
+    pub events: Vec<EventView>,
+}
+
+/// An event on the wire.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Its number in the session, from 0.
+    pub index: u64,
+    /// When it was committed.
+    pub at: crate::Timestamp,
+    /// What happened, its fields beside the two above.
+    #[serde(flatten)]
+    pub body: crate::EventBody,
+}
+
+/// What `token create` answers. The only place where a secret is shown.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+pub struct TokenCreated {
+    /// The token's record.
+    pub record: crate::record::TokenRecord,
+    /// `oub_` and 64 hexadecimal digits; shown once.
+    pub secret: String,
+}
+
+/// What `server status` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServerStatus {
+    /// The version of the program.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// `starting`, `ready`, `draining`.
+    pub state: String,
+    /// Where it keeps its things.
+    pub home: PathBuf,
+    /// The addresses that it listens on.
+    pub addresses: Vec<String>,
+    /// When it started.
+    pub started_at: crate::Timestamp,
+    /// Sessions that are not over.
+    pub active_sessions: u64,
+    /// Sandboxes that run.
+    pub sandboxes: u64,
+    /// The sandbox backend.
+    pub backend: String,
+    /// The model that sessions get by default; nothing if there is none, with the reason in `model_missing`.
+    pub model: Option<crate::model::ModelRef>,
+    /// Why there is no model.
+    pub model_missing: Option<String>,
+}
+
+const fn from_the_start() -> i64 {
+    -1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_routes_are_unique() {
+        let names: BTreeSet<_> = Operation::ALL.iter().map(|o| o.spec().name()).collect();
+        let routes: BTreeSet<_> =
+            Operation::ALL.iter().map(|o| format!("{:?} {}", o.spec().method, o.spec().path)).collect();
+        assert_eq!((names.len(), routes.len()), (Operation::ALL.len(), Operation::ALL.len()));
+    }
+
+    #[test]
+    fn every_path_parameter_is_a_required_parameter() {
+        for operation in Operation::ALL {
+            let spec = operation.spec();
+            let schema = (spec.parameters)();
+            let required = schema.get("required").and_then(|r| r.as_array()).cloned().unwrap_or_default();
+            for name in spec.path.split(['{', '}']).skip(1).step_by(2) {
+                assert!(required.iter().any(|r| r == name), "{}: {name} in {}", spec.name(), spec.path);
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_parameters_are_refused_by_name() {
+        for operation in Operation::ALL {
+            let schema = (operation.spec().parameters)();
+            assert_eq!(
+                schema.get("additionalProperties"),
+                Some(&serde_json::json!(false)),
+                "{}",
+                operation.spec().name()
+            );
+        }
+        let error = serde_json::from_str::<SessionList>(r#"{"projct_id":1}"#).expect_err("unknown");
+        assert!(error.to_string().contains("projct_id"), "{error}");
+    }
+
+    #[test]
+    fn what_reads_is_a_get_and_what_changes_is_not() {
+        for operation in Operation::ALL {
+            let spec = operation.spec();
+            if spec.access != Access::Admin {
+                assert_eq!(spec.access == Access::Read, spec.method == Method::Get, "{}", spec.name());
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Records: what the store keeps of each thing, and what the doors show of it. No record holds a secret.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::authorize::Scope;
+use crate::id::ProjectId;
+use crate::id::SessionId;
+use crate::id::TokenId;
+use crate::id::TreeId;
+use crate::id::TurnNumber;
+use crate::id::WorkspaceId;
+use crate::ledger::Ledger;
+use crate::ledger::MicroUsd;
+use crate::model::ModelRef;
+use crate::session::Session;
+use crate::session::TurnStop;
+use crate::time::Timestamp;
+use crate::turn::TurnState;
+
+/// A project: where work happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProjectRecord {
+    /// Its id.
+    pub id: ProjectId,
+    /// A small number that is never used again; a server that runs as root derives the project's host uid from it.
+    pub number: u32,
+    /// Its name; need not be unique.
+    pub name: String,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// The folder on this machine that workspaces are cloned from, if any. Absolute.
+    #[serde(default)]
+    pub source: Option<PathBuf>,
+    /// The most that one tree of sessions may spend.
+    #[serde(default)]
+    pub max_cost: Option<MicroUsd>,
+    /// The default model, as the configuration names it.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// How a workspace got its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkspaceKind {
+    /// Our own copy: a clone of the project's source, or empty.
+    Clone,
+    /// The user's own folder, by explicit choice.
+    InPlace,
+}
+
+/// A workspace: one working directory of a project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkspaceRecord {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Its project.
+    pub project: ProjectId,
+    /// How it got its files.
+    pub kind: WorkspaceKind,
+    /// The working directory on this machine. Absolute.
+    pub path: PathBuf,
+    /// The commit in the workspace's base repository that diffs are made against.
+    #[serde(default)]
+    pub base_commit: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A session, whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Its id.
+    pub id: SessionId,
+    /// Its project.
+    pub project: ProjectId,
+    /// Its workspace.
+    pub workspace: WorkspaceId,
+    /// The tree that its limits belong to.
+    pub tree: TreeId,
+    /// The session that started it, if any.
+    #[serde(default)]
+    pub parent: Option<SessionId>,
+    /// Where it stands.
+    pub core: Session,
+    /// The agent that runs in it.
+    pub agent: String,
+    /// The model that it uses.
+    pub model: ModelRef,
+    /// The sandbox backend.
+    pub backend: String,
+    /// The first words of the task.
+    pub title: String,
+    /// Number of the newest turn.
+    pub last_turn: TurnNumber,
+    /// True if the session ends by itself when its queue is empty (`run`).
+    #[serde(default)]
+    pub end_when_idle: bool,
+    /// Why it ended or failed, for people.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When its state last changed.
+    pub updated_at: Timestamp,
+}
+
+/// A turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TurnRecord {
+    /// Its session.
+    pub session: SessionId,
+    /// Its number in the session, from 1.
+    pub number: TurnNumber,
+    /// What the agent was told.
+    pub prompt: String,
+    /// Where it stands.
+    pub state: TurnState,
+    /// How it stopped, if it did.
+    #[serde(default)]
+    pub stop: Option<TurnStop>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it was over.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A token, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenRecord {
+    /// The public id.
+    pub id: TokenId,
+    /// The name that its maker gave it, `[a-z0-9._-]{1,64}`, unique among tokens that are not revoked.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it stops working, if ever.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked, if it was.
+    #[serde(default)]
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A session as the doors show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionView {
+    /// Its id.
+    pub session_id: SessionId,
+    /// Its project.
+    pub project_id: ProjectId,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its tree.
+    pub tree_id: TreeId,
+    /// Its state in one word.
+    pub state: String,
+    /// `active`, `completed` or `failed`.
+    pub status: crate::session::SessionStatus,
+    /// The first words of the task.
+    pub title: String,
+    /// The agent.
+    pub agent: String,
+    /// The model.
+    pub model: ModelRef,
+    /// The sandbox backend.
+    pub backend: String,
+    /// Number of turns.
+    pub turns: u32,
+    /// How the newest turn that is over stopped.
+    #[serde(default)]
+    pub last_stop: Option<TurnStop>,
+    /// The number of the newest event; -1 if there is none.
+    pub last_index: i64,
+    /// The books of its tree.
+    pub ledger: Ledger,
+    /// Why it ended or failed, for people.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When its state last changed.
+    pub updated_at: Timestamp,
+}
+
+impl TokenRecord {
+    /// True if the token works at `now`.
+    pub fn is_valid_at(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
+    }
+}

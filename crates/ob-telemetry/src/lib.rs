@@ -1,0 +1,1 @@
+//! Logging, metrics: one struct for each internal event, with `emit()`.
