@@ -1,13 +1,51 @@
 # Everything a user or a developer needs; each target does its own set-up on a bare Debian machine with Rust.
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
-GUEST_PROFILE ?= guest
-GUEST := $(CURDIR)/target/guest/$(HOST)/$(GUEST_PROFILE)/oubliette-guest
 TARGET_ENV := $(shell echo $(HOST) | tr 'a-z-' 'A-Z_')
+GUEST_PROFILE ?= guest
+GUEST_DIR := $(subst dev,debug,$(GUEST_PROFILE))
+GUEST := $(CURDIR)/target/guest/$(HOST)/$(GUEST_DIR)/oubliette-guest
+# The build of `oubliette` embeds this file; the tests of sandboxes use it as it is.
 export OUBLIETTE_GUEST := $(GUEST)
 
-.PHONY: guest
-# The static programs at a sandbox's edge. A separate target folder: its flags differ from everything else's.
+.PHONY: help build demo test bench lint tidy guest setup
+
+help:
+	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
+	@echo 'make build   target/release/oubliette, one file to install'
+	@echo 'make test    everything that CI runs'
+	@echo 'make bench   figures with their method, also in target/bench/figures.json'
+	@echo 'make lint    format, clippy, structure, licences'
+
+setup:
+	@scripts/setup.sh
+
+# The static programs at a sandbox's edge. They have a target folder of their own: their flags differ from everything else's.
 guest:
 	CARGO_TARGET_$(TARGET_ENV)_RUSTFLAGS="-C target-feature=+crt-static" \
-	  cargo build --quiet --package oubliette-guest --profile $(GUEST_PROFILE) --target $(HOST) --target-dir target/guest
+	  cargo build --quiet --locked --package oubliette-guest --profile $(GUEST_PROFILE) --target $(HOST) --target-dir target/guest
+
+build: guest
+	cargo build --locked --release --package oubliette
+
+demo: setup guest
+	cargo build --locked --release --package oubliette --package ob-testkit --bins
+	@scripts/demo.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo xtask tidy
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --log-level error check bans licenses sources; \
+	else echo 'cargo deny is not installed: licences and bans are not checked here'; fi
+
+tidy:
+	cargo xtask tidy
+
+test: setup guest lint
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace --no-fail-fast
+
+bench: setup guest
+	cargo build --locked --release --workspace --bins
+	cargo xtask bench

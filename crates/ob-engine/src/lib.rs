@@ -1,19 +1,139 @@
 //! The live system: session actors, recovery, operations. Speaks no HTTP.
+//!
+//! [`Engine::call`] is the only way to do anything: it authorises, parses the parameters and performs. A session is
+//! driven by one [`actor`]; what it must not forget is in the store before anyone sees it.
 
+mod actor;
+mod clock;
+mod diff;
+mod models;
+mod operations;
+mod refusal;
+mod workspace;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use futures_util::stream::BoxStream;
-use ob_core::Principal;
+use ob_component::Domain;
+use ob_component::Permit;
+use ob_component::Registry;
+use ob_config::SandboxSettings;
+use ob_core::Home;
+use ob_core::ProjectId;
 use ob_core::Refusal;
-use ob_core::operation::EventView;
-use ob_core::operation::Operation;
-use ob_core::operation::SessionEvents;
+use ob_core::SessionId;
+use ob_core::Timestamp;
+use ob_core::ledger::MicroUsd;
+use ob_core::record::ProjectRecord;
+use ob_core::record::SessionRecord;
+use ob_core::record::WorkspaceKind;
+use ob_core::record::WorkspaceRecord;
+use ob_core::session::SessionStatus;
+use ob_gate::GateSession;
+use ob_gate::Gates;
+use ob_gate::OpenGate;
+use ob_sandbox::Backend;
+use ob_sandbox::Limits;
+use ob_sandbox::SandboxSpec;
+use ob_sandbox::WorkspaceMount;
+use ob_sandbox::link::Guest;
+use ob_store::Commit;
+use ob_store::Epoch;
+use ob_store::SessionFilter;
+use ob_store::SharedStore;
+use ob_store::Write;
+use ob_store::tokens::SharedTokens;
 use serde::Serialize;
-use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+pub use clock::Clock;
+pub use clock::SharedClock;
+pub use clock::SystemClock;
+pub use models::Catalogue;
+pub use models::Demonstration;
+
+use actor::Actor;
+use actor::Begin;
+use actor::Command;
+
+/// The key under which the sandbox backend is registered, in the domain of adapters.
+pub const SANDBOX: &str = "sandbox";
+/// The first of the unprivileged host uids that a root server gives to projects: far above those of people, services
+/// and containers.
+pub const FIRST_HOST_UID: u32 = 1_900_000_000;
+/// Letting go of all sessions takes no longer than this at a stop.
+const PARK: Duration = Duration::from_secs(20);
+
+/// What an engine needs.
+pub struct EngineOptions {
+    /// Where things are.
+    pub home: Home,
+    /// How sandboxes are.
+    pub sandbox: SandboxSettings,
+    /// The most that one tree may spend, where the project says nothing.
+    pub max_cost: MicroUsd,
+    /// Durable state.
+    pub store: SharedStore,
+    /// Tokens.
+    pub tokens: SharedTokens,
+    /// Components; the sandbox backend is registered there.
+    pub registry: Registry,
+    /// The ways out of sandboxes.
+    pub gates: Gates,
+    /// Models.
+    pub catalogue: Catalogue,
+    /// Time and randomness.
+    pub clock: SharedClock,
+    /// True if the server runs as root, and gives each project a host uid of its own.
+    pub is_root: bool,
+    /// Our own uid.
+    pub uid: u32,
+    /// The addresses that the server listens on, for its status.
+    pub addresses: Vec<String>,
+    /// The program's version, for its status.
+    pub version: String,
+    /// Where internal events are counted.
+    pub metrics: ob_telemetry::Metrics,
+}
 
 /// The live system. Shared by all doors.
 pub struct Engine {
-    _private: (),
+    shared: Arc<Shared>,
+    actors: Mutex<HashMap<SessionId, mpsc::Sender<Command>>>,
+    tracker: TaskTracker,
+    draining: AtomicBool,
+    stop: watch::Sender<Option<bool>>,
+    addresses: Vec<String>,
+    version: String,
+    started_at: Timestamp,
+}
+
+/// What actors and operations share.
+pub(crate) struct Shared {
+    pub(crate) home: Home,
+    sandbox: SandboxSettings,
+    max_cost: MicroUsd,
+    pub(crate) store: SharedStore,
+    tokens: SharedTokens,
+    registry: Registry,
+    gates: Gates,
+    pub(crate) catalogue: Catalogue,
+    clock: SharedClock,
+    is_root: bool,
+    uid: u32,
+    pub(crate) epoch: Epoch,
+    /// One workspace is prepared at a time.
+    pub(crate) preparing: tokio::sync::Mutex<()>,
+    diffs: AtomicU64,
+    metrics: ob_telemetry::Metrics,
 }
 
 /// One thing that `/health` and `doctor` tell.
@@ -46,53 +166,345 @@ pub struct Gauges {
 // === impl Engine ===
 
 impl Engine {
-    /// Does an operation for a principal: authorises, checks the parameters, performs. Every door calls this.
-    pub async fn call(
-        self: &Arc<Self>,
-        _principal: &Principal,
-        _operation: Operation,
-        _params: Value,
-    ) -> Result<Value, Refusal> {
-        todo!()
+    /// Takes over the state: becomes its owner, books what a crash left open, and finds the sessions that were live.
+    /// They resume by themselves.
+    pub async fn start(options: EngineOptions) -> Result<Arc<Self>, Refusal> {
+        let refuse = |error| refusal::store(&error);
+        let epoch = options.store.new_epoch().await.map_err(refuse)?;
+        let started_at = options.clock.now();
+        let shared = Arc::new(Shared {
+            home: options.home,
+            sandbox: options.sandbox,
+            max_cost: options.max_cost,
+            store: options.store,
+            tokens: options.tokens,
+            registry: options.registry,
+            gates: options.gates,
+            catalogue: options.catalogue,
+            clock: options.clock,
+            is_root: options.is_root,
+            uid: options.uid,
+            epoch,
+            preparing: tokio::sync::Mutex::new(()),
+            diffs: AtomicU64::new(0),
+            metrics: options.metrics,
+        });
+        let engine = Arc::new(Self {
+            shared,
+            actors: Mutex::default(),
+            tracker: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+            stop: watch::Sender::new(None),
+            addresses: options.addresses,
+            version: options.version,
+            started_at,
+        });
+        engine.settle_orphans().await?;
+        engine.recover().await?;
+        Ok(engine)
     }
 
-    /// A session's events from a cursor on, as they become durable. Ends when the session is over and everything was
-    /// delivered, or the server stops.
-    pub async fn follow(
-        self: &Arc<Self>,
-        _principal: &Principal,
-        _params: SessionEvents,
-    ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal> {
-        todo!()
+    /// Calls to a model that a crash cut off: the provider may have answered, so what was reserved counts as spent.
+    async fn settle_orphans(&self) -> Result<(), Refusal> {
+        let store = &self.shared.store;
+        for open in store.open_charges().await.map_err(|error| refusal::store(&error))? {
+            let commit = Commit {
+                writes: vec![Write::Settle { charge: open.charge, used: open.amount }],
+                fence: None,
+            };
+            store.commit(commit).await.map_err(|error| refusal::store(&error))?;
+            tracing::warn!(session = %open.session, cost = %open.amount.cost, "a model call was cut off; its reservation counts as spent");
+        }
+        Ok(())
     }
 
-    /// Whose secret this is.
-    pub async fn authenticate(&self, _secret: &str) -> Result<Principal, Refusal> {
-        todo!()
+    async fn recover(self: &Arc<Self>) -> Result<(), Refusal> {
+        let mut before = None;
+        loop {
+            let filter = SessionFilter {
+                projects: None,
+                status: Some(SessionStatus::Active),
+                before: before.clone(),
+                limit: 500,
+            };
+            let page = self.shared.store.sessions(filter).await.map_err(|error| refusal::store(&error))?;
+            let Some(last) = page.last() else { return Ok(()) };
+            before = Some(last.id.clone());
+            for record in page {
+                self.shared
+                    .store
+                    .claim(&record.id, self.shared.epoch)
+                    .await
+                    .map_err(|error| refusal::store(&error))?;
+                tracing::info!(session = %record.id, state = record.core.state.as_str(), "session found");
+                self.spawn_actor(record, Begin::Recover).await?;
+            }
+        }
+    }
+
+    /// Starts the actor of a session.
+    async fn spawn_actor(self: &Arc<Self>, record: SessionRecord, begin: Begin) -> Result<(), Refusal> {
+        let store = &self.shared.store;
+        let turns = store.turns(&record.id).await.map_err(|error| refusal::store(&error))?;
+        let doorbell = store.doorbell(&record.id).await.map_err(|error| refusal::store(&error))?;
+        let next_index = *doorbell.borrow();
+        let id = record.id.clone();
+        let (actor, commands) = Actor::new(Arc::clone(&self.shared), record, turns, next_index);
+        self.actors.lock().expect("no one panics with it").insert(id.clone(), commands);
+        let engine = Arc::downgrade(self);
+        self.tracker.spawn(async move {
+            actor.run(begin).await;
+            if let Some(engine) = engine.upgrade() {
+                engine.actors.lock().expect("no one panics with it").remove(&id);
+            }
+        });
+        Ok(())
+    }
+
+    fn actor(&self, session: &SessionId) -> Option<mpsc::Sender<Command>> {
+        self.actors.lock().expect("no one panics with it").get(session).cloned()
     }
 
     /// Ready, or why not.
     pub fn ready(&self) -> Result<(), String> {
-        todo!()
+        if self.draining.load(Ordering::Relaxed) { Err("the server is stopping".to_owned()) } else { Ok(()) }
     }
 
     /// Checks for `/health`.
     pub async fn checks(&self) -> Vec<Check> {
-        todo!()
+        let store = match self.shared.store.check().await {
+            Ok(()) => Check {
+                name: "store",
+                status: "ok",
+                required: true,
+                message: "events can be written".to_owned(),
+                fix: None,
+            },
+            Err(error) => {
+                let refusal = refusal::store(&error);
+                Check {
+                    name: "store",
+                    status: "down",
+                    required: true,
+                    message: refusal.message,
+                    fix: refusal.fix,
+                }
+            }
+        };
+        let backend = match self.shared.backend() {
+            Ok(backend) => backend.check().await.map(|()| backend.name()),
+            Err(refusal) => Err(refusal),
+        };
+        let sandbox = match backend {
+            Ok(name) => Check {
+                name: "sandbox",
+                status: "ok",
+                required: false,
+                message: format!("backend `{name}` works on this machine"),
+                fix: None,
+            },
+            Err(refusal) => Check {
+                name: "sandbox",
+                status: "degraded",
+                required: false,
+                message: refusal.message,
+                fix: refusal.fix,
+            },
+        };
+        let model = match self.shared.catalogue.resolve(None).await {
+            Ok(model) => Check {
+                name: "model",
+                status: "ok",
+                required: false,
+                message: format!("sessions use {model}"),
+                fix: None,
+            },
+            Err(refusal) => Check {
+                name: "model",
+                status: "not_configured",
+                required: false,
+                message: refusal.message,
+                fix: refusal.fix,
+            },
+        };
+        vec![store, sandbox, model]
     }
 
     /// Numbers for `/metrics`.
     pub async fn gauges(&self) -> Gauges {
-        todo!()
+        let sandboxes = self.actors.lock().expect("no one panics with it").len() as u64;
+        let projects = self.shared.store.projects().await.map_or(0, |projects| projects.len() as u64);
+        let mut by_project: HashMap<ProjectId, u64> = HashMap::new();
+        let active = SessionFilter { status: Some(SessionStatus::Active), limit: 10_000, ..SessionFilter::default() };
+        for record in self.shared.store.sessions(active).await.unwrap_or_default() {
+            *by_project.entry(record.project).or_default() += 1;
+        }
+        let active_sessions = by_project.into_iter().map(|(id, count)| (id.to_string(), count)).collect();
+        Gauges { active_sessions, sandboxes, projects }
     }
 
     /// Resolves when an operation asked the server to stop; true if sandboxes shall stay.
     pub async fn stop_requested(&self) -> bool {
-        todo!()
+        let mut asked = self.stop.subscribe();
+        let keep = asked.wait_for(Option::is_some).await.ok().and_then(|keep| *keep);
+        keep.unwrap_or(false)
     }
 
     /// Takes no more work, ends (or keeps) sandboxes, flushes and closes the store.
-    pub async fn shutdown(&self, _keep_sandboxes: bool) {
-        todo!()
+    pub async fn shutdown(&self, keep_sandboxes: bool) {
+        self.draining.store(true, Ordering::Relaxed);
+        let actors: Vec<_> = self.actors.lock().expect("no one panics with it").values().cloned().collect();
+        let parked = async {
+            let parks = actors.into_iter().map(|actor| async move {
+                let (reply, parked) = tokio::sync::oneshot::channel();
+                if actor.send(Command::Park { keep_sandbox: keep_sandboxes, reply }).await.is_ok() {
+                    let _: Result<(), _> = parked.await;
+                }
+            });
+            futures_util::future::join_all(parks).await;
+            self.tracker.close();
+            self.tracker.wait().await;
+        };
+        if tokio::time::timeout(PARK, parked).await.is_err() {
+            tracing::warn!("some sessions did not let go in time; they are found again at the next start");
+        }
+        if let Err(error) = self.shared.store.close().await {
+            tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Leave to use the sandbox backend.
+    pub(crate) fn backend(&self) -> Result<Arc<Permit<dyn Backend>>, Refusal> {
+        self.registry.permit::<dyn Backend>(Domain::Adapter, SANDBOX, self.now()).map(Arc::new)
+    }
+
+    pub(crate) async fn project(&self, id: ProjectId) -> Result<ProjectRecord, Refusal> {
+        let found = self.store.project(id).await.map_err(|error| refusal::store(&error))?;
+        found.ok_or_else(|| {
+            Refusal::not_found("project", id).fix("list them with `oubliette project list`")
+        })
+    }
+
+    /// The uid that a project's sandboxes run as.
+    pub(crate) fn host_uid(&self, project: &ProjectRecord) -> u32 {
+        if self.is_root { FIRST_HOST_UID + project.number } else { self.uid }
+    }
+
+    /// Who must own a project's files, if that is not us.
+    pub(crate) fn owner_of(&self, project: &ProjectRecord) -> Option<u32> {
+        self.is_root.then(|| self.host_uid(project))
+    }
+
+    /// The sandbox of a session.
+    pub(crate) async fn sandbox_spec(
+        &self,
+        record: &SessionRecord,
+        workspace: &WorkspaceRecord,
+    ) -> Result<SandboxSpec, Refusal> {
+        let project = self.project(record.project).await?;
+        let runtime = self.home.sandbox_runtime(&record.id);
+        let home = self.home.session_home(record.project, &record.id);
+        self.make_home(&home, self.owner_of(&project)).await?;
+        let mut spec = self.plain_spec(record.id.suffix().to_owned(), runtime, &project, workspace);
+        spec.home = Some(home);
+        spec.workspace.writable = true;
+        Ok(spec)
+    }
+
+    /// A sandbox that may only look at the workspace and has a home in memory.
+    pub(crate) fn plain_spec(
+        &self,
+        id: String,
+        runtime: PathBuf,
+        project: &ProjectRecord,
+        workspace: &WorkspaceRecord,
+    ) -> SandboxSpec {
+        let mut env: Vec<(String, String)> =
+            self.sandbox.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        env.extend(
+            [
+                ("GIT_AUTHOR_NAME", "agent"),
+                ("GIT_AUTHOR_EMAIL", "agent@localhost"),
+                ("GIT_COMMITTER_NAME", "agent"),
+                ("GIT_COMMITTER_EMAIL", "agent@localhost"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        SandboxSpec {
+            id,
+            gate_dir: runtime.join("gate"),
+            runtime,
+            workspace: WorkspaceMount {
+                path: workspace.path.clone(),
+                writable: false,
+                in_place: workspace.kind == WorkspaceKind::InPlace,
+            },
+            home: None,
+            read_only: self.sandbox.read_only.clone(),
+            read_only_at: Vec::new(),
+            env,
+            host_uid: self.host_uid(project),
+            limits: Limits {
+                memory: self.sandbox.memory,
+                pids: self.sandbox.pids,
+                cpu_millis: self.sandbox.cpu_millis,
+            },
+            lease: self.sandbox.lease,
+        }
+    }
+
+    pub(crate) async fn open_gate(
+        &self,
+        record: &SessionRecord,
+        spec: &SandboxSpec,
+        guest: Guest,
+    ) -> Result<OpenGate, Refusal> {
+        let session = GateSession {
+            id: record.id.clone(),
+            tree: record.tree.clone(),
+            model: record.model.clone(),
+            epoch: self.epoch,
+            peer_uid: spec.host_uid,
+        };
+        self.gates.open(&spec.gate_dir, session, guest).await.map_err(|error| {
+            Refusal::unavailable(format!("cannot open the gate in `{}`: {error}", spec.gate_dir.display()))
+                .fix("check the space and the permissions of the runtime folder")
+        })
+    }
+
+    async fn make_home(&self, home: &std::path::Path, owner: Option<u32>) -> Result<(), Refusal> {
+        let path = home.to_owned();
+        let made = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+            use std::os::unix::fs::DirBuilderExt as _;
+            if path.is_dir() {
+                return Ok(());
+            }
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+            match owner {
+                Some(uid) => ob_sandbox::give_to(&path, uid),
+                None => Ok(()),
+            }
+        })
+        .await;
+        made.map_err(|_| Refusal::internal("a worker thread failed"))?.map_err(|error| {
+            Refusal::unavailable(format!("cannot make `{}`: {error}", home.display()))
+                .fix("check the space and the permissions of the home")
+        })
+    }
+
+    pub(crate) fn events_appended(&self, count: u64) {
+        let _ = (&self.metrics, count);
+    }
+
+    pub(crate) fn sandbox_started(&self, backend: &str, took: Duration) {
+        tracing::info!(backend, took_ms = took.as_millis(), "sandbox started");
     }
 }

@@ -135,3 +135,8 @@ pub trait Backend: Send + Sync + 'static {
 
 /// A backend that everyone shares.
 pub type SharedBackend = Arc<dyn Backend>;
+
+/// Gives a tree of files to a uid and the gid of the same number, following no link.
+pub fn give_to(_path: &std::path::Path, _uid: u32) -> std::io::Result<()> {
+    todo!()
+}

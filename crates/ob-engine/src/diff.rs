@@ -1,0 +1,93 @@
+//! What a session changed, as a patch: made in a fresh sandbox, because a workspace is hostile once an agent was in it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ob_core::Refusal;
+use ob_core::link::ProcessSpec;
+use ob_core::operation::SessionDiff;
+use ob_core::record::SessionRecord;
+use ob_core::record::WorkspaceKind;
+use ob_sandbox::link::Guest;
+
+use crate::Shared;
+use crate::refusal;
+use crate::workspace;
+
+/// The sandbox dials within this.
+const DIAL: Duration = Duration::from_secs(15);
+/// A patch is made within this.
+const WITHIN: Duration = Duration::from_secs(120);
+
+/// The patch of a session's workspace against its base.
+pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result<SessionDiff, Refusal> {
+    let project = shared.project(record.project).await?;
+    let found = shared.store.workspace(record.workspace).await.map_err(|error| refusal::store(&error))?;
+    let found = found.ok_or_else(|| Refusal::not_found("workspace", record.workspace))?;
+    let mut answer = SessionDiff {
+        session_id: record.id.clone(),
+        source: project.source.clone(),
+        in_place: found.kind == WorkspaceKind::InPlace,
+        patch: String::new(),
+        files: Vec::new(),
+    };
+    // Nothing was copied yet, so nothing can have changed.
+    let Some(base_commit) = found.base_commit.clone() else { return Ok(answer) };
+
+    let backend = shared.backend()?;
+    backend.check().await?;
+    let number = shared.diffs.fetch_add(1, Ordering::Relaxed);
+    let id = format!("d{}-{number}", shared.epoch.0);
+    let runtime = shared.home.runtime().join("s").join(&id);
+    let mut spec = shared.plain_spec(id, runtime, &project, &found);
+    let base = shared.home.workspace_base(record.project, found.id);
+    spec.read_only_at = vec![(base, workspace::BASE_DIR.to_owned())];
+    let guest = Guest::new();
+    let gate = shared.open_gate(record, &spec, guest.clone()).await?;
+    let work = async {
+        backend.start(&spec).await.map_err(|error| Refusal::unavailable(error.to_string()))?;
+        guest.connected(DIAL).await.map_err(|error| Refusal::unavailable(error.to_string()))?;
+        let mut outputs = Vec::new();
+        for (name, argv) in ["patch", "files"].into_iter().zip(workspace::diff_script(&base_commit)) {
+            let spec = ProcessSpec { argv, cwd: None, env: std::collections::BTreeMap::new(), stdin: false };
+            let output = guest
+                .run(name, &spec, workspace::PATCH_MAX)
+                .await
+                .map_err(|error| Refusal::unavailable(format!("cannot make the patch: {error}")))?;
+            if !output.exit.is_success() {
+                let said: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(400).collect();
+                return Err(Refusal::unavailable(format!("cannot make the patch: git ended with {}: {said}", output.exit))
+                    .fix("look at the workspace's files; they are as the agent left them"));
+            }
+            if output.truncated {
+                return Err(Refusal::unavailable("the patch is larger than 64 MiB")
+                    .fix("copy the files from the workspace by hand; `session get` names it"));
+            }
+            outputs.push(output.stdout);
+        }
+        Ok(outputs)
+    };
+    let outcome = tokio::time::timeout(WITHIN, work).await;
+    guest.close();
+    drop(gate);
+    if let Err(error) = backend.end(&spec.id, &spec.runtime).await {
+        tracing::error!(%error, "cannot end the sandbox of a patch");
+    }
+    let mut outputs = outcome
+        .unwrap_or_else(|_| Err(Refusal::unavailable("the patch took too long").fix("try again")))?
+        .into_iter();
+    // Bytes that are not UTF-8 would be lost in JSON; git writes binary files as text, but text in other encodings as is.
+    answer.patch = String::from_utf8(outputs.next().unwrap_or_default()).map_err(|_| {
+        Refusal::unavailable("the patch holds text that is not UTF-8")
+            .fix("copy the files from the workspace by hand; `session get` names it")
+    })?;
+    answer.files = outputs
+        .next()
+        .unwrap_or_default()
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect();
+    Ok(answer)
+}

@@ -1,0 +1,185 @@
+//! Which model a session gets: a configured one, else a local one that answers, else the demonstration.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ob_config::ModelSettings;
+use ob_config::ProviderSettings;
+use ob_core::Refusal;
+use ob_core::model::ModelRef;
+use ob_core::model::ModelSource;
+use ob_gate::models::Models;
+use ob_gate::models::Provider;
+use secrecy::SecretString;
+
+/// The most tokens of one answer, where the configuration says nothing.
+const DEFAULT_MAX_OUTPUT: u32 = 8192;
+/// The name of the provider that was found on loopback.
+const LOCAL: &str = "local";
+/// The name of the demonstration's provider.
+const DEMONSTRATION: &str = "demonstration";
+
+/// A scripted model server that can be started when there is no other model.
+#[async_trait]
+pub trait Demonstration: Send + Sync + 'static {
+    /// Its model's name.
+    fn model(&self) -> &str;
+    /// Makes sure that it runs; its base URL, with `/v1`.
+    async fn start(&self) -> Result<String, Refusal>;
+}
+
+/// The models of this server. Puts what it chooses where the gate finds it.
+pub struct Catalogue {
+    settings: ModelSettings,
+    models: Arc<Models>,
+    demonstration: Option<Arc<dyn Demonstration>>,
+}
+
+// === impl Catalogue ===
+
+impl Catalogue {
+    /// Models as configured; `demonstration` is the last resort, if its program is installed.
+    pub fn new(
+        settings: ModelSettings,
+        models: Arc<Models>,
+        demonstration: Option<Arc<dyn Demonstration>>,
+    ) -> Self {
+        let demonstration = demonstration.filter(|_| settings.demonstration);
+        Self { settings, models, demonstration }
+    }
+
+    /// The model of this name, or the default one, ready to be asked.
+    pub async fn resolve(&self, name: Option<&str>) -> Result<ModelRef, Refusal> {
+        let model = match name.or(self.settings.session_model.as_deref()) {
+            Some(name) => self.named(name).await?,
+            None => self.default_model().await?,
+        };
+        self.ensure(&model).await?;
+        Ok(model)
+    }
+
+    /// Makes sure that the gate can ask this model; it may have been chosen by an earlier server.
+    pub async fn ensure(&self, model: &ModelRef) -> Result<(), Refusal> {
+        let provider = match model.source {
+            ModelSource::Configured => self.configured(model)?,
+            ModelSource::Local => match ob_gate::discovery::find_local(&self.settings.discover_ports).await {
+                Some((base_url, _)) => plain(base_url),
+                None => {
+                    return Err(Refusal::unavailable("the local model server does not answer any more")
+                        .fix("start it again, or configure a provider"));
+                }
+            },
+            ModelSource::Demonstration => plain(self.demonstration()?.start().await?),
+        };
+        self.models.put(model.clone(), provider);
+        Ok(())
+    }
+
+    async fn default_model(&self) -> Result<ModelRef, Refusal> {
+        let with_key = |(_, provider): &(&String, &ProviderSettings)| provider.default_model.is_some();
+        if let Some((name, provider)) = self.settings.providers.iter().find(with_key) {
+            return Ok(reference(name, provider.default_model.clone().unwrap_or_default(), ModelSource::Configured));
+        }
+        if !self.settings.providers.is_empty() {
+            let names = self.settings.providers.keys().cloned().collect::<Vec<_>>().join("`, `");
+            return Err(Refusal::invalid(format!("no model was named, and provider `{names}` has no default model"))
+                .fix("set `models.defaults.session_model`, or pass `--model PROVIDER/MODEL`"));
+        }
+        if let Some((alias, _)) = self.settings.aliases.iter().find(|(_, alias)| alias.base_url.is_some()) {
+            return self.alias(alias);
+        }
+        if let Some((_, models)) = ob_gate::discovery::find_local(&self.settings.discover_ports).await
+            && let Some(model) = models.into_iter().next()
+        {
+            return Ok(reference(LOCAL, model, ModelSource::Local));
+        }
+        let demonstration = self.demonstration()?;
+        Ok(reference(DEMONSTRATION, demonstration.model().to_owned(), ModelSource::Demonstration))
+    }
+
+    async fn named(&self, name: &str) -> Result<ModelRef, Refusal> {
+        if self.settings.aliases.contains_key(name) {
+            return self.alias(name);
+        }
+        if let Some(provider) = self.settings.providers.get(name)
+            && let Some(model) = &provider.default_model
+        {
+            return Ok(reference(name, model.clone(), ModelSource::Configured));
+        }
+        if name == DEMONSTRATION || name == "demo" {
+            let demonstration = self.demonstration()?;
+            return Ok(reference(DEMONSTRATION, demonstration.model().to_owned(), ModelSource::Demonstration));
+        }
+        if let Some((provider, model)) = name.split_once('/') {
+            if self.settings.providers.contains_key(provider) && !model.is_empty() {
+                return Ok(reference(provider, model.to_owned(), ModelSource::Configured));
+            }
+            if provider == LOCAL && !model.is_empty() {
+                return Ok(reference(LOCAL, model.to_owned(), ModelSource::Local));
+            }
+        } else if self.settings.providers.len() == 1
+            && let Some(provider) = self.settings.providers.keys().next()
+        {
+            // With one provider there is no doubt whose model it is.
+            return Ok(reference(provider, name.to_owned(), ModelSource::Configured));
+        }
+        let known: Vec<&str> =
+            self.settings.aliases.keys().chain(self.settings.providers.keys()).map(String::as_str).collect();
+        let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
+        Err(Refusal::not_found("model", name).fix(format!("use an alias or PROVIDER/MODEL; known: {known}")))
+    }
+
+    fn alias(&self, name: &str) -> Result<ModelRef, Refusal> {
+        let alias = self.settings.aliases.get(name).ok_or_else(|| Refusal::not_found("model", name))?;
+        // The alias is the provider's name here, since it may override the provider's URL and key.
+        Ok(reference(name, alias.model.clone(), ModelSource::Configured))
+    }
+
+    fn configured(&self, model: &ModelRef) -> Result<Provider, Refusal> {
+        let alias = self.settings.aliases.get(&model.provider).filter(|alias| alias.model == model.model);
+        let owner = alias.map_or(model.provider.as_str(), |alias| alias.provider.as_str());
+        let provider = self.settings.providers.get(owner);
+        let base_url = alias
+            .and_then(|alias| alias.base_url.clone())
+            .or_else(|| provider.map(|provider| provider.base_url.clone()))
+            .ok_or_else(|| {
+                Refusal::not_found("provider", owner)
+                    .fix("configure it under `credentials.providers.credentials`")
+            })?;
+        let api_key: Option<SecretString> = alias
+            .and_then(|alias| alias.api_key.clone())
+            .or_else(|| provider.and_then(|provider| provider.api_key.clone()));
+        Ok(Provider {
+            base_url,
+            api_key,
+            extra_headers: alias
+                .map(|alias| alias.extra_headers.clone().into_iter().collect())
+                .unwrap_or_default(),
+            max_output_tokens: alias.and_then(|alias| alias.max_output_tokens).unwrap_or(DEFAULT_MAX_OUTPUT),
+            price: alias.and_then(|alias| alias.price),
+        })
+    }
+
+    fn demonstration(&self) -> Result<&Arc<dyn Demonstration>, Refusal> {
+        self.demonstration.as_ref().ok_or_else(|| {
+            Refusal::unavailable("no model: no provider is configured and no local model server answers").fix(
+                "set OPENAI_API_KEY (and OPENAI_BASE_URL, OPENAI_MODEL), configure `credentials.providers`, or start \
+                 a local OpenAI-compatible server",
+            )
+        })
+    }
+}
+
+fn reference(provider: &str, model: String, source: ModelSource) -> ModelRef {
+    ModelRef { provider: provider.to_owned(), model, source }
+}
+
+fn plain(base_url: String) -> Provider {
+    Provider {
+        base_url,
+        api_key: None,
+        extra_headers: Vec::new(),
+        max_output_tokens: DEFAULT_MAX_OUTPUT,
+        price: None,
+    }
+}

@@ -1,0 +1,157 @@
+//! Projects and workspaces.
+
+use ob_core::Principal;
+use ob_core::ProjectId;
+use ob_core::Refusal;
+use ob_core::ledger::MicroUsd;
+use ob_core::operation::ProjectCreate;
+use ob_core::operation::ProjectList;
+use ob_core::operation::WorkspaceTarget;
+use ob_core::record::ProjectRecord;
+use ob_core::record::WorkspaceKind;
+use ob_core::record::WorkspaceRecord;
+use ob_core::session::SessionStatus;
+use ob_store::Commit;
+use ob_store::SessionFilter;
+use ob_store::Write;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::Engine;
+use crate::refusal;
+use crate::workspace;
+
+/// The most characters of a project's name.
+const NAME_MAX: usize = 200;
+
+impl Engine {
+    pub(super) async fn project_create(&self, params: ProjectCreate) -> Result<ProjectRecord, Refusal> {
+        self.refuse_while_draining()?;
+        let name = params.name.trim();
+        if name.is_empty() || name.chars().count() > NAME_MAX || name.chars().any(char::is_control) {
+            return Err(Refusal::invalid("the name is empty, too long or has control characters")
+                .fix("use 1 to 200 printable characters"));
+        }
+        let source = match params.source {
+            None => None,
+            Some(source) => {
+                if !source.is_absolute() {
+                    return Err(Refusal::invalid(format!("`{}` is not an absolute path", source.display()))
+                        .fix("give the whole path of the folder"));
+                }
+                let canonical = tokio::fs::canonicalize(&source).await.map_err(|error| {
+                    Refusal::not_found("folder", source.display()).fix(format!("check the path: {error}"))
+                })?;
+                if !canonical.is_dir() {
+                    return Err(Refusal::invalid(format!("`{}` is not a folder", source.display()))
+                        .fix("name the folder that holds the project"));
+                }
+                if self.shared.home.root().starts_with(&canonical) && canonical.parent().is_none() {
+                    return Err(Refusal::invalid("the root folder cannot be a project")
+                        .fix("name the folder that holds the project"));
+                }
+                Some(canonical)
+            }
+        };
+        let max_cost = match params.max_cost_usd {
+            None => None,
+            Some(usd) => Some(MicroUsd::from_usd(usd).ok_or_else(|| {
+                Refusal::invalid(format!("max_cost_usd {usd} is not an amount")).fix("use 0 to 1000000000")
+            })?),
+        };
+        if let Some(model) = &params.model {
+            self.shared.catalogue.resolve(Some(model)).await?;
+        }
+        let id = ProjectId::from_uuid(self.shared.clock.uuid());
+        let record = ProjectRecord {
+            id,
+            number: 0,
+            name: name.to_owned(),
+            description: params.description,
+            source,
+            max_cost,
+            model: params.model,
+            created_at: self.shared.now(),
+        };
+        self.write(vec![Write::PutProject(record)]).await?;
+        // The store has given it a number.
+        self.shared.project(id).await
+    }
+
+    pub(super) async fn project_list(
+        &self,
+        principal: &Principal,
+        params: ProjectList,
+    ) -> Result<Vec<ProjectRecord>, Refusal> {
+        let limit = page_size(params.limit)?;
+        let wanted = params.name_contains.map(|name| name.to_lowercase());
+        let all = self.shared.store.projects().await.map_err(|error| refusal::store(&error))?;
+        Ok(all
+            .into_iter()
+            .filter(|project| principal.may_see(project.id))
+            .filter(|project| wanted.as_ref().is_none_or(|name| project.name.to_lowercase().contains(name)))
+            .take(limit)
+            .collect())
+    }
+
+    pub(super) async fn project_delete(&self, id: ProjectId) -> Result<Value, Refusal> {
+        let project = self.shared.project(id).await?;
+        self.refuse_if_active(id, |_| true).await?;
+        self.write(vec![Write::DeleteProject(project.id)]).await?;
+        workspace::remove_all(&self.shared.home.project(id)).await?;
+        Ok(json!({ "deleted": id }))
+    }
+
+    pub(super) async fn workspace_list(&self, project: ProjectId) -> Result<Vec<WorkspaceRecord>, Refusal> {
+        self.shared.project(project).await?;
+        self.shared.store.workspaces(project).await.map_err(|error| refusal::store(&error))
+    }
+
+    pub(super) async fn workspace_delete(&self, params: WorkspaceTarget) -> Result<Value, Refusal> {
+        let found = self.shared.store.workspace(params.workspace_id).await;
+        let found = found.map_err(|error| refusal::store(&error))?;
+        let record = found
+            .filter(|workspace| workspace.project == params.project_id)
+            .ok_or_else(|| Refusal::not_found("workspace", params.workspace_id))?;
+        self.refuse_if_active(params.project_id, |session| session.workspace == record.id).await?;
+        self.write(vec![Write::DeleteWorkspace(record.id)]).await?;
+        // A folder of the user's is never removed.
+        if record.kind == WorkspaceKind::Clone {
+            workspace::remove_all(&self.shared.home.workspace(record.project, record.id)).await?;
+        }
+        workspace::remove_all(&self.shared.home.workspace_base(record.project, record.id)).await?;
+        Ok(json!({ "deleted": record.id }))
+    }
+
+    async fn refuse_if_active(
+        &self,
+        project: ProjectId,
+        concerns: impl Fn(&ob_core::record::SessionRecord) -> bool,
+    ) -> Result<(), Refusal> {
+        let filter = SessionFilter {
+            projects: Some(vec![project]),
+            status: Some(SessionStatus::Active),
+            before: None,
+            limit: 1000,
+        };
+        let active = self.shared.store.sessions(filter).await.map_err(|error| refusal::store(&error))?;
+        match active.into_iter().find(concerns) {
+            None => Ok(()),
+            Some(session) => Err(Refusal::conflict(format!("it has active sessions, such as `{}`", session.id))
+                .fix("end them first with `oubliette session end ID`")),
+        }
+    }
+
+    pub(super) async fn write(&self, writes: Vec<Write>) -> Result<(), Refusal> {
+        let commit = Commit { writes, fence: None };
+        self.shared.store.commit(commit).await.map(|_| ()).map_err(|error| refusal::store(&error))
+    }
+}
+
+/// A page size within its bounds; 100 if unset.
+pub(super) fn page_size(limit: Option<u32>) -> Result<usize, Refusal> {
+    match limit.unwrap_or(100) {
+        limit @ 1..=1000 => Ok(limit as usize),
+        limit => Err(Refusal::invalid(format!("limit {limit} is out of bounds")).fix("use 1 to 1000")),
+    }
+}

@@ -1,0 +1,398 @@
+//! Sessions: spawn, message, interrupt, end, get, list, events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use futures_util::stream::BoxStream;
+use ob_core::EventBody;
+use ob_core::EventKind;
+use ob_core::Principal;
+use ob_core::Refusal;
+use ob_core::SessionId;
+use ob_core::TreeId;
+use ob_core::TurnNumber;
+use ob_core::WorkspaceId;
+use ob_core::event::Role;
+use ob_core::ledger::TreeLimits;
+use ob_core::operation::EventPage;
+use ob_core::operation::EventView;
+use ob_core::operation::Operation;
+use ob_core::operation::SessionAccepted;
+use ob_core::operation::SessionEvents;
+use ob_core::operation::SessionList;
+use ob_core::operation::SessionSpawn;
+use ob_core::record::ProjectRecord;
+use ob_core::record::SessionRecord;
+use ob_core::record::SessionView;
+use ob_core::record::TurnRecord;
+use ob_core::record::WorkspaceKind;
+use ob_core::record::WorkspaceRecord;
+use ob_core::session::Session;
+use ob_core::turn::TurnState;
+use ob_store::Commit;
+use ob_store::SessionFilter;
+use ob_store::Write;
+use serde_json::Value;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::projects::page_size;
+use crate::Engine;
+use crate::actor::Begin;
+use crate::actor::Command;
+use crate::refusal;
+
+/// The most bytes of a message.
+const MESSAGE_MAX: usize = 256 * 1024;
+/// The most characters of a session's title.
+const TITLE_MAX: usize = 80;
+/// Events in one read of the log.
+const PAGE: usize = 1000;
+/// The most events in one answer.
+const PAGE_MAX: u32 = 10_000;
+/// The longest wait for a first event.
+const WAIT_MAX: u32 = 60_000;
+
+impl Engine {
+    pub(super) async fn session_spawn(self: &Arc<Self>, params: SessionSpawn) -> Result<SessionAccepted, Refusal> {
+        self.refuse_while_draining()?;
+        let shared = &self.shared;
+        check_message(&params.message)?;
+        let project = shared.project(params.project_id).await?;
+        // What this machine lacks is told now, and not by a session that fails.
+        let backend = shared.backend()?;
+        backend.check().await?;
+        let model = shared.catalogue.resolve(params.model.as_deref().or(project.model.as_deref())).await?;
+        let now = shared.now();
+        let id = self.new_session_id().await?;
+        let tree = TreeId::new(now, self.random_u32());
+        let (workspace, new_workspace) = self.workspace_for(&params, &project, &id).await?;
+        let first = TurnNumber::default().next();
+        let record = SessionRecord {
+            id: id.clone(),
+            project: project.id,
+            workspace: workspace.id,
+            tree: tree.clone(),
+            parent: None,
+            core: Session::new(Some(first)),
+            agent: "builtin".to_owned(),
+            model: model.clone(),
+            backend: backend.name().to_owned(),
+            title: title(&params.message),
+            last_turn: first,
+            end_when_idle: params.end_when_idle,
+            reason: None,
+            created_at: now,
+            updated_at: now,
+        };
+        drop(backend);
+        let turn = TurnRecord {
+            session: id.clone(),
+            number: first,
+            prompt: params.message.clone(),
+            state: TurnState::Queued,
+            stop: None,
+            created_at: now,
+            ended_at: None,
+        };
+        let max_cost = project.max_cost.unwrap_or(shared.max_cost);
+        let limits = TreeLimits { max_cost: Some(max_cost), max_tokens: None };
+        let mut writes = vec![Write::PutTree { tree, limits }];
+        writes.extend(new_workspace.then(|| Write::PutWorkspace(workspace.clone())));
+        writes.push(Write::PutSession(Box::new(record.clone())));
+        writes.push(Write::PutTurn(turn));
+        writes.push(Write::Append {
+            session: id.clone(),
+            events: vec![
+                EventBody::new(EventKind::Status).text("created").data(json!({ "state": "created" })),
+                EventBody::system(format!("model: {model}")).data(json!({ "model": model })),
+                EventBody::new(EventKind::Message).turn(first).role(Role::User).text(params.message),
+            ],
+        });
+        let commit = Commit { writes, fence: Some(shared.epoch) };
+        shared.store.commit(commit).await.map_err(|error| refusal::store(&error))?;
+        self.spawn_actor(record, Begin::Fresh).await?;
+        Ok(SessionAccepted {
+            session_id: id,
+            project_id: project.id,
+            workspace_id: workspace.id,
+            turn: first,
+            last_index: -1,
+            model,
+        })
+    }
+
+    pub(super) async fn session_message(
+        &self,
+        record: SessionRecord,
+        message: String,
+    ) -> Result<SessionAccepted, Refusal> {
+        self.refuse_while_draining()?;
+        check_message(&message)?;
+        let (turn, last_index) =
+            self.ask(&record.id, |reply| Command::Message { text: message, reply }).await?;
+        Ok(SessionAccepted {
+            session_id: record.id,
+            project_id: record.project,
+            workspace_id: record.workspace,
+            turn,
+            last_index,
+            model: record.model,
+        })
+    }
+
+    pub(super) async fn session_interrupt(&self, record: SessionRecord) -> Result<Value, Refusal> {
+        self.ask(&record.id, |reply| Command::Interrupt { reply }).await?;
+        Ok(json!({ "session_id": record.id, "interrupted": true }))
+    }
+
+    pub(super) async fn session_end(
+        &self,
+        record: SessionRecord,
+        principal: &Principal,
+    ) -> Result<Value, Refusal> {
+        if !record.core.state.is_over() {
+            let reason = format!("ended by {principal}");
+            self.ask(&record.id, |reply| Command::End { reason, reply }).await?;
+        }
+        Ok(json!({ "session_id": record.id, "ended": true }))
+    }
+
+    async fn ask<T>(
+        &self,
+        session: &SessionId,
+        command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
+    ) -> Result<T, Refusal> {
+        let over = || {
+            Refusal::conflict(format!("session `{session}` is over")).fix("start another one with `oubliette run`")
+        };
+        let actor = self.actor(session).ok_or_else(over)?;
+        let (reply, answer) = oneshot::channel();
+        actor.send(command(reply)).await.map_err(|_| over())?;
+        answer.await.map_err(|_| over())?
+    }
+
+    pub(super) async fn session_view(&self, record: SessionRecord) -> Result<SessionView, Refusal> {
+        let store = &self.shared.store;
+        let refuse = |error| refusal::store(&error);
+        let next = *store.doorbell(&record.id).await.map_err(refuse)?.borrow();
+        let ledger = store.ledger(&record.tree).await.map_err(refuse)?.unwrap_or_default();
+        let mut last_stop = None;
+        let mut number = record.last_turn;
+        while number > TurnNumber::default() && last_stop.is_none() {
+            last_stop = store.turn(&record.id, number).await.map_err(refuse)?.and_then(|turn| turn.stop);
+            number = TurnNumber(number.0 - 1);
+        }
+        Ok(SessionView {
+            state: record.core.state.as_str().to_owned(),
+            status: record.core.state.status(),
+            session_id: record.id,
+            project_id: record.project,
+            workspace_id: record.workspace,
+            tree_id: record.tree,
+            title: record.title,
+            agent: record.agent,
+            model: record.model,
+            backend: record.backend,
+            turns: record.last_turn.0,
+            last_stop,
+            last_index: i64::try_from(next).unwrap_or(i64::MAX) - 1,
+            ledger,
+            reason: record.reason,
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+        })
+    }
+
+    pub(super) async fn session_list(
+        &self,
+        principal: &Principal,
+        params: SessionList,
+    ) -> Result<Vec<SessionView>, Refusal> {
+        let limit = page_size(params.limit)?;
+        let projects = match (params.project_id, principal) {
+            (Some(project), _) if principal.may_see(project) => Some(vec![project]),
+            (Some(project), _) => return Err(Refusal::not_found("project", project)),
+            (None, Principal::Operator) => None,
+            (None, _) => {
+                let all = self.shared.store.projects().await.map_err(|error| refusal::store(&error))?;
+                Some(all.into_iter().map(|project| project.id).filter(|id| principal.may_see(*id)).collect())
+            }
+        };
+        let filter = SessionFilter { projects, status: params.status, before: params.before, limit };
+        let records = self.shared.store.sessions(filter).await.map_err(|error| refusal::store(&error))?;
+        let mut views = Vec::with_capacity(records.len());
+        for record in records {
+            views.push(self.session_view(record).await?);
+        }
+        Ok(views)
+    }
+
+    /// A page of the log; waits for a first event if asked to.
+    pub(super) async fn session_events(
+        &self,
+        record: &SessionRecord,
+        params: &SessionEvents,
+    ) -> Result<EventPage, Refusal> {
+        let limit = match params.limit.unwrap_or(PAGE as u32) {
+            limit @ 1..=PAGE_MAX => limit as usize,
+            limit => return Err(Refusal::invalid(format!("limit {limit} is out of bounds")).fix("use 1 to 10000")),
+        };
+        let wait = match params.wait_ms.unwrap_or(0) {
+            wait @ 0..=WAIT_MAX => Duration::from_millis(u64::from(wait)),
+            wait => return Err(Refusal::invalid(format!("wait_ms {wait} is out of bounds")).fix("use 0 to 60000")),
+        };
+        let from = from_cursor(params.cursor)?;
+        let store = &self.shared.store;
+        if !wait.is_zero() && !record.core.state.is_over() {
+            let mut doorbell = store.doorbell(&record.id).await.map_err(|error| refusal::store(&error))?;
+            // No event in time is an empty page.
+            let _: Result<Result<_, _>, _> =
+                tokio::time::timeout(wait, doorbell.wait_for(|next| *next > from)).await.map(|r| r.map(|_| ()));
+        }
+        let events =
+            store.events(&record.id, from, limit).await.map_err(|error| refusal::store(&error))?;
+        // The state is read after the events: a session that is over has no event behind these but what the next page has.
+        let record = store.session(&record.id).await.map_err(|error| refusal::store(&error))?;
+        let record = record.ok_or_else(|| Refusal::not_found("session", &params.session_id))?;
+        let events: Vec<EventView> = events.into_iter().map(view).collect();
+        Ok(EventPage {
+            session_id: record.id,
+            state: record.core.state.as_str().to_owned(),
+            status: record.core.state.status(),
+            last_index: events.last().map_or(params.cursor, |event| i64::try_from(event.index).unwrap_or(i64::MAX)),
+            events,
+        })
+    }
+
+    /// A session's events from a cursor on, as they become durable. Ends when the session is over and everything was
+    /// delivered, or the server stops.
+    pub async fn follow(
+        self: &Arc<Self>,
+        principal: &Principal,
+        params: SessionEvents,
+    ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal> {
+        let record = self.permit_session(principal, Operation::SessionEvents, &params.session_id).await?;
+        let from = from_cursor(params.cursor)?;
+        let doorbell =
+            self.shared.store.doorbell(&record.id).await.map_err(|error| refusal::store(&error))?;
+        let state = (Arc::clone(&self.shared.store), record.id, doorbell, from, self.stop.subscribe());
+        let pages = stream::try_unfold(state, |(store, id, mut doorbell, from, mut stop)| async move {
+            loop {
+                let events = store.events(&id, from, PAGE).await.map_err(|error| refusal::store(&error))?;
+                if let Some(last) = events.last() {
+                    let next = last.index + 1;
+                    let page = stream::iter(events.into_iter().map(|event| Ok(view(event))));
+                    return Ok::<_, Refusal>(Some((page, (store, id, doorbell, next, stop))));
+                }
+                let over = store
+                    .session(&id)
+                    .await
+                    .map_err(|error| refusal::store(&error))?
+                    .is_none_or(|record| record.core.state.is_over());
+                // The state and its event are one commit: if it is over, the read above may have missed that event.
+                if over && *doorbell.borrow_and_update() <= from {
+                    return Ok(None);
+                }
+                tokio::select! {
+                    rung = doorbell.wait_for(|next| *next > from) => if rung.is_err() { return Ok(None) },
+                    _ = stop.wait_for(Option::is_some) => return Ok(None),
+                }
+            }
+        });
+        Ok(futures_util::TryStreamExt::try_flatten(pages).boxed())
+    }
+
+    async fn workspace_for(
+        &self,
+        params: &SessionSpawn,
+        project: &ProjectRecord,
+        _session: &SessionId,
+    ) -> Result<(WorkspaceRecord, bool), Refusal> {
+        let shared = &self.shared;
+        let refuse = |error| refusal::store(&error);
+        if let Some(id) = params.workspace_id {
+            if params.in_place {
+                return Err(Refusal::invalid("`workspace_id` and `in_place` exclude each other")
+                    .fix("leave one of them out"));
+            }
+            let found = shared.store.workspace(id).await.map_err(refuse)?;
+            let found = found.filter(|workspace| workspace.project == project.id);
+            return found.map(|workspace| (workspace, false)).ok_or_else(|| Refusal::not_found("workspace", id));
+        }
+        let id = WorkspaceId::from_uuid(shared.clock.uuid());
+        let (kind, path) = if params.in_place {
+            let source = project.source.clone().ok_or_else(|| {
+                Refusal::invalid("the project has no source folder to work in")
+                    .fix("leave `in_place` out, or make a project with `source`")
+            })?;
+            (WorkspaceKind::InPlace, source)
+        } else {
+            (WorkspaceKind::Clone, shared.home.workspace(project.id, id))
+        };
+        let record = WorkspaceRecord {
+            id,
+            project: project.id,
+            kind,
+            path,
+            base_commit: None,
+            created_at: shared.now(),
+        };
+        Ok((record, true))
+    }
+
+    /// An id that no session has, and whose short form no live one has: sandboxes are named by that.
+    async fn new_session_id(&self) -> Result<SessionId, Refusal> {
+        loop {
+            let id = SessionId::new(self.shared.now(), self.random_u32());
+            let lives = {
+                let actors = self.actors.lock().expect("no one panics with it");
+                actors.keys().any(|live| live.suffix() == id.suffix())
+            };
+            let known = self.shared.store.session(&id).await.map_err(|error| refusal::store(&error))?;
+            if !lives && known.is_none() {
+                return Ok(id);
+            }
+        }
+    }
+
+    fn random_u32(&self) -> u32 {
+        let mut bytes = [0; 4];
+        self.shared.clock.random(&mut bytes);
+        u32::from_ne_bytes(bytes)
+    }
+}
+
+fn view(event: ob_core::Event) -> EventView {
+    EventView { index: event.index, at: event.at, body: event.body }
+}
+
+fn from_cursor(cursor: i64) -> Result<u64, Refusal> {
+    u64::try_from(cursor.saturating_add(1))
+        .map_err(|_| Refusal::invalid(format!("cursor {cursor} is out of bounds")).fix("use -1 or more"))
+}
+
+fn check_message(message: &str) -> Result<(), Refusal> {
+    if message.trim().is_empty() {
+        return Err(Refusal::invalid("the message is empty").fix("say what the agent shall do"));
+    }
+    if message.len() > MESSAGE_MAX {
+        return Err(Refusal::invalid(format!("the message has {} bytes", message.len()))
+            .fix("use at most 256 KiB; put the rest into a file of the project"));
+    }
+    Ok(())
+}
+
+fn title(message: &str) -> String {
+    let line = message.trim().lines().next().unwrap_or_default();
+    let clean: String = line.chars().filter(|c| !c.is_control()).collect();
+    if clean.chars().count() <= TITLE_MAX {
+        clean
+    } else {
+        let mut cut: String = clean.chars().take(TITLE_MAX - 1).collect();
+        cut.push('…');
+        cut
+    }
+}
