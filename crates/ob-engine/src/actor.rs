@@ -209,7 +209,7 @@ impl Actor {
                 command = self.commands.recv() => match command {
                     Some(Command::Park { keep_sandbox, reply }) => {
                         self.park(keep_sandbox).await;
-                        let _: Result<(), ()> = reply.send(());
+                        reply.send(()).ok();
                         return;
                     }
                     Some(command) => self.on_command(command).await,
@@ -237,18 +237,18 @@ impl Actor {
         match command {
             Command::Message { text, reply } => {
                 let outcome = self.message(text).await;
-                let _: Result<(), _> = reply.send(outcome);
+                drop(reply.send(outcome));
             }
             Command::Interrupt { reply } => {
                 let outcome = self.try_input(Input::Interrupt, None).await;
                 if outcome.is_ok() && self.driver.as_ref().is_some_and(|driver| driver.active().is_some()) {
                     self.deadline = Some((Instant::now() + CANCEL_GRACE, Deadline::Cancel));
                 }
-                let _: Result<(), _> = reply.send(outcome);
+                drop(reply.send(outcome));
             }
             Command::End { reason, reply } => {
                 let outcome = self.end(reason).await;
-                let _: Result<(), _> = reply.send(outcome);
+                drop(reply.send(outcome));
             }
             Command::Park { .. } => unreachable!("handled by the loop, which it ends"),
         }
@@ -403,15 +403,13 @@ impl Actor {
         if waits {
             self.deadline = Some((Instant::now() + HANDSHAKE, Deadline::Handshake));
         }
-        step.event(
-            EventBody::system(if adopted { "sandbox found again" } else { "sandbox started" }).data(
-                serde_json::json!({
-                    "backend": self.record.backend,
-                    "enforcement": live.enforcement,
-                    "adopted": adopted,
-                }),
-            ),
-        );
+        step.event(EventBody::system(if adopted { "sandbox found again" } else { "sandbox started" }).data(
+            serde_json::json!({
+                "backend": self.record.backend,
+                "enforcement": live.enforcement,
+                "adopted": adopted,
+            }),
+        ));
         live.attach(&driver, self.generation, &self.signal);
         self.driver = Some(driver);
         self.live = Some(live);
@@ -573,7 +571,7 @@ impl Actor {
     async fn park(&mut self, keep_sandbox: bool) {
         if let Some(starting) = self.starting.take() {
             // A start that is under way ends in bounded time, and what it made must be known to be ended.
-            let _: Result<(), tokio::task::JoinError> = starting.await;
+            drop(starting.await);
             while let Ok(signal) = self.signals.try_recv() {
                 if let What::Started(live) = signal.what {
                     self.live = Some(*live);
@@ -592,7 +590,7 @@ impl Actor {
         }
         self.generation += 1;
         let end = live::end(Arc::clone(&self.shared), self.record.clone(), self.live.take(), None, None);
-        let _: Result<(), tokio::task::JoinError> = end.await;
+        drop(end.await);
     }
 }
 

@@ -57,8 +57,11 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
                 .map_err(|error| Refusal::unavailable(format!("cannot make the patch: {error}")))?;
             if !output.exit.is_success() {
                 let said: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(400).collect();
-                return Err(Refusal::unavailable(format!("cannot make the patch: git ended with {}: {said}", output.exit))
-                    .fix("look at the workspace's files; they are as the agent left them"));
+                return Err(Refusal::unavailable(format!(
+                    "cannot make the patch: git ended with {}: {said}",
+                    output.exit
+                ))
+                .fix("look at the workspace's files; they are as the agent left them"));
             }
             if output.truncated {
                 return Err(Refusal::unavailable("the patch is larger than 64 MiB")

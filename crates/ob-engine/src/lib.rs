@@ -335,7 +335,8 @@ impl Engine {
         let sandboxes = self.actors.lock().expect("no one panics with it").len() as u64;
         let projects = self.shared.store.projects().await.map_or(0, |projects| projects.len() as u64);
         let mut by_project: HashMap<ProjectId, u64> = HashMap::new();
-        let active = SessionFilter { status: Some(SessionStatus::Active), limit: 10_000, ..SessionFilter::default() };
+        let active =
+            SessionFilter { status: Some(SessionStatus::Active), limit: 10_000, ..SessionFilter::default() };
         for record in self.shared.store.sessions(active).await.unwrap_or_default() {
             *by_project.entry(record.project).or_default() += 1;
         }
@@ -358,7 +359,7 @@ impl Engine {
             let parks = actors.into_iter().map(|actor| async move {
                 let (reply, parked) = tokio::sync::oneshot::channel();
                 if actor.send(Command::Park { keep_sandbox: keep_sandboxes, reply }).await.is_ok() {
-                    let _: Result<(), _> = parked.await;
+                    parked.await.ok();
                 }
             });
             futures_util::future::join_all(parks).await;
@@ -388,9 +389,7 @@ impl Shared {
 
     pub(crate) async fn project(&self, id: ProjectId) -> Result<ProjectRecord, Refusal> {
         let found = self.store.project(id).await.map_err(|error| refusal::store(&error))?;
-        found.ok_or_else(|| {
-            Refusal::not_found("project", id).fix("list them with `oubliette project list`")
-        })
+        found.ok_or_else(|| Refusal::not_found("project", id).fix("list them with `oubliette project list`"))
     }
 
     /// The uid that a project's sandboxes run as.

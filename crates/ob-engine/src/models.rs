@@ -78,12 +78,18 @@ impl Catalogue {
     async fn default_model(&self) -> Result<ModelRef, Refusal> {
         let with_key = |(_, provider): &(&String, &ProviderSettings)| provider.default_model.is_some();
         if let Some((name, provider)) = self.settings.providers.iter().find(with_key) {
-            return Ok(reference(name, provider.default_model.clone().unwrap_or_default(), ModelSource::Configured));
+            return Ok(reference(
+                name,
+                provider.default_model.clone().unwrap_or_default(),
+                ModelSource::Configured,
+            ));
         }
         if !self.settings.providers.is_empty() {
             let names = self.settings.providers.keys().cloned().collect::<Vec<_>>().join("`, `");
-            return Err(Refusal::invalid(format!("no model was named, and provider `{names}` has no default model"))
-                .fix("set `models.defaults.session_model`, or pass `--model PROVIDER/MODEL`"));
+            return Err(Refusal::invalid(format!(
+                "no model was named, and provider `{names}` has no default model"
+            ))
+            .fix("set `models.defaults.session_model`, or pass `--model PROVIDER/MODEL`"));
         }
         if let Some((alias, _)) = self.settings.aliases.iter().find(|(_, alias)| alias.base_url.is_some()) {
             return self.alias(alias);
@@ -108,7 +114,11 @@ impl Catalogue {
         }
         if name == DEMONSTRATION || name == "demo" {
             let demonstration = self.demonstration()?;
-            return Ok(reference(DEMONSTRATION, demonstration.model().to_owned(), ModelSource::Demonstration));
+            return Ok(reference(
+                DEMONSTRATION,
+                demonstration.model().to_owned(),
+                ModelSource::Demonstration,
+            ));
         }
         if let Some((provider, model)) = name.split_once('/') {
             if self.settings.providers.contains_key(provider) && !model.is_empty() {

@@ -198,7 +198,9 @@ impl Engine {
             started_at: self.started_at,
             active_sessions: shared.store.active_sessions().await.map_err(|error| refusal::store(&error))?,
             sandboxes: self.gauges().await.sandboxes,
-            backend: shared.backend().map_or_else(|refusal| refusal.to_string(), |backend| backend.name().to_owned()),
+            backend: shared
+                .backend()
+                .map_or_else(|refusal| refusal.to_string(), |backend| backend.name().to_owned()),
             model,
             model_missing,
         })

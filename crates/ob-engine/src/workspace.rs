@@ -128,15 +128,18 @@ async fn base_of_source(source: &Path, base: &Path) -> Result<Cloned, Refusal> {
     let head = text(&head.stdout).trim().to_owned();
     succeed(
         "clone the project",
-        git(None, [
-            OsStr::new("clone"),
-            OsStr::new("--quiet"),
-            OsStr::new("--bare"),
-            OsStr::new("--no-hardlinks"),
-            OsStr::new("--"),
-            source.as_os_str(),
-            base.as_os_str(),
-        ])
+        git(
+            None,
+            [
+                OsStr::new("clone"),
+                OsStr::new("--quiet"),
+                OsStr::new("--bare"),
+                OsStr::new("--no-hardlinks"),
+                OsStr::new("--"),
+                source.as_os_str(),
+                base.as_os_str(),
+            ],
+        )
         .await?,
     )?;
     let status = succeed(
@@ -168,13 +171,16 @@ async fn base_of_nothing(base: &Path) -> Result<String, Refusal> {
 async fn init_bare(base: &Path) -> Result<(), Refusal> {
     succeed(
         "make a repository",
-        git(None, [
-            OsStr::new("init"),
-            OsStr::new("--quiet"),
-            OsStr::new("--bare"),
-            OsStr::new("--initial-branch=main"),
-            base.as_os_str(),
-        ])
+        git(
+            None,
+            [
+                OsStr::new("init"),
+                OsStr::new("--quiet"),
+                OsStr::new("--bare"),
+                OsStr::new("--initial-branch=main"),
+                base.as_os_str(),
+            ],
+        )
         .await?,
     )
     .map(|_| ())
@@ -203,7 +209,8 @@ async fn snapshot(source: &Path, base: &Path, parent: Option<&str>) -> Result<St
     succeed("copy the project's files", run(args(&["add", "--all", "."])).await?)?;
     let tree = succeed("copy the project's files", run(args(&["write-tree"])).await?)?;
     let tree = text(&tree.stdout).trim().to_owned();
-    let mut commit_args = args(&["commit-tree", &tree, "-m", "The working tree as it was when the session began"]);
+    let mut commit_args =
+        args(&["commit-tree", &tree, "-m", "The working tree as it was when the session began"]);
     if let Some(parent) = parent {
         commit_args.extend(args(&["-p", parent]));
     }
@@ -212,7 +219,7 @@ async fn snapshot(source: &Path, base: &Path, parent: Option<&str>) -> Result<St
     // A reference keeps it through a garbage collection, and lets the workspace's clone find it.
     let reference = if parent.is_some() { "refs/session/base" } else { "HEAD" };
     succeed("copy the project's files", run(args(&["update-ref", reference, &commit])).await?)?;
-    let _: std::io::Result<()> = tokio::fs::remove_file(&index).await;
+    tokio::fs::remove_file(&index).await.ok();
     Ok(commit)
 }
 
@@ -220,14 +227,17 @@ async fn clone_base(base: &Path, workspace: &Path, cloned: &Cloned) -> Result<()
     let within = Some(workspace);
     succeed(
         "make the workspace",
-        git(None, [
-            OsStr::new("clone"),
-            OsStr::new("--quiet"),
-            OsStr::new("--no-hardlinks"),
-            OsStr::new("--"),
-            base.as_os_str(),
-            workspace.as_os_str(),
-        ])
+        git(
+            None,
+            [
+                OsStr::new("clone"),
+                OsStr::new("--quiet"),
+                OsStr::new("--no-hardlinks"),
+                OsStr::new("--"),
+                base.as_os_str(),
+                workspace.as_os_str(),
+            ],
+        )
         .await?,
     )?;
     // The path of the base means nothing inside a sandbox.
@@ -236,10 +246,21 @@ async fn clone_base(base: &Path, workspace: &Path, cloned: &Cloned) -> Result<()
         // As in the source: the changes are in the working tree and not committed.
         succeed(
             "make the workspace",
-            git(within, [OsStr::new("fetch"), OsStr::new("--quiet"), base.as_os_str(), OsStr::new(&cloned.base_commit)])
-                .await?,
+            git(
+                within,
+                [
+                    OsStr::new("fetch"),
+                    OsStr::new("--quiet"),
+                    base.as_os_str(),
+                    OsStr::new(&cloned.base_commit),
+                ],
+            )
+            .await?,
         )?;
-        succeed("make the workspace", git(within, ["read-tree", "-u", "--reset", &cloned.base_commit]).await?)?;
+        succeed(
+            "make the workspace",
+            git(within, ["read-tree", "-u", "--reset", &cloned.base_commit]).await?,
+        )?;
         succeed("make the workspace", git(within, ["reset", "--quiet", "--mixed", "HEAD"]).await?)?;
     }
     Ok(())
@@ -291,7 +312,9 @@ fn git_command() -> tokio::process::Command {
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_CONFIG_PARAMETERS"] {
+    for name in
+        ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_CONFIG_PARAMETERS"]
+    {
         command.env_remove(name);
     }
     command

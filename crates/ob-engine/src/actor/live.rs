@@ -214,7 +214,7 @@ impl Pump {
 
     async fn tell(&self, what: What) {
         // An actor that is gone needs no news.
-        let _: Result<(), _> = self.signal.send(Signal { generation: self.generation, what }).await;
+        drop(self.signal.send(Signal { generation: self.generation, what }).await);
     }
 
     async fn stdout(self, from: u64) {
@@ -230,12 +230,7 @@ impl Pump {
     }
 
     /// Keeps the end of the error output, and acknowledges both streams: there is one acknowledgement for both.
-    async fn stderr(
-        self,
-        from: u64,
-        last_words: Arc<Mutex<VecDeque<u8>>>,
-        mut acks: watch::Receiver<u64>,
-    ) {
+    async fn stderr(self, from: u64, last_words: Arc<Mutex<VecDeque<u8>>>, mut acks: watch::Receiver<u64>) {
         let read = Arc::new(std::sync::atomic::AtomicU64::new(from));
         let (wake, mut woken) = watch::channel(());
         let reader = {
@@ -311,7 +306,7 @@ pub(super) fn start(
             }
             Err(refusal) => What::StartFailed(refusal),
         };
-        let _: Result<(), _> = signal.send(Signal { generation, what }).await;
+        drop(signal.send(Signal { generation, what }).await);
     })
 }
 
@@ -331,7 +326,7 @@ pub(super) fn adopt(
             }
             Err(reason) => What::AdoptFailed(reason),
         };
-        let _: Result<(), _> = signal.send(Signal { generation, what }).await;
+        drop(signal.send(Signal { generation, what }).await);
     })
 }
 
@@ -349,7 +344,7 @@ pub(super) fn end(
             tracing::error!(session = %record.id, %refusal, "cannot end the sandbox");
         }
         if let Some((generation, signal)) = tell {
-            let _: Result<(), _> = signal.send(Signal { generation, what: What::Released }).await;
+            drop(signal.send(Signal { generation, what: What::Released }).await);
         }
     })
 }
@@ -357,7 +352,7 @@ pub(super) fn end(
 async fn wait_for(before: Option<JoinHandle<()>>) {
     if let Some(before) = before {
         // It is bounded by its own time-outs.
-        let _: Result<(), tokio::task::JoinError> = before.await;
+        drop(before.await);
     }
 }
 
@@ -369,10 +364,7 @@ async fn end_sandbox(shared: &Shared, record: &SessionRecord, live: Option<Live>
         }
         None => shared.backend()?,
     };
-    backend
-        .end(record.id.suffix(), &shared.home.sandbox_runtime(&record.id))
-        .await
-        .map_err(refuse)
+    backend.end(record.id.suffix(), &shared.home.sandbox_runtime(&record.id)).await.map_err(refuse)
 }
 
 async fn try_start(
@@ -441,8 +433,7 @@ async fn try_adopt(
     let workspace = prepared_workspace(shared, record).await.map_err(|refusal| refusal.to_string())?;
     let spec = shared.sandbox_spec(record, &workspace).await.map_err(|refusal| refusal.to_string())?;
     let guest = Guest::new();
-    let gate =
-        shared.open_gate(record, &spec, guest.clone()).await.map_err(|refusal| refusal.to_string())?;
+    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(|refusal| refusal.to_string())?;
     guest.connected(REDIAL).await.map_err(|error| error.to_string())?;
     let status = guest.status(&saved.process).await.map_err(|error| error.to_string())?;
     let place = Place { id: spec.id, runtime: spec.runtime };
@@ -457,7 +448,8 @@ async fn try_adopt(
 
 /// The session's workspace with its files; they are copied on first use.
 async fn prepared_workspace(shared: &Shared, record: &SessionRecord) -> Result<WorkspaceRecord, Refusal> {
-    let found = shared.store.workspace(record.workspace).await.map_err(|error| crate::refusal::store(&error))?;
+    let found =
+        shared.store.workspace(record.workspace).await.map_err(|error| crate::refusal::store(&error))?;
     let mut workspace = found.ok_or_else(|| Refusal::not_found("workspace", record.workspace))?;
     if workspace.base_commit.is_some() {
         return Ok(workspace);
@@ -490,7 +482,7 @@ fn watch_end(live: &Live, generation: u32, signal: mpsc::Sender<Signal>) {
     tokio::spawn(async move {
         if let Some(end) = stop.run_until_cancelled(backend.ended(&place.id, &place.runtime)).await {
             let what = What::SandboxEnded(end.reason);
-            let _: Result<(), _> = signal.send(Signal { generation, what }).await;
+            drop(signal.send(Signal { generation, what }).await);
         }
     });
 }
@@ -498,9 +490,7 @@ fn watch_end(live: &Live, generation: u32, signal: mpsc::Sender<Signal>) {
 fn refuse(error: SandboxError) -> Refusal {
     match error {
         SandboxError::Refused(refusal) => refusal,
-        SandboxError::Failed { id, what } => {
-            Refusal::unavailable(format!("sandbox {id}: {what}"))
-        }
+        SandboxError::Failed { id, what } => Refusal::unavailable(format!("sandbox {id}: {what}")),
     }
 }
 
@@ -514,7 +504,9 @@ mod as_text {
         serializer.serialize_str(text)
     }
 
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<u8>, D::Error> {
         String::deserialize(deserializer).map(String::into_bytes)
     }
 }

@@ -254,8 +254,7 @@ impl Actor {
             writes.push(Write::Append { session: self.record.id.clone(), events: step.events.clone() });
         }
         let count = step.events.len() as u64;
-        let committed =
-            self.shared.store.commit(Commit { writes, fence: Some(self.shared.epoch) }).await?;
+        let committed = self.shared.store.commit(Commit { writes, fence: Some(self.shared.epoch) }).await?;
         if let Some(first) = committed.first_index.first() {
             self.next_index = first + count;
             self.shared.events_appended(count);
@@ -312,18 +311,18 @@ impl Actor {
                 command = self.commands.recv() => {
                     let refusal = crate::refusal::store(error);
                     match command {
-                        Some(Command::Message { reply, .. }) => { let _: Result<(), _> = reply.send(Err(refusal)); }
-                        Some(Command::Interrupt { reply }) => { let _: Result<(), _> = reply.send(Err(refusal)); }
+                        Some(Command::Message { reply, .. }) => { drop(reply.send(Err(refusal))); }
+                        Some(Command::Interrupt { reply }) => { drop(reply.send(Err(refusal))); }
                         Some(Command::End { reply, .. }) => {
                             // Killed at once; recorded when the store can write again and notices the loss.
                             if let Some(live) = &self.live {
                                 live.kill();
                             }
-                            let _: Result<(), _> = reply.send(Err(refusal));
+                            drop(reply.send(Err(refusal)));
                         }
                         Some(Command::Park { reply, .. }) => {
                             self.dispossessed = true;
-                            let _: Result<(), ()> = reply.send(());
+                            reply.send(()).ok();
                             return;
                         }
                         None => return,

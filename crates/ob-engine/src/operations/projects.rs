@@ -137,8 +137,10 @@ impl Engine {
         let active = self.shared.store.sessions(filter).await.map_err(|error| refusal::store(&error))?;
         match active.into_iter().find(concerns) {
             None => Ok(()),
-            Some(session) => Err(Refusal::conflict(format!("it has active sessions, such as `{}`", session.id))
-                .fix("end them first with `oubliette session end ID`")),
+            Some(session) => {
+                Err(Refusal::conflict(format!("it has active sessions, such as `{}`", session.id))
+                    .fix("end them first with `oubliette session end ID`"))
+            }
         }
     }
 

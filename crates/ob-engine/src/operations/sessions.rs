@@ -56,7 +56,10 @@ const PAGE_MAX: u32 = 10_000;
 const WAIT_MAX: u32 = 60_000;
 
 impl Engine {
-    pub(super) async fn session_spawn(self: &Arc<Self>, params: SessionSpawn) -> Result<SessionAccepted, Refusal> {
+    pub(super) async fn session_spawn(
+        self: &Arc<Self>,
+        params: SessionSpawn,
+    ) -> Result<SessionAccepted, Refusal> {
         self.refuse_while_draining()?;
         let shared = &self.shared;
         check_message(&params.message)?;
@@ -166,7 +169,8 @@ impl Engine {
         command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
     ) -> Result<T, Refusal> {
         let over = || {
-            Refusal::conflict(format!("session `{session}` is over")).fix("start another one with `oubliette run`")
+            Refusal::conflict(format!("session `{session}` is over"))
+                .fix("start another one with `oubliette run`")
         };
         let actor = self.actor(session).ok_or_else(over)?;
         let (reply, answer) = oneshot::channel();
@@ -238,11 +242,15 @@ impl Engine {
     ) -> Result<EventPage, Refusal> {
         let limit = match params.limit.unwrap_or(PAGE as u32) {
             limit @ 1..=PAGE_MAX => limit as usize,
-            limit => return Err(Refusal::invalid(format!("limit {limit} is out of bounds")).fix("use 1 to 10000")),
+            limit => {
+                return Err(Refusal::invalid(format!("limit {limit} is out of bounds")).fix("use 1 to 10000"));
+            }
         };
         let wait = match params.wait_ms.unwrap_or(0) {
             wait @ 0..=WAIT_MAX => Duration::from_millis(u64::from(wait)),
-            wait => return Err(Refusal::invalid(format!("wait_ms {wait} is out of bounds")).fix("use 0 to 60000")),
+            wait => {
+                return Err(Refusal::invalid(format!("wait_ms {wait} is out of bounds")).fix("use 0 to 60000"));
+            }
         };
         let from = from_cursor(params.cursor)?;
         let store = &self.shared.store;
@@ -250,10 +258,11 @@ impl Engine {
             let mut doorbell = store.doorbell(&record.id).await.map_err(|error| refusal::store(&error))?;
             // No event in time is an empty page.
             let _: Result<Result<_, _>, _> =
-                tokio::time::timeout(wait, doorbell.wait_for(|next| *next > from)).await.map(|r| r.map(|_| ()));
+                tokio::time::timeout(wait, doorbell.wait_for(|next| *next > from))
+                    .await
+                    .map(|r| r.map(|_| ()));
         }
-        let events =
-            store.events(&record.id, from, limit).await.map_err(|error| refusal::store(&error))?;
+        let events = store.events(&record.id, from, limit).await.map_err(|error| refusal::store(&error))?;
         // The state is read after the events: a session that is over has no event behind these but what the next page has.
         let record = store.session(&record.id).await.map_err(|error| refusal::store(&error))?;
         let record = record.ok_or_else(|| Refusal::not_found("session", &params.session_id))?;
@@ -262,7 +271,9 @@ impl Engine {
             session_id: record.id,
             state: record.core.state.as_str().to_owned(),
             status: record.core.state.status(),
-            last_index: events.last().map_or(params.cursor, |event| i64::try_from(event.index).unwrap_or(i64::MAX)),
+            last_index: events
+                .last()
+                .map_or(params.cursor, |event| i64::try_from(event.index).unwrap_or(i64::MAX)),
             events,
         })
     }
@@ -320,7 +331,9 @@ impl Engine {
             }
             let found = shared.store.workspace(id).await.map_err(refuse)?;
             let found = found.filter(|workspace| workspace.project == project.id);
-            return found.map(|workspace| (workspace, false)).ok_or_else(|| Refusal::not_found("workspace", id));
+            return found
+                .map(|workspace| (workspace, false))
+                .ok_or_else(|| Refusal::not_found("workspace", id));
         }
         let id = WorkspaceId::from_uuid(shared.clock.uuid());
         let (kind, path) = if params.in_place {

@@ -33,7 +33,15 @@ impl Engine {
         let mut random = [0; 40];
         self.shared.clock.random(&mut random);
         let expires_in = params.expires_in_s.map(Duration::from_secs);
-        tokens::issue(&*self.shared.tokens, &params.name, params.scope, expires_in, self.shared.now(), &random).await
+        tokens::issue(
+            &*self.shared.tokens,
+            &params.name,
+            params.scope,
+            expires_in,
+            self.shared.now(),
+            &random,
+        )
+        .await
     }
 
     pub(super) async fn token_list(&self) -> Result<Vec<TokenRecord>, Refusal> {
