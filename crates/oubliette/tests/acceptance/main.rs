@@ -1,0 +1,13 @@
+//! The program as its users have it: the real binary, a real home, real sandboxes, a scripted model on loopback.
+//!
+//! What a machine lacks is listed and skipped; with `CI=true` nothing is skipped.
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
+mod crash;
+mod harness;
+mod isolation;
+mod job;
+mod refusals;
+mod secrecy;
