@@ -17,7 +17,7 @@ pub(crate) const TEXT_MAX: usize = 1024 * 1024;
 /// The most bytes of a text that is about the agent rather than of it: an error, a stray line.
 pub(crate) const NOTE_MAX: usize = 4 * 1024;
 /// The most bytes of a name: of a tool, a tool call, a message, the agent itself.
-pub(crate) const NAME_MAX: usize = 1024;
+pub(crate) const NAME_MAX: usize = 256;
 /// The most values in one message. A line of 16 MiB could hold eight million, at 30 to 80 bytes of memory each.
 pub(crate) const NODES_MAX: usize = 100_000;
 /// The deepest data of one message. Readers of stored events stop at 128, and an event adds some levels of its own.

@@ -332,7 +332,8 @@ impl Driver {
             sink.event(answer.event);
             self.state.stdin.answer(id, &answer.response)
         } else {
-            let text = format!("the agent asked for `{}`, which is not offered", bounds::prefix(method, NAME_MAX));
+            let text =
+                format!("the agent asked for `{}`, which is not offered", bounds::prefix(method, NAME_MAX));
             self.stray(&text, "unknown_request", sink);
             self.state.stdin.refuse(id, &ProtocolError::method_not_found())
         };
@@ -354,9 +355,13 @@ impl Driver {
                 if params["sessionId"].as_str() != self.state.agent_session.as_deref() =>
             {
                 let event = EventBody::system("an update of another conversation of the agent");
-                sink.event(event.data(bounds::data(params)));
+                sink.event(event.data(bounds::data(json!({ "params": params }))));
             }
-            _ => self.state.transcript.update(params["update"].take(), sink),
+            _ => {
+                // Without an update in it, all of it is kept as an update of an unknown kind.
+                let update = params.get_mut("update").map(Value::take);
+                self.state.transcript.update(update.unwrap_or(params), sink);
+            }
         }
     }
 

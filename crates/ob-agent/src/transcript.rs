@@ -28,7 +28,6 @@ use sha2::Sha256;
 
 use crate::bounds;
 use crate::bounds::NAME_MAX;
-use crate::bounds::NOTE_MAX;
 use crate::bounds::TEXT_MAX;
 use crate::driver::Output;
 
@@ -264,7 +263,7 @@ fn delta(role: Role, mut update: Value, sink: &mut Sink) {
             }
         }
         None => {
-            let content = update["content"].take();
+            let content = update.get_mut("content").map(Value::take);
             let event = EventBody::new(EventKind::Delta).role(role);
             sink.event(event.data(bounds::data(json!({ "content": content }))));
         }
@@ -310,7 +309,7 @@ fn tool_name(fields: &Map<String, Value>) -> Option<String> {
         .into_iter()
         .filter_map(|field| fields.get(field)?.as_str())
         .find(|name| !name.is_empty())
-        .map(|name| bounds::cut(name, NOTE_MAX).into_owned())
+        .map(|name| bounds::cut(name, NAME_MAX).into_owned())
 }
 
 /// The raw output, else the content. If both are there, the content stays in the data.

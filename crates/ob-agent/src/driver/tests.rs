@@ -15,6 +15,7 @@ const T1: TurnNumber = TurnNumber(1);
 const T2: TurnNumber = TurnNumber(2);
 const HELLO: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":1,"agentCapabilities":{"loadSession":true},"agentInfo":{"name":"mock","version":"0.3"}}}"#;
 const OPENED: &str = r#"{"jsonrpc":"2.0","id":2,"result":{"sessionId":"s1"}}"#;
+const END: &str = r#"{"jsonrpc":"2.0","id":3,"result":{"stopReason":"end_turn"}}"#;
 
 /// A driver in the middle of a script.
 struct Script {
