@@ -135,3 +135,15 @@ fn deep_and_wide_updates_become_events_that_can_be_read_again() {
         assert!(stored.contains("[cut"), "{id} says that something is missing");
     }
 }
+
+#[test]
+fn updates_of_a_wrong_form_are_recorded_as_they_are() {
+    for params in [json!(null), json!([]), json!(7), json!({}), json!({ "update": [] })] {
+        let mut script = Script::new(None);
+        let line = json!({ "jsonrpc": "2.0", "method": "session/update", "params": params }).to_string();
+        let outputs = script.says(&line);
+        assert_eq!(short(&outputs), ["system: an update without a kind"], "{params}");
+        let update = params.get("update").unwrap_or(&params);
+        assert_eq!(events(&outputs)[0].data, Some(json!({ "update": update })), "{params}");
+    }
+}
