@@ -108,8 +108,8 @@ async fn streamed(
 ) -> Result<Response<Body>, GateRefusal> {
     let content_type = content_type(&response);
     if content_type != "text/event-stream" {
-        let what =
-            format!("`{}` instead of an event stream", content_type.chars().take(80).collect::<String>());
+        let named = upstream::shown(&content_type, &gate.shared.models.redactor());
+        let what = format!("`{named}` instead of an event stream");
         return fail(charge, upstream::malformed(&gate.session, BAD_STREAM, &what)).await;
     }
     let options = &gate.shared.options;

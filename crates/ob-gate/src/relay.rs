@@ -65,7 +65,7 @@ impl Relay {
         hide_usage: bool,
     ) -> Self {
         Self {
-            upstream: response.bytes_stream().boxed(),
+            upstream: response.bytes_stream().fuse().boxed(),
             splitter: Splitter::new(options.max_event),
             charge: Some(charge),
             session,

@@ -429,6 +429,8 @@ fn play(steps: Vec<Step>, hang_up: HangUp) -> impl Stream<Item = Result<Bytes, s
                 }
                 Some(Step::Wait(latch)) => latch.opened().await,
                 Some(Step::Cut) => {
+                    // Lets the connection flush what was sent before; else the cut would swallow it.
+                    tokio::task::yield_now().await;
                     hang_up.complete = true;
                     return Some((Err(std::io::Error::other("cut as scripted")), (steps, hang_up)));
                 }
