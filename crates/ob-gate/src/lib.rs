@@ -1,22 +1,52 @@
 //! The gate: the only way out of a sandbox. One unix socket for each session, and the socket is the identity.
 //!
 //! It carries the guest link (an upgrade) and the model routes. Keys are added outside; what a call may cost is reserved
-//! before it is made and settled when it is known.
+//! before it is made and settled when it is known:
+//!
+//! ```text
+//! agent -> gate.sock -> check -> reserve (commit) -> provider -> relay -> settle + usage event (one commit) -> agent
+//!                         |          |                  |          |
+//!                       refusal   over limit         refusal   cut, hang-up, panic: settled with what was seen
+//! ```
+//!
+//! - Invariant 3, `one_way_out`: only the two routes of models and the link are here; everything else is refused.
+//! - Invariant 4, `no_secret_inside`: a key goes to its provider's host and nowhere else; redirects are not followed,
+//!   and a provider's words are redacted before anyone sees them.
+//! - Invariant 5, `limits_hold`: nothing is sent before its reservation is durable, and every reservation is settled on
+//!   every path, a dropped future and a panic included.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::TreeId;
 use ob_core::model::ModelRef;
 use ob_sandbox::link::Guest;
 use ob_store::Epoch;
 use ob_store::SharedStore;
+use tokio_util::task::TaskTracker;
+
+pub mod discovery;
+mod listen;
+mod meter;
+pub mod models;
+mod proxy;
+mod refuse;
+mod relay;
+mod request;
+mod route;
+mod sse;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+pub use listen::OpenGate;
+pub use listen::SOCKET;
 
 /// What all gates of a server share.
 pub struct Gates {
-    _private: (),
+    shared: Arc<Shared>,
 }
 
 /// Whose gate it is.
@@ -34,74 +64,78 @@ pub struct GateSession {
     pub peer_uid: u32,
 }
 
-/// An open gate; dropping it closes the socket and cuts what runs through it.
-pub struct OpenGate {
-    _private: (),
+/// The bounds of a gate. The defaults are meant for production; tests set small ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GateOptions {
+    /// How long the connection to a provider may take.
+    pub connect_timeout: Duration,
+    /// How long a provider may think before it answers with a status.
+    pub head_timeout: Duration,
+    /// How long a provider may be silent in the middle of an answer.
+    pub stream_idle_timeout: Duration,
+    /// How long an agent may take to send a request's body.
+    pub body_timeout: Duration,
+    /// How long a connection may be without a complete request head.
+    pub request_head_timeout: Duration,
+    /// The most bytes of a request's body.
+    pub max_body: usize,
+    /// The most bytes of one event of a stream, and of an answer that is not a stream.
+    pub max_event: usize,
+    /// How long to wait before a failed settlement is tried again; doubled each time.
+    pub settle_backoff: Duration,
+}
+
+/// What gates share inside.
+pub(crate) struct Shared {
+    pub(crate) store: SharedStore,
+    pub(crate) models: Arc<models::Models>,
+    pub(crate) client: Result<reqwest::Client, String>,
+    pub(crate) options: GateOptions,
+    pub(crate) tasks: TaskTracker,
 }
 
 // === impl Gates ===
 
 impl Gates {
     /// Gates over this store and these models.
-    pub fn new(_store: SharedStore, _models: Arc<models::Models>) -> Self {
-        todo!()
+    pub fn new(store: SharedStore, models: Arc<models::Models>) -> Self {
+        Self::with_options(store, models, GateOptions::default())
     }
 
-    /// Opens the gate of a session: listens on `dir/gate.sock`, replacing a socket that an earlier server left. Link
-    /// connections go to `guest`.
-    pub async fn open(&self, _dir: &Path, _session: GateSession, _guest: Guest) -> std::io::Result<OpenGate> {
-        todo!()
+    /// Gates with other bounds.
+    pub fn with_options(store: SharedStore, models: Arc<models::Models>, options: GateOptions) -> Self {
+        let client = upstream::client(options.connect_timeout);
+        let tasks = TaskTracker::new();
+        // A closed tracker still takes tasks; it only lets `settled` return once none is left.
+        tasks.close();
+        Self { shared: Arc::new(Shared { store, models, client, options, tasks }) }
+    }
+
+    /// Opens the gate of a session: listens on `dir/gate.sock`, replacing a socket that an earlier server left; makes
+    /// `dir` if it is missing. Link connections go to `guest`. Must be called inside a tokio runtime.
+    pub async fn open(&self, dir: &Path, session: GateSession, guest: Guest) -> std::io::Result<OpenGate> {
+        listen::open(Arc::clone(&self.shared), dir, session, Arc::new(guest)).await
+    }
+
+    /// Waits until no gate is open and every reservation is settled. Call it before the store is closed.
+    pub async fn settled(&self) {
+        self.shared.tasks.wait().await;
     }
 }
 
-pub mod models {
-    //! Which provider answers for a model, and with what key. The only place that holds keys.
+// === impl GateOptions ===
 
-    use super::ModelRef;
-    use super::Refusal;
-
-    /// The models of this server.
-    pub struct Models {
-        _private: (),
-    }
-
-    /// A provider, ready to be asked.
-    #[derive(Clone)]
-    pub struct Provider {
-        /// The base URL, with `/v1`.
-        pub base_url: String,
-        /// The key. Has no `Debug`.
-        pub api_key: Option<secrecy::SecretString>,
-        /// Added to each request.
-        pub extra_headers: Vec<(String, String)>,
-        /// The most tokens of one answer; part of the reservation.
-        pub max_output_tokens: u32,
-        /// What it costs.
-        pub price: Option<ob_core::model::Price>,
-    }
-
-    // === impl Models ===
-
-    impl Models {
-        /// No models yet.
-        pub fn new() -> Self {
-            todo!()
-        }
-
-        /// Adds or replaces the provider that answers for this model.
-        pub fn put(&self, _model: ModelRef, _provider: Provider) {
-            todo!()
-        }
-
-        /// The provider that answers for this model, or why there is none.
-        pub fn provider(&self, _model: &ModelRef) -> Result<Provider, Refusal> {
-            todo!()
-        }
-    }
-
-    impl Default for Models {
-        fn default() -> Self {
-            Self::new()
+impl Default for GateOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(120),
+            stream_idle_timeout: Duration::from_secs(120),
+            body_timeout: Duration::from_secs(60),
+            request_head_timeout: Duration::from_secs(60),
+            max_body: 32 * 1024 * 1024,
+            max_event: 16 * 1024 * 1024,
+            settle_backoff: Duration::from_millis(200),
         }
     }
 }

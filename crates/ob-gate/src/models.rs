@@ -1,0 +1,152 @@
+//! Which provider answers for a model, and with what key. The only place that holds keys.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+
+use ob_core::Refusal;
+use ob_core::RefusalCode;
+use ob_core::model::ModelRef;
+use ob_core::redact::Redactor;
+use secrecy::ExposeSecret as _;
+
+/// The models of this server.
+pub struct Models {
+    table: RwLock<Table>,
+}
+
+/// A provider, ready to be asked.
+#[derive(Clone)]
+pub struct Provider {
+    /// The base URL, with `/v1`.
+    pub base_url: String,
+    /// The key. Has no `Debug`.
+    pub api_key: Option<secrecy::SecretString>,
+    /// Added to each request.
+    pub extra_headers: Vec<(String, String)>,
+    /// The most tokens of one answer; part of the reservation.
+    pub max_output_tokens: u32,
+    /// What it costs.
+    pub price: Option<ob_core::model::Price>,
+}
+
+struct Table {
+    /// By provider and model; where a provider came from is no part of its name.
+    providers: BTreeMap<(String, String), (ModelRef, Provider)>,
+    redactor: Arc<Redactor>,
+}
+
+// === impl Models ===
+
+impl Models {
+    /// No models yet.
+    pub fn new() -> Self {
+        let table = Table { providers: BTreeMap::new(), redactor: Arc::new(Redactor::default()) };
+        Self { table: RwLock::new(table) }
+    }
+
+    /// Adds or replaces the provider that answers for this model.
+    pub fn put(&self, model: ModelRef, provider: Provider) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.providers.insert((model.provider.clone(), model.model.clone()), (model, provider));
+        let secrets =
+            table.providers.values().flat_map(|(_, provider)| provider.secrets()).collect::<Vec<_>>();
+        table.redactor = Arc::new(Redactor::new(secrets));
+    }
+
+    /// The provider that answers for this model, or why there is none.
+    pub fn provider(&self, model: &ModelRef) -> Result<Provider, Refusal> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, provider)) = table.providers.get(&(model.provider.clone(), model.model.clone())) {
+            return Ok(provider.clone());
+        }
+        let known: Vec<String> = table.providers.values().map(|(model, _)| model.to_string()).collect();
+        let fix = if known.is_empty() {
+            "set `OPENAI_API_KEY`, or name a provider under `models` in the configuration".to_string()
+        } else {
+            format!("configure its provider, or use one of: {}", known.join(", "))
+        };
+        Err(Refusal::new(RefusalCode::Unavailable, format!("no provider answers for the model {model}"))
+            .fix(fix))
+    }
+
+    /// Every model, by provider and name.
+    pub fn list(&self) -> Vec<ModelRef> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.providers.values().map(|(model, _)| model.clone()).collect()
+    }
+
+    /// Knows the keys of all providers and takes them out of texts.
+    pub fn redactor(&self) -> Arc<Redactor> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner).redactor)
+    }
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Provider ===
+
+impl Provider {
+    /// Everything about it that must not be shown: the key, and the values of the headers, which often are keys too.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let key = self.api_key.iter().map(|key| key.expose_secret().to_string());
+        // `Bearer abc` is as secret as `abc`.
+        let headers =
+            self.extra_headers.iter().map(|(_, value)| value.rsplit(' ').next().unwrap_or(value).to_string());
+        key.chain(headers).filter(|secret| !secret.is_empty()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ob_core::model::ModelSource;
+
+    use super::*;
+
+    fn model(name: &str) -> ModelRef {
+        ModelRef { provider: "acme".into(), model: name.into(), source: ModelSource::Configured }
+    }
+
+    fn provider(key: &str) -> Provider {
+        Provider {
+            base_url: "http://127.0.0.1:1/v1".into(),
+            api_key: Some(key.to_string().into()),
+            extra_headers: vec![("x-token".into(), "Bearer header-secret-1".into())],
+            max_output_tokens: 1,
+            price: None,
+        }
+    }
+
+    fn refusal(models: &Models, name: &str) -> String {
+        models.provider(&model(name)).err().expect("no such model").to_string()
+    }
+
+    #[test]
+    fn an_unknown_model_is_refused_with_those_that_are_known() {
+        let models = Models::new();
+        assert!(refusal(&models, "a").contains("OPENAI_API_KEY"));
+        models.put(model("b"), provider("key-of-acme-1"));
+        assert!(refusal(&models, "a").ends_with("use one of: acme/b"));
+        assert!(models.provider(&model("b")).is_ok());
+        assert_eq!(models.list(), [model("b")]);
+    }
+
+    #[test]
+    fn the_redactor_knows_every_key_and_forgets_one_that_was_replaced() {
+        let models = Models::new();
+        models.put(model("a"), provider("key-of-acme-1"));
+        models.put(model("b"), provider("key-of-acme-2"));
+        let redactor = models.redactor();
+        for secret in ["key-of-acme-1", "key-of-acme-2", "header-secret-1"] {
+            assert!(redactor.finds(secret), "{secret}");
+        }
+        models.put(model("a"), provider("key-of-acme-3"));
+        assert!(models.redactor().finds("key-of-acme-3"));
+        assert!(!models.redactor().finds("key-of-acme-1"));
+    }
+}
