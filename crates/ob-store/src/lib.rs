@@ -27,6 +27,8 @@ use ob_core::record::WorkspaceRecord;
 use ob_core::session::SessionStatus;
 use tokio::sync::watch;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod sqlite;
 pub mod tokens;
 
@@ -43,7 +45,8 @@ pub enum Write {
         /// What happened.
         events: Vec<EventBody>,
     },
-    /// Makes or replaces a session's record.
+    /// Makes or replaces a session's record. Project, workspace, tree and parent must exist when it is made, and never
+    /// change. Made in a fenced commit, the session is owned by that epoch.
     PutSession(Box<SessionRecord>),
     /// Makes or replaces a turn's record.
     PutTurn(TurnRecord),
@@ -54,13 +57,14 @@ pub enum Write {
         /// The driver's state.
         state: Vec<u8>,
     },
-    /// Makes or replaces a project. A number of 0 in a new one is replaced by the next free number.
+    /// Makes or replaces a project. A number of 0 in a new one is replaced by the next free number; the number of one
+    /// that exists never changes.
     PutProject(ProjectRecord),
     /// Removes a project with its workspaces, sessions and events.
     DeleteProject(ProjectId),
     /// Makes or replaces a workspace.
     PutWorkspace(WorkspaceRecord),
-    /// Removes a workspace.
+    /// Removes a workspace; sessions that worked in it stay.
     DeleteWorkspace(WorkspaceId),
     /// Makes a tree with its limits, or changes the limits.
     PutTree {
@@ -69,7 +73,7 @@ pub enum Write {
         /// What it may spend.
         limits: TreeLimits,
     },
-    /// Reserves; the whole commit is refused if a limit would be exceeded.
+    /// Reserves; the whole commit is refused if a limit would be exceeded. A charge that is known changes nothing.
     Reserve {
         /// Names this call.
         charge: ChargeId,
@@ -182,15 +186,16 @@ pub trait Store: Send + Sync + 'static {
     /// Takes over a session: from now on only commits fenced with this epoch (or a later claim's) may write it.
     async fn claim(&self, session: &SessionId, epoch: Epoch) -> Result<(), StoreError>;
 
-    /// Tells how far the session's log reaches, now and on every change.
+    /// Tells how far the session's log reaches, now and on every change. Closes when the session is deleted or the store
+    /// is closed. [`StoreError::Missing`] if there is no such session.
     async fn doorbell(&self, session: &SessionId) -> Result<Doorbell, StoreError>;
     /// Events with a number of at least `from`, at most `limit` of them (and at most some MiB, but at least one if
-    /// there is one), in order, without a gap.
+    /// there is one), in order, without a gap. [`StoreError::Missing`] if there is no such session.
     async fn events(&self, session: &SessionId, from: u64, limit: usize) -> Result<Vec<Event>, StoreError>;
 
     /// One session.
     async fn session(&self, id: &SessionId) -> Result<Option<SessionRecord>, StoreError>;
-    /// Sessions, newest first.
+    /// Sessions, newest first. [`StoreError::Missing`] if `before` does not exist.
     async fn sessions(&self, filter: SessionFilter) -> Result<Vec<SessionRecord>, StoreError>;
     /// How many sessions are not over.
     async fn active_sessions(&self) -> Result<u64, StoreError>;

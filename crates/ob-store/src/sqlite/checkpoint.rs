@@ -1,0 +1,118 @@
+//! The write-ahead log is copied into the database in the background, and never grows far past its cap.
+//!
+//! A passive checkpoint on a thread of its own hinders nobody, but under a steady load it never reaches the end of the
+//! log, so the log is never started anew by itself. Past the cap the writer does that: it copies what little the
+//! background has left, and the next commit writes at the start of the file again.
+
+use std::ffi::c_int;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread;
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+use rusqlite::hooks::Wal;
+
+use super::fault::Fault;
+use super::file;
+use super::file::WAL_CAP;
+
+/// A page with its header in the WAL, in bytes.
+const FRAME: u64 = 4096 + 24;
+
+/// The background copies the WAL each time it has grown so much, in bytes.
+const STEP: u64 = 4 * 1024 * 1024;
+
+/// How long the WAL is, as the writer's last commit reported it.
+#[derive(Debug)]
+pub(crate) struct WalLength {
+    frames: Arc<AtomicU64>,
+    asked_at: u64,
+    restart_at: u64,
+}
+
+// === impl WalLength ===
+
+impl WalLength {
+    /// Watches the commits of `connection`.
+    pub(crate) fn watch(connection: &mut Connection) -> Result<Self, Fault> {
+        let frames = Arc::new(AtomicU64::new(0));
+        let reported = Arc::clone(&frames);
+        connection.wal_hook(Some(move |_: &mut Wal, count: c_int| {
+            reported.store(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        Ok(Self { frames, asked_at: 0, restart_at: WAL_CAP })
+    }
+
+    /// True each time another step was written.
+    pub(crate) fn is_worth_a_checkpoint(&mut self) -> bool {
+        let bytes = self.bytes();
+        if bytes < self.asked_at {
+            // The log was started anew.
+            self.asked_at = 0;
+            self.restart_at = WAL_CAP;
+        }
+        let worth = bytes >= self.asked_at + STEP;
+        if worth {
+            self.asked_at = bytes;
+        }
+        worth
+    }
+
+    /// True if the log must be started anew; if that fails, it is true again a step later.
+    pub(crate) fn is_over_the_cap(&mut self) -> bool {
+        let over = self.bytes() >= self.restart_at;
+        if over {
+            self.restart_at = self.bytes() + STEP;
+        }
+        over
+    }
+
+    fn bytes(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed) * FRAME
+    }
+}
+
+/// Starts the thread that copies the log when it gets a message, and ends when the sender is dropped.
+pub(crate) fn start(database: PathBuf) -> Result<(mpsc::SyncSender<()>, JoinHandle<()>), Fault> {
+    // One: while a checkpoint runs, another one may be asked for, and a third adds nothing.
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name("ob-store-checkpoint".into()).spawn(move || {
+        let mut connection = None;
+        while receiver.recv().is_ok() {
+            if let Err(fault) = passive(&mut connection, &database) {
+                tracing::warn!(?fault, "a checkpoint in the background failed");
+            }
+        }
+    })?;
+    Ok((sender, thread))
+}
+
+fn passive(connection: &mut Option<Connection>, database: &Path) -> Result<(), Fault> {
+    let connection = match connection {
+        Some(connection) => connection,
+        None => connection.insert(file::open_writable(database)?),
+    };
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    Ok(())
+}
+
+/// Copies the rest of the log; the next commit starts it anew. Waits for readers, within the busy timeout.
+pub(crate) fn restart(connection: &Connection) -> Result<(), Fault> {
+    checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)")
+}
+
+/// Copies the log and empties its file.
+pub(crate) fn truncate(connection: &Connection) -> Result<(), Fault> {
+    checkpoint(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+}
+
+fn checkpoint(connection: &Connection, pragma: &'static str) -> Result<(), Fault> {
+    let is_busy: bool = connection.query_row(pragma, [], |row| row.get(0))?;
+    if is_busy { Err(Fault::engine("another connection keeps the WAL busy")) } else { Ok(()) }
+}

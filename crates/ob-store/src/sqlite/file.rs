@@ -1,0 +1,148 @@
+//! Files, folders and connections: modes, pragmas, and a new database that appears whole or not at all.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use rusqlite::OpenFlags;
+
+use super::fault::Fault;
+
+/// How long a statement waits for a lock that another connection or process holds.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The WAL is started anew when it has grown so long, in bytes: recovery after a crash reads it all.
+pub(crate) const WAL_CAP: u64 = 64 * 1024 * 1024;
+
+/// Statements that a connection keeps prepared; more than the engine has.
+const STATEMENTS_CACHED: usize = 64;
+
+/// Folders hold people's work: only their owner may enter.
+const FOLDER_MODE: u32 = 0o700;
+/// Files hold people's work: only their owner may read.
+const FILE_MODE: u32 = 0o600;
+
+/// Makes a folder, and those above it, if missing.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
+}
+
+/// Makes a file that must not exist, for its owner only.
+pub(crate) fn make_file(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
+}
+
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The folder a file is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// The path of a file beside `path` whose name continues with `suffix`.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Takes away what others may do with a file that was there before us.
+pub(crate) fn tighten(path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(FILE_MODE))
+}
+
+/// A connection that may write: WAL, every commit flushed to the disk before it returns.
+pub(crate) fn open_writable(path: &Path) -> Result<Connection, Fault> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    set_up(&connection)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "journal_size_limit", i64::try_from(WAL_CAP).unwrap_or(i64::MAX))?;
+    Ok(connection)
+}
+
+/// A connection that only reads.
+pub(crate) fn open_readable(path: &Path) -> Result<Connection, Fault> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    set_up(&connection)?;
+    Ok(connection)
+}
+
+fn set_up(connection: &Connection) -> Result<(), Fault> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(())
+}
+
+/// Makes a database with `fill` if there is none at `path`. It is filled under another name without a flush, flushed
+/// once, and then given its name: a crash leaves no half-made database, and of several processes one wins.
+pub(crate) fn make_database(
+    path: &Path,
+    fill: impl FnOnce(&mut Connection) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    // An empty file is what an interrupted `cp` or a `touch` leaves; SQLite takes it for a new database as well.
+    if fs::metadata(path).is_ok_and(|found| found.len() > 0) {
+        return Ok(());
+    }
+    let folder = folder_of(path);
+    make_folder(folder)?;
+    let draft = beside(path, &format!(".new-{:016x}", rand::random::<u64>()));
+    let made = draft_database(&draft, fill).and_then(|()| match fs::hard_link(&draft, path) {
+        Ok(()) => Ok(sync_folder(folder)?),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::metadata(path)?.len() == 0 {
+                fs::rename(&draft, path)?;
+                sync_folder(folder)?;
+            }
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    });
+    // It is gone already if it was renamed.
+    fs::remove_file(&draft).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    made
+}
+
+fn draft_database(
+    draft: &Path,
+    fill: impl FnOnce(&mut Connection) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    drop(make_file(draft)?);
+    let mut connection = Connection::open_with_flags(draft, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.pragma_update(None, "synchronous", "OFF")?;
+    connection.pragma_update(None, "journal_mode", "MEMORY")?;
+    fill(&mut connection)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.close().map_err(|(_, error)| error)?;
+    File::open(draft)?.sync_all()?;
+    Ok(())
+}

@@ -1,0 +1,383 @@
+//! The one writer: group commit.
+//!
+//! ```text
+//! callers -> bounded queue -> take what is there -> BEGIN IMMEDIATE, apply each, COMMIT -> ring -> answer each
+//!                                   ^                                                               |
+//!                                   +---------------------------------------------------------------+
+//! ```
+//!
+//! No timer: a lone caller waits for one flush of the disk, and while that runs the next batch queues. If the
+//! transaction fails, everyone in it is told so, nothing is announced, and what the writer remembers is forgotten.
+
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::thread;
+
+use ob_core::SessionId;
+use ob_core::Timestamp;
+use rusqlite::Connection;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+
+use super::apply::Applier;
+use super::change::Prepared;
+use super::checkpoint;
+use super::doorbell::Doorbells;
+use super::fault::Fault;
+use super::reader::Readers;
+use crate::Committed;
+use crate::Epoch;
+use crate::StoreError;
+
+/// Commits of one transaction: with few bytes each, more of them bring no more speed, only later answers.
+const BATCH_COMMITS: usize = 2048;
+
+/// Bytes of one transaction, so that a row of large commits is answered piece by piece.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Whoever wants to know what became of a request.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// How the store ended: not yet, or what closing it came to.
+pub(crate) type Ended = Option<Result<(), String>>;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Apply a commit. The permit is the room in the queue that it takes.
+    Commit { commit: Prepared, room: OwnedSemaphorePermit, answer: Answer<Committed> },
+    /// A new epoch.
+    NewEpoch { answer: Answer<Epoch> },
+    /// Let this epoch own the session.
+    Claim { session: SessionId, epoch: Epoch, answer: Answer<()> },
+    /// Write something.
+    Check { answer: Answer<()> },
+    /// Finish what is queued and end.
+    Close,
+}
+
+/// A request that was applied in the open transaction, with what to answer when it is durable.
+enum Applied {
+    Commit(Answer<Committed>, Result<Committed, StoreError>, OwnedSemaphorePermit),
+    Epoch(Answer<Epoch>, Result<Epoch, StoreError>),
+    Done(Answer<()>, Result<(), StoreError>),
+}
+
+/// What the writer's thread owns.
+pub(crate) struct Writer {
+    pub(crate) connection: Connection,
+    pub(crate) database: PathBuf,
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) doorbells: Arc<Doorbells>,
+    pub(crate) readers: Arc<Readers>,
+    pub(crate) ended: watch::Sender<Ended>,
+}
+
+/// The state of the loop.
+struct Batches<'a> {
+    connection: &'a Connection,
+    doorbells: &'a Doorbells,
+    applier: Applier,
+    wal: checkpoint::WalLength,
+    checkpoints: std_mpsc::SyncSender<()>,
+    newest: Timestamp,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(self) -> Result<(), Fault> {
+        thread::Builder::new().name("ob-store-writer".into()).spawn(move || self.run())?;
+        Ok(())
+    }
+
+    fn run(mut self) {
+        // A panic here is a defect of ours; whoever waits is told by its answer channel closing.
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.work()));
+        let outcome = outcome.unwrap_or_else(|_| Err(Fault::engine("the writer panicked")));
+        self.requests.close();
+        self.readers.stop();
+        self.doorbells.close_all();
+        // None of us reads any more, so this empties the WAL unless another process does.
+        if let Err(fault) = checkpoint::truncate(&self.connection) {
+            tracing::warn!(?fault, "the WAL could not be emptied at the end; the next start does it");
+        }
+        let outcome = outcome.and(self.connection.close().map_err(|(_, error)| Fault::from(error)));
+        let outcome = outcome.map_err(|fault| StoreError::from(fault).to_string());
+        if let Err(error) = &outcome {
+            tracing::error!(error, "closing the store failed");
+        }
+        self.ended.send_replace(Some(outcome));
+    }
+
+    fn work(&mut self) -> Result<(), Fault> {
+        let wal = checkpoint::WalLength::watch(&mut self.connection)?;
+        let (checkpoints, checkpointer) = checkpoint::start(self.database.clone())?;
+        let mut applier = Applier::default();
+        applier.must_purge = has_purges(&self.connection)?;
+        let mut batches = Batches {
+            connection: &self.connection,
+            doorbells: &self.doorbells,
+            applier,
+            wal,
+            checkpoints,
+            newest: Timestamp::default(),
+        };
+        let mut taken = Vec::new();
+        loop {
+            if batches.applier.must_purge {
+                while taken.len() < BATCH_COMMITS
+                    && let Ok(request) = self.requests.try_recv()
+                {
+                    taken.push(request);
+                }
+                if taken.is_empty() {
+                    batches.purge();
+                }
+            } else if self.requests.blocking_recv_many(&mut taken, BATCH_COMMITS) == 0 {
+                break;
+            }
+            let mut requests = taken.drain(..).peekable();
+            while requests.peek().is_some() {
+                let mut bytes = 0;
+                let mut batch = Vec::new();
+                while bytes < BATCH_BYTES
+                    && let Some(request) = requests.next()
+                {
+                    match request {
+                        Request::Close => self.requests.close(),
+                        request => {
+                            bytes += request.bytes();
+                            batch.push(request);
+                        }
+                    }
+                }
+                batches.write(batch);
+            }
+            drop(requests);
+            if self.requests.is_closed() && self.requests.is_empty() && batches.applier.must_purge {
+                // The rest is purged after the next start.
+                batches.applier.must_purge = false;
+            }
+        }
+        drop(batches);
+        checkpointer.join().map_err(|_| Fault::engine("the checkpointer panicked"))
+    }
+}
+
+// === impl Request ===
+
+impl Request {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Commit { commit, .. } => commit.bytes,
+            _ => 0,
+        }
+    }
+}
+
+// === impl Batches ===
+
+impl Batches<'_> {
+    /// One transaction for all of `batch`.
+    fn write(&mut self, batch: Vec<Request>) {
+        if batch.is_empty() {
+            return;
+        }
+        let at = self.now();
+        let mut applied = Vec::with_capacity(batch.len());
+        let mut batch = batch.into_iter();
+        let outcome = self.transaction(|batches| {
+            for request in batch.by_ref() {
+                applied.push(batches.apply(request, at)?);
+            }
+            if batches.applier.must_purge {
+                batches.applier.purge(batches.connection)?;
+            }
+            Ok(())
+        });
+        match outcome {
+            Ok(()) => {
+                self.doorbells.raise_all(&self.applier.reached);
+                self.doorbells.close(&self.applier.gone);
+                for one in applied {
+                    one.answer(None);
+                }
+                self.checkpoint_if_long();
+            }
+            Err(fault) => {
+                for one in applied {
+                    one.answer(Some(&fault));
+                }
+                for request in batch {
+                    request.fail(&fault);
+                }
+                if matches!(fault, Fault::Full) {
+                    // What is in the WAL may be in the database too: this gives its space back.
+                    self.shrink();
+                }
+            }
+        }
+    }
+
+    /// Removes some events of deleted sessions while there is nothing else to do. A fault is only logged: they are out of sight already.
+    fn purge(&mut self) {
+        let outcome = self.transaction(|batches| batches.applier.purge(batches.connection));
+        match outcome {
+            Ok(()) => self.checkpoint_if_long(),
+            Err(fault) => {
+                tracing::warn!(
+                    ?fault,
+                    "purging deleted events failed; it goes on after the next deletion or start"
+                );
+                self.applier.must_purge = false;
+            }
+        }
+    }
+
+    fn transaction(&mut self, work: impl FnOnce(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
+        let outcome = self.begin().and_then(|()| work(self)).and_then(|()| {
+            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            Ok(())
+        });
+        if outcome.is_err() {
+            self.applier.forget();
+            // SQLite has rolled back by itself after some faults.
+            if !self.connection.is_autocommit()
+                && let Err(error) = self.connection.execute_batch("ROLLBACK")
+            {
+                tracing::error!(%error, "a failed transaction could not be rolled back");
+            }
+        }
+        outcome
+    }
+
+    fn begin(&mut self) -> Result<(), Fault> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.applier.begin(self.connection)
+    }
+
+    /// Applies one request; an error loses the transaction, and this request is answered here.
+    fn apply(&mut self, request: Request, at: Timestamp) -> Result<Applied, Fault> {
+        let connection = self.connection;
+        match request {
+            Request::Commit { commit, room, answer } => {
+                match refusal_apart(self.applier.commit(connection, &commit, at)) {
+                    Ok(outcome) => Ok(Applied::Commit(answer, outcome, room)),
+                    Err(fault) => Err(told(answer, fault)),
+                }
+            }
+            Request::NewEpoch { answer } => match refusal_apart(new_epoch(connection, at)) {
+                Ok(outcome) => Ok(Applied::Epoch(answer, outcome)),
+                Err(fault) => Err(told(answer, fault)),
+            },
+            Request::Claim { session, epoch, answer } => {
+                match refusal_apart(self.applier.claim(connection, &session, epoch)) {
+                    Ok(outcome) => Ok(Applied::Done(answer, outcome)),
+                    Err(fault) => Err(told(answer, fault)),
+                }
+            }
+            Request::Check { answer } => match refusal_apart(check(connection, at)) {
+                Ok(outcome) => Ok(Applied::Done(answer, outcome)),
+                Err(fault) => Err(told(answer, fault)),
+            },
+            Request::Close => Err(Fault::engine("closing is not a write")),
+        }
+    }
+
+    /// The time of this batch; never earlier than that of the one before.
+    fn now(&mut self) -> Timestamp {
+        self.newest = self.newest.max(Timestamp::from_micros(jiff::Timestamp::now().as_microsecond()));
+        self.newest
+    }
+
+    fn checkpoint_if_long(&mut self) {
+        if self.wal.is_worth_a_checkpoint() {
+            // Full means that one is asked for already.
+            self.checkpoints.try_send(()).ok();
+        }
+        if self.wal.is_over_the_cap()
+            && let Err(fault) = checkpoint::restart(self.connection)
+        {
+            tracing::warn!(?fault, "the WAL could not be started anew");
+        }
+    }
+
+    fn shrink(&self) {
+        if let Err(fault) = checkpoint::truncate(self.connection) {
+            tracing::warn!(?fault, "the WAL could not be emptied on a full disk");
+        }
+    }
+}
+
+// === impl Applied ===
+
+impl Applied {
+    /// Answers; nobody may be listening any more, which is fine.
+    fn answer(self, fault: Option<&Fault>) {
+        match self {
+            Self::Commit(answer, outcome, room) => {
+                answer.send(unless(fault, outcome)).ok();
+                drop(room);
+            }
+            Self::Epoch(answer, outcome) => drop(answer.send(unless(fault, outcome))),
+            Self::Done(answer, outcome) => drop(answer.send(unless(fault, outcome))),
+        }
+    }
+}
+
+impl Request {
+    /// Answers a request that was not come to in a transaction that failed.
+    fn fail(self, fault: &Fault) {
+        match self {
+            Self::Commit { answer, .. } => drop(answer.send(Err(fault.to_error()))),
+            Self::NewEpoch { answer } => drop(answer.send(Err(fault.to_error()))),
+            Self::Claim { answer, .. } | Self::Check { answer } => drop(answer.send(Err(fault.to_error()))),
+            Self::Close => {}
+        }
+    }
+}
+
+fn unless<T>(fault: Option<&Fault>, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+    match fault {
+        None => outcome,
+        Some(fault) => Err(fault.to_error()),
+    }
+}
+
+fn refusal_apart<T>(outcome: Result<T, Fault>) -> Result<Result<T, StoreError>, Fault> {
+    match outcome {
+        Ok(value) => Ok(Ok(value)),
+        Err(Fault::Refused(refusal)) => Ok(Err(refusal)),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn told<T>(answer: Answer<T>, fault: Fault) -> Fault {
+    answer.send(Err(fault.to_error())).ok();
+    fault
+}
+
+fn new_epoch(connection: &Connection, at: Timestamp) -> Result<Epoch, Fault> {
+    let epoch = connection
+        .prepare_cached("INSERT INTO epochs (taken_at) VALUES (?1) RETURNING epoch")?
+        .query_row([at.as_micros()], |row| row.get(0))?;
+    Ok(Epoch(epoch))
+}
+
+fn check(connection: &Connection, at: Timestamp) -> Result<(), Fault> {
+    // The time alone could be the same twice, and SQLite writes no page that does not change.
+    connection
+        .prepare_cached("UPDATE meta SET value = max(value + 1, ?1) WHERE name = 'checked_at'")?
+        .execute([at.as_micros()])?;
+    Ok(())
+}
+
+fn has_purges(connection: &Connection) -> Result<bool, Fault> {
+    Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM purges)", [], |row| row.get(0))?)
+}
