@@ -1,18 +1,59 @@
 //! Configuration: files and environment into one typed tree, with the origin of each value. No other crate reads the
 //! environment.
+//!
+//! ```text
+//! home (where) -> jsonc (file to tree) -> env (variables over it) -> check (every key by the schema)
+//!              -> resolve (what the keys mean together) -> Settings
+//! ```
+//!
+//! **Invariant:** all mistakes are told at once, each with its place, what is allowed and, for a wrong name, the name
+//! that was probably meant. No message, `Debug` or origin holds a key.
+
+mod address;
+mod check;
+mod env;
+mod home;
+mod jsonc;
+mod read_only;
+mod resolve;
+mod schema;
+mod settings;
+mod sizes;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ob_core::Home;
-use ob_core::ledger::MicroUsd;
-use ob_core::model::Price;
-use secrecy::SecretString;
+use ob_core::redact::Redactor;
+
+pub use address::bind_addresses;
+pub use env::VARIABLES;
+pub use env::Variable;
+pub use home::DEFAULT_FILE;
+pub use home::make_home;
+pub use home::make_runtime;
+pub use settings::DEFAULT_ADDRESS;
+pub use settings::DEFAULT_CPU_MILLIS;
+pub use settings::DEFAULT_DISCOVER_PORTS;
+pub use settings::DEFAULT_FILTER;
+pub use settings::DEFAULT_LEASE;
+pub use settings::DEFAULT_MAX_COST;
+pub use settings::DEFAULT_MEMORY;
+pub use settings::DEFAULT_PIDS;
+pub use settings::LimitSettings;
+pub use settings::LogSettings;
+pub use settings::ModelAlias;
+pub use settings::ModelSettings;
+pub use settings::ProviderSettings;
+pub use settings::SandboxSettings;
+pub use settings::ServerSettings;
+pub use settings::Settings;
 
 /// Where to look.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct LoadOptions {
     /// `--dir`.
     pub dir: Option<PathBuf>,
@@ -24,109 +65,6 @@ pub struct LoadOptions {
     pub cwd: PathBuf,
     /// The effective user id.
     pub uid: u32,
-}
-
-/// Everything that configuration says, resolved, without options that mean "default".
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Listeners.
-    pub server: ServerSettings,
-    /// Limits of new trees.
-    pub limits: LimitSettings,
-    /// Models and their providers.
-    pub models: ModelSettings,
-    /// Sandboxes.
-    pub sandbox: SandboxSettings,
-    /// Logs.
-    pub log: LogSettings,
-}
-
-/// Listeners.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerSettings {
-    /// As written: `localhost:8080`, `:8080`, `127.0.0.1:0`.
-    pub address: String,
-}
-
-/// Limits of new trees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LimitSettings {
-    /// The most that one tree may spend.
-    pub max_cost: MicroUsd,
-}
-
-/// Models and their providers.
-#[derive(Clone, Debug)]
-pub struct ModelSettings {
-    /// Providers with a name; those that the environment configures are among them (`openai` by `OPENAI_API_KEY` and
-    /// `OPENAI_BASE_URL`).
-    pub providers: BTreeMap<String, ProviderSettings>,
-    /// Aliases.
-    pub aliases: BTreeMap<String, ModelAlias>,
-    /// The model for sessions that name none: an alias, or `provider/model`.
-    pub session_model: Option<String>,
-    /// Look for OpenAI-compatible servers on these loopback ports if no provider is configured.
-    pub discover_ports: Vec<u16>,
-    /// Use the scripted demonstration model if there is nothing else and its program is installed.
-    pub demonstration: bool,
-}
-
-/// A provider that speaks OpenAI's chat completions.
-#[derive(Clone, Debug)]
-pub struct ProviderSettings {
-    /// The base URL, with `/v1`.
-    pub base_url: String,
-    /// The key, if it needs one.
-    pub api_key: Option<SecretString>,
-    /// The model to use if a session only names the provider.
-    pub default_model: Option<String>,
-}
-
-/// A name for a model of a provider.
-#[derive(Clone, Debug)]
-pub struct ModelAlias {
-    /// The provider's name.
-    pub provider: String,
-    /// The model's name at the provider.
-    pub model: String,
-    /// Overrides the provider's base URL.
-    pub base_url: Option<String>,
-    /// Overrides the provider's key.
-    pub api_key: Option<SecretString>,
-    /// The most tokens of one answer.
-    pub max_output_tokens: Option<u32>,
-    /// Added to each request.
-    pub extra_headers: BTreeMap<String, String>,
-    /// What it costs; nothing is charged if unset, and the usage event says so.
-    pub price: Option<Price>,
-}
-
-/// Sandboxes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SandboxSettings {
-    /// `auto` or `namespace`.
-    pub backend: String,
-    /// Further folders of this machine, read-only inside (toolchains). Absolute.
-    pub read_only: Vec<PathBuf>,
-    /// Environment of everything inside.
-    pub env: BTreeMap<String, String>,
-    /// Bytes of memory of one sandbox.
-    pub memory: Option<u64>,
-    /// Thousandths of a processor of one sandbox.
-    pub cpu_millis: Option<u32>,
-    /// Processes and threads of one sandbox.
-    pub pids: Option<u32>,
-    /// How long a sandbox lives without its server.
-    pub lease: Duration,
-}
-
-/// Logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogSettings {
-    /// `text` or `json`.
-    pub json: bool,
-    /// A level, or `target=level` pairs: `info`, `info,ob_gate=debug`.
-    pub filter: String,
 }
 
 /// What was found.
@@ -157,12 +95,98 @@ pub struct Mistake {
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Mistakes(pub Vec<Mistake>);
 
-/// Finds the home and reads its configuration. Does not make anything.
-pub fn load(_options: &LoadOptions) -> Result<Loaded, Mistakes> {
-    todo!()
+/// What the machine has, for clamping.
+#[derive(Clone, Copy, Debug)]
+struct Machine {
+    memory: u64,
+    cpu_millis: u32,
 }
 
-/// Makes a missing home: folders with mode 0700. Returns true if it made one.
-pub fn make_home(_home: &Home) -> std::io::Result<bool> {
-    todo!()
+/// Finds the home and reads its configuration. Does not make anything.
+pub fn load(options: &LoadOptions) -> Result<Loaded, Mistakes> {
+    load_on(options, Machine::this())
 }
+
+fn load_on(options: &LoadOptions, machine: Machine) -> Result<Loaded, Mistakes> {
+    let read = || {
+        let environment = env::Environment::new(&options.env)?;
+        let found = home::find(options, &environment)?;
+        let file = match &found.file {
+            Some(path) => jsonc::read_file(path)?,
+            None => None,
+        };
+        let mut warnings = found.warnings();
+        let mut mistakes = Vec::new();
+        let name = found.file.clone().unwrap_or_default();
+        let (root, mode) = file.map_or((tree::Node::empty(), 0o600), |file| (file.root, file.mode));
+        let root = env::overlay(root, &environment, &mut mistakes, &mut warnings);
+        let findings = check::check(&root, &name.display().to_string());
+        if findings.holds_file_secret && mode & 0o077 != 0 {
+            let name = name.display();
+            warnings.push(format!("{name} holds a key and others can read it; fix: chmod 600 {name}"));
+        }
+        let resolved = resolve::resolve(findings, &found, &environment, machine);
+        mistakes.extend(resolved.mistakes);
+        warnings.extend(resolved.warnings);
+        if mistakes.is_empty() {
+            Ok(Loaded { home: found.home, settings: resolved.settings, origins: resolved.origins, warnings })
+        } else {
+            Err(Mistakes(mistakes))
+        }
+    };
+    read().map_err(Mistakes::without_secrets)
+}
+
+// === impl LoadOptions ===
+
+impl fmt::Debug for LoadOptions {
+    /// Values of variables are left out: some are keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions")
+            .field("dir", &self.dir)
+            .field("config_file", &self.config_file)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .field("cwd", &self.cwd)
+            .field("uid", &self.uid)
+            .finish()
+    }
+}
+
+// === impl Mistake ===
+
+impl Mistake {
+    fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { place: place.into(), what: what.into() }
+    }
+}
+
+impl From<Mistake> for Mistakes {
+    fn from(mistake: Mistake) -> Self {
+        Self(vec![mistake])
+    }
+}
+
+// === impl Mistakes ===
+
+impl Mistakes {
+    /// A key that was pasted into a wrong place would be quoted as what is wrong there.
+    fn without_secrets(self) -> Self {
+        let redactor = Redactor::default();
+        let clean = |text: String| redactor.redact(&text).into_owned();
+        Self(self.0.into_iter().map(|m| Mistake { place: clean(m.place), what: clean(m.what) }).collect())
+    }
+}
+
+// === impl Machine ===
+
+impl Machine {
+    fn this() -> Self {
+        let info = rustix::system::sysinfo();
+        let memory = info.totalram.saturating_mul(u64::from(info.mem_unit));
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { memory, cpu_millis: u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(1000) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

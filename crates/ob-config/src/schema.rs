@@ -1,0 +1,232 @@
+//! Every key that a configuration may hold: one table, read by the checks, by the environment and by the tests.
+
+/// What may stand behind a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shape {
+    /// Fixed names.
+    Section(&'static [Key]),
+    /// Names that the operator chooses, each of the same shape.
+    Named(&'static Shape),
+    /// A value.
+    Value(Kind),
+    /// Known, of any shape, and without effect in this version.
+    Later,
+}
+
+/// A name and what may stand behind it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) shape: Shape,
+}
+
+/// A kind of value. How each is read stands in `check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A string that is not empty.
+    Text,
+    /// A string that is never shown.
+    Secret,
+    /// One of these.
+    Choice(&'static [&'static str]),
+    /// True or false.
+    Flag,
+    /// US dollars.
+    Usd,
+    /// A whole number within bounds.
+    Whole {
+        /// The least.
+        least: u32,
+        /// The most.
+        most: u32,
+    },
+    /// Processors.
+    Cpus,
+    /// Bytes.
+    Size,
+    /// A list of folders.
+    Paths,
+    /// A list of ports.
+    Ports,
+    /// Variables of an environment: names to strings.
+    Variables,
+    /// HTTP headers: names to strings.
+    Headers,
+    /// An HTTP base URL.
+    Url,
+    /// A listen address.
+    Address,
+    /// A log filter.
+    Filter,
+}
+
+const fn section(name: &'static str, keys: &'static [Key]) -> Key {
+    Key { name, shape: Shape::Section(keys) }
+}
+
+const fn value(name: &'static str, kind: Kind) -> Key {
+    Key { name, shape: Shape::Value(kind) }
+}
+
+const fn named(name: &'static str, each: &'static Shape) -> Key {
+    Key { name, shape: Shape::Named(each) }
+}
+
+const fn later(name: &'static str) -> Key {
+    Key { name, shape: Shape::Later }
+}
+
+/// The backends that can be asked for.
+pub(crate) const BACKENDS: &[&str] = &["auto", "namespace"];
+
+const PROVIDER: Shape = Shape::Section(&[
+    value("provider", Kind::Text),
+    value("api_key", Kind::Secret),
+    value("base_url", Kind::Url),
+    value("default_model", Kind::Text),
+    value("description", Kind::Text),
+]);
+
+const MODEL: Shape = Shape::Section(&[
+    value("model", Kind::Text),
+    value("displayName", Kind::Text),
+    value("baseUrl", Kind::Url),
+    value("apiKey", Kind::Secret),
+    value("maxOutputTokens", Kind::Whole { least: 1, most: 10_000_000 }),
+    value("provider", Kind::Text),
+    value("extraHeaders", Kind::Headers),
+    section(
+        "price",
+        &[value("input", Kind::Usd), value("output", Kind::Usd), value("cached_input", Kind::Usd)],
+    ),
+]);
+
+/// The whole file.
+pub(crate) const ROOT: Shape = Shape::Section(&[
+    section("server", &[value("address", Kind::Address)]),
+    section(
+        "credentials",
+        &[
+            section("providers", &[named("credentials", &PROVIDER), value("default", Kind::Text)]),
+            later("github"),
+        ],
+    ),
+    section(
+        "defaults",
+        &[
+            section(
+                "limits",
+                &[
+                    value("max_cost_usd", Kind::Usd),
+                    later("max_recursion_depth"),
+                    later("max_agents_per_session"),
+                ],
+            ),
+            section(
+                "agent",
+                &[value("model", Kind::Text), later("autonomy"), later("reasoning"), later("mcp_servers")],
+            ),
+            later("container"),
+            later("backup"),
+        ],
+    ),
+    section(
+        "models",
+        &[
+            named("models", &MODEL),
+            section(
+                "defaults",
+                &[
+                    value("session_model", Kind::Text),
+                    later("included_models"),
+                    later("autonomy_mode"),
+                    later("reasoning_effort"),
+                ],
+            ),
+            value("discover_ports", Kind::Ports),
+            value("demonstration", Kind::Flag),
+        ],
+    ),
+    section(
+        "sandbox",
+        &[
+            value("backend", Kind::Choice(BACKENDS)),
+            value("read_only", Kind::Paths),
+            value("toolchains", Kind::Choice(&["auto", "off"])),
+            value("env", Kind::Variables),
+            value("memory", Kind::Size),
+            value("cpus", Kind::Cpus),
+            value("pids", Kind::Whole { least: 16, most: 4_194_304 }),
+            value("lease_s", Kind::Whole { least: 10, most: 604_800 }),
+        ],
+    ),
+    section("log", &[value("format", Kind::Choice(&["text", "json"])), value("level", Kind::Filter)]),
+    // The sections of the first version's file, which may stand here too.
+    section(
+        "runtime",
+        &[
+            value("preference", Kind::Choice(BACKENDS)),
+            value("memory", Kind::Size),
+            value("cpus", Kind::Cpus),
+        ],
+    ),
+    section("recursion", &[value("max_cost_usd", Kind::Usd), later("max_depth"), later("max_agents")]),
+    later("auth"),
+    later("rate_limit"),
+    later("cleanup"),
+    later("backup"),
+    later("paths"),
+    later("containers"),
+]);
+
+// === impl Shape ===
+
+impl Shape {
+    /// What it is, for messages.
+    pub(crate) const fn wants(self) -> &'static str {
+        match self {
+            Self::Section(_) | Self::Named(_) => "an object",
+            Self::Value(_) | Self::Later => "a value",
+        }
+    }
+}
+
+/// The known name that was probably meant, if one is near enough.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = fold(name);
+    // A third of the name may be wrong, and never more than three characters.
+    let most = (name.chars().count() / 3).clamp(1, 3);
+    known
+        .into_iter()
+        .map(|candidate| (strsim::osa_distance(&name, &fold(candidate)), candidate))
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// `baseUrl`, `base_url` and `BASE_URL` alike.
+pub(crate) fn fold(name: &str) -> String {
+    name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_found_and_far_ones_are_not() {
+        let known = ["address", "baseUrl", "api_key", "cpus"];
+        for (name, expected) in [
+            ("adress", Some("address")),
+            ("base_url", Some("baseUrl")),
+            ("apiKey", Some("api_key")),
+            ("cpu", Some("cpus")),
+            ("dress", Some("address")),
+            ("memory", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(name, known), expected, "{name}");
+        }
+    }
+}

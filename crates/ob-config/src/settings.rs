@@ -1,0 +1,260 @@
+//! What configuration says, resolved: no option here means "default", and nothing here prints a secret.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ob_core::ledger::MicroUsd;
+use ob_core::model::Price;
+use secrecy::ExposeSecret as _;
+use secrecy::SecretString;
+
+/// `server.address` if nobody says otherwise.
+pub const DEFAULT_ADDRESS: &str = "localhost:8080";
+
+/// `defaults.limits.max_cost_usd` if nobody says otherwise: ten dollars.
+pub const DEFAULT_MAX_COST: MicroUsd = MicroUsd(10_000_000);
+
+/// Where local model servers usually listen: Ollama, vLLM, llama.cpp and LocalAI, LM Studio, llama.cpp's second.
+pub const DEFAULT_DISCOVER_PORTS: [u16; 5] = [11434, 8000, 8080, 1234, 8081];
+
+/// `sandbox.memory` if nobody says otherwise, in bytes: 4 GiB, or all of a smaller machine.
+pub const DEFAULT_MEMORY: u64 = 4 << 30;
+
+/// `sandbox.cpus` if nobody says otherwise, in thousandths: 4, or all of a smaller machine.
+pub const DEFAULT_CPU_MILLIS: u32 = 4000;
+
+/// `sandbox.pids` if nobody says otherwise: far above a parallel build, far below what hurts a machine.
+pub const DEFAULT_PIDS: u32 = 4096;
+
+/// `sandbox.lease_s` if nobody says otherwise: time enough to restart a server by hand.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(900);
+
+/// `log.level` if nobody says otherwise.
+pub const DEFAULT_FILTER: &str = "info";
+
+/// Everything that configuration says, resolved, without options that mean "default".
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Listeners.
+    pub server: ServerSettings,
+    /// Limits of new trees.
+    pub limits: LimitSettings,
+    /// Models and their providers.
+    pub models: ModelSettings,
+    /// Sandboxes.
+    pub sandbox: SandboxSettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// Listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// As written: `localhost:8080`, `:8080`, `127.0.0.1:0`.
+    pub address: String,
+}
+
+/// Limits of new trees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// The most that one tree may spend.
+    pub max_cost: MicroUsd,
+}
+
+/// Models and their providers.
+#[derive(Clone, Debug)]
+pub struct ModelSettings {
+    /// Providers with a name; those that the environment configures are among them (`openai` by `OPENAI_API_KEY` and
+    /// `OPENAI_BASE_URL`).
+    pub providers: BTreeMap<String, ProviderSettings>,
+    /// Aliases.
+    pub aliases: BTreeMap<String, ModelAlias>,
+    /// The model for sessions that name none: an alias, or `provider/model`.
+    pub session_model: Option<String>,
+    /// Look for OpenAI-compatible servers on these loopback ports if no provider is configured.
+    pub discover_ports: Vec<u16>,
+    /// Use the scripted demonstration model if there is nothing else and its program is installed.
+    pub demonstration: bool,
+}
+
+/// A provider that speaks OpenAI's chat completions.
+#[derive(Clone, Debug)]
+pub struct ProviderSettings {
+    /// The base URL, with `/v1`.
+    pub base_url: String,
+    /// The key, if it needs one.
+    pub api_key: Option<SecretString>,
+    /// The model to use if a session only names the provider.
+    pub default_model: Option<String>,
+}
+
+/// A name for a model of a provider.
+#[derive(Clone)]
+pub struct ModelAlias {
+    /// The provider's name.
+    pub provider: String,
+    /// The model's name at the provider.
+    pub model: String,
+    /// Overrides the provider's base URL.
+    pub base_url: Option<String>,
+    /// Overrides the provider's key.
+    pub api_key: Option<SecretString>,
+    /// The most tokens of one answer.
+    pub max_output_tokens: Option<u32>,
+    /// Added to each request.
+    pub extra_headers: BTreeMap<String, String>,
+    /// What it costs; nothing is charged if unset, and the usage event says so.
+    pub price: Option<Price>,
+}
+
+/// Sandboxes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SandboxSettings {
+    /// `auto` or `namespace`.
+    pub backend: String,
+    /// Further folders of this machine, read-only inside (toolchains). Absolute.
+    pub read_only: Vec<PathBuf>,
+    /// Folders to put in front of `PATH` inside; each is, or is under, one of `read_only`. Absolute.
+    pub path: Vec<PathBuf>,
+    /// Environment of everything inside.
+    pub env: BTreeMap<String, String>,
+    /// Bytes of memory of one sandbox.
+    pub memory: Option<u64>,
+    /// Thousandths of a processor of one sandbox.
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads of one sandbox.
+    pub pids: Option<u32>,
+    /// How long a sandbox lives without its server.
+    pub lease: Duration,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// True for `json`, false for `text`.
+    pub json: bool,
+    /// A level, or `target=level` pairs: `info`, `info,ob_gate=debug`.
+    pub filter: String,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Every key and sensitive header value that the settings hold, for [`ob_core::redact::Redactor`].
+    pub fn redactor_secrets(&self) -> Vec<String> {
+        let models = &self.models;
+        let keys = models
+            .providers
+            .values()
+            .filter_map(|provider| provider.api_key.as_ref())
+            .chain(models.aliases.values().filter_map(|alias| alias.api_key.as_ref()))
+            .map(|key| key.expose_secret().to_owned());
+        let headers = models
+            .aliases
+            .values()
+            .flat_map(|alias| &alias.extra_headers)
+            .filter(|(name, _)| is_sensitive_header(name))
+            .map(|(_, value)| value.clone());
+        let mut secrets: Vec<String> = keys.chain(headers).collect();
+        secrets.sort();
+        secrets.dedup();
+        secrets
+    }
+}
+
+impl Default for Settings {
+    /// What `{}` says, without what depends on the machine: toolchains and clamps.
+    fn default() -> Self {
+        Self {
+            server: ServerSettings::default(),
+            limits: LimitSettings::default(),
+            models: ModelSettings::default(),
+            sandbox: SandboxSettings::default(),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self { address: DEFAULT_ADDRESS.to_owned() }
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self { max_cost: DEFAULT_MAX_COST }
+    }
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self {
+            providers: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            session_model: None,
+            discover_ports: DEFAULT_DISCOVER_PORTS.to_vec(),
+            demonstration: true,
+        }
+    }
+}
+
+impl Default for SandboxSettings {
+    fn default() -> Self {
+        Self {
+            backend: "auto".to_owned(),
+            read_only: Vec::new(),
+            path: Vec::new(),
+            env: BTreeMap::new(),
+            memory: Some(DEFAULT_MEMORY),
+            cpu_millis: Some(DEFAULT_CPU_MILLIS),
+            pids: Some(DEFAULT_PIDS),
+            lease: DEFAULT_LEASE,
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { json: false, filter: DEFAULT_FILTER.to_owned() }
+    }
+}
+
+impl fmt::Debug for ModelAlias {
+    /// Header values are left out: people put keys into them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelAlias")
+            .field("provider", &self.provider)
+            .field("model", &self.model)
+            .field("base_url", &self.base_url)
+            .field("api_key", &self.api_key)
+            .field("max_output_tokens", &self.max_output_tokens)
+            .field("extra_headers", &self.extra_headers.keys().collect::<Vec<_>>())
+            .field("price", &self.price)
+            .finish()
+    }
+}
+
+impl fmt::Debug for SandboxSettings {
+    /// Values of the environment are left out: people put tokens into them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SandboxSettings")
+            .field("backend", &self.backend)
+            .field("read_only", &self.read_only)
+            .field("path", &self.path)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .field("memory", &self.memory)
+            .field("cpu_millis", &self.cpu_millis)
+            .field("pids", &self.pids)
+            .field("lease", &self.lease)
+            .finish()
+    }
+}
+
+/// True if the value of a header of this name is to be kept secret.
+pub(crate) fn is_sensitive_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["auth", "key", "token", "secret", "cookie", "password"].iter().any(|word| name.contains(word))
+}
