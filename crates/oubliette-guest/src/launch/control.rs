@@ -40,6 +40,8 @@ const MAX_QUOTE: usize = 200;
 pub(super) struct Control {
     runtime: PathBuf,
     placeholders: Option<Placeholders>,
+    /// Tells other sandboxes of the workspace that its placeholders are needed.
+    placeholder_lock: Option<std::fs::File>,
     lease: Duration,
     listener: UnixListener,
     child: Bubblewrap,
@@ -75,6 +77,7 @@ impl Control {
         Self {
             runtime: plan.runtime.clone(),
             placeholders: plan.placeholders.clone(),
+            placeholder_lock: super::hold_placeholders(plan.placeholders.as_ref()),
             lease: Duration::from_millis(plan.lease_ms),
             listener,
             child,
@@ -90,6 +93,7 @@ impl Control {
         let reason = self.serve();
         self.kill_all();
         self.groups.remove();
+        drop(self.placeholder_lock.take());
         super::remove_placeholders(self.placeholders.as_ref());
         super::record_end(&self.runtime, &reason);
         unlink(&self.runtime);

@@ -127,6 +127,13 @@ fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&temporary, folder.join(name))
 }
 
+/// Keeps the placeholders of a workspace for as long as the file is open.
+fn hold_placeholders(placeholders: Option<&Placeholders>) -> Option<std::fs::File> {
+    let folder = std::fs::File::open(&placeholders?.lock).ok()?;
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::NonBlockingLockShared).ok()?;
+    Some(folder)
+}
+
 /// Takes placeholders away if no other sandbox relies on them: a mount on a file goes when the file does.
 fn remove_placeholders(placeholders: Option<&Placeholders>) {
     let Some(placeholders) = placeholders else { return };
