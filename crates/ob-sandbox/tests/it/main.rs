@@ -3,11 +3,7 @@
 //! Each test of a wall has a positive control: the same attempt, where there is no wall, works. The tests run as
 //! whoever runs them; run by root, they also run a second time as an unprivileged user (see `walls`).
 
-#![expect(
-    clippy::print_stderr,
-    missing_docs,
-    reason = "tests say why they are skipped, and are documented by their names"
-)]
+#![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
 mod life;
 mod repository;

@@ -176,11 +176,6 @@ pub(crate) fn processes(condition: impl Fn(&Path) -> bool) -> Vec<u32> {
         .collect()
 }
 
-/// Processes in the same mount namespace as `pid`.
-pub(crate) fn namespace_of(pid: u32) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
-}
-
 /// The guest program, built by `make guest`.
 pub(crate) fn guest() -> Option<PathBuf> {
     let named = std::env::var_os("OUBLIETTE_GUEST").map(PathBuf::from).filter(|path| path.exists());
