@@ -9,6 +9,7 @@ pub mod event;
 pub mod home;
 pub mod id;
 pub mod invariant;
+pub mod launch;
 pub mod ledger;
 pub mod link;
 pub mod model;

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 pub mod link;
+pub mod namespace;
 
 /// What to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

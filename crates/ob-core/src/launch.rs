@@ -1,0 +1,147 @@
+//! The launcher's vocabulary: the plan it is given, its one answer, and what it is told afterwards.
+//!
+//! ```text
+//! server --plan (stdin)--> launcher --answer (one line, stdout)--> server
+//! server <--control.sock, JSON lines--> launcher            hold | end
+//!                                       launcher --end.json--> whoever looks
+//! ```
+//!
+//! The launcher outlives the server, so a later server speaks to an earlier server's launcher: [`ControlRequest`],
+//! [`ControlAnswer`] and [`EndRecord`] only grow. The plan goes to a launcher of the same build.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// The launcher's control socket, in the sandbox's runtime folder.
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// How the sandbox ended, in the runtime folder; there only once nothing of it runs any more.
+pub const END_FILE: &str = "end.json";
+/// The control groups that a launcher made, in the runtime folder, for whoever cleans up after a killed launcher.
+pub const GROUPS_FILE: &str = "groups.json";
+/// What the launcher itself complained of, in the runtime folder.
+pub const LOG_FILE: &str = "launcher.log";
+/// The most bytes of a plan.
+pub const MAX_PLAN: usize = 1024 * 1024;
+/// The most bytes of any line on the control socket and of the answer.
+pub const MAX_LINE: usize = 4096;
+/// The first descriptor that [`LaunchPlan::data`] takes in bubblewrap; the others follow.
+pub const FIRST_DATA_FD: u32 = 10;
+/// The descriptor with bubblewrap's arguments.
+pub const ARGS_FD: u32 = 9;
+/// Where staged sources are, in the private view that bubblewrap is started in: [`LaunchPlan::stage`] by number.
+/// bubblewrap itself needs this folder to exist, so it does.
+pub const STAGE_DIR: &str = "/tmp";
+
+/// What a launcher does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchPlan {
+    /// The sandbox's runtime folder; exists.
+    pub runtime: PathBuf,
+    /// bubblewrap.
+    pub bwrap: PathBuf,
+    /// Its arguments; without NUL bytes.
+    pub args: Vec<String>,
+    /// The first process inside and its arguments.
+    pub command: Vec<String>,
+    /// Contents of files that the arguments name by descriptor, in base64.
+    pub data: Vec<String>,
+    /// Host paths that are made visible to the sandbox's uid; only with `user`.
+    pub stage: Vec<StagedSource>,
+    /// The uid and gid that bubblewrap runs as, if the launcher is root. Never 0.
+    pub user: Option<u32>,
+    /// Control groups to make and join.
+    pub groups: Vec<ControlGroup>,
+    /// Placeholders under a user's `.git`, taken away again after the last sandbox there.
+    pub placeholders: Option<Placeholders>,
+    /// Milliseconds without a server until the sandbox is ended.
+    pub lease_ms: u64,
+}
+
+/// A host path in the private view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StagedSource {
+    /// The host path.
+    pub path: PathBuf,
+    /// False if the sandbox may write.
+    pub read_only: bool,
+    /// The owner on disk, shown as the sandbox's uid and gid; what the sandbox makes belongs to them on disk.
+    pub owner: Option<Owner>,
+}
+
+/// Who owns a folder on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// The uid.
+    pub uid: u32,
+    /// The gid.
+    pub gid: u32,
+}
+
+/// A control group to make and join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlGroup {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Files in it to write, and what, in this order.
+    pub limits: Vec<(String, String)>,
+}
+
+/// Files that exist only so that a sandbox cannot make them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placeholders {
+    /// The folder that sandboxes of the workspace lock, so that the last one cleans up.
+    pub lock: PathBuf,
+    /// Files, with the content that shows nobody else wrote them.
+    pub files: Vec<(PathBuf, String)>,
+    /// Empty folders.
+    pub folders: Vec<PathBuf>,
+}
+
+/// The launcher's one answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaunchAnswer {
+    /// bubblewrap runs and the control socket listens.
+    Ok {
+        /// Limits that could not be set, by file name.
+        unenforced: Vec<String>,
+    },
+    /// It does not, and nothing is left over.
+    Error(String),
+}
+
+/// What a server asks of a launcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum ControlRequest {
+    /// The asker is there for the sandbox as long as the connection is open.
+    Hold,
+    /// End the sandbox, answer when nothing of it is left.
+    End,
+}
+
+/// What a launcher answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ControlAnswer {
+    /// It runs.
+    Running,
+    /// Nothing of it is left, and [`END_FILE`] is written.
+    Ended,
+}
+
+/// How a sandbox ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndRecord {
+    /// In words.
+    pub reason: String,
+    /// When, in microseconds since the epoch.
+    pub at_micros: i64,
+}

@@ -1,0 +1,387 @@
+//! What a sandbox sees and may do, as arguments of bubblewrap.
+//!
+//! [`Policy::argv`] is pure: all looking at the host happens before, in [`HostLayout::read`] and the backend. The
+//! whole result is a snapshot in the tests, so that no wall moves unnoticed.
+
+use std::fs;
+use std::path::Component;
+use std::path::Path;
+
+use ob_core::Refusal;
+use ob_core::link::GATE_DIR;
+use ob_core::link::GATE_PORT;
+use ob_core::link::GUEST_PROGRAM;
+use ob_core::link::HOME_DIR;
+use ob_core::link::WORKSPACE_DIR;
+
+use super::git::GitMount;
+
+/// The uid and gid inside, whatever they are on the host.
+pub const INSIDE_ID: u32 = 1000;
+
+/// Folders at the root that are either links into `/usr` or folders of their own.
+const BASE_FOLDERS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// What programs need of `/etc`, as far as the host has it. No passwords, keys, host names, mail or resolver: names
+/// are resolved outside.
+const ETC: [&str; 33] = [
+    "alternatives",
+    "bash.bashrc",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "debian_version",
+    "fonts",
+    "gai.conf",
+    "host.conf",
+    "inputrc",
+    "java-11-openjdk",
+    "java-17-openjdk",
+    "java-21-openjdk",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "locale.alias",
+    "localtime",
+    "login.defs",
+    "magic",
+    "magic.mime",
+    "maven",
+    "mime.types",
+    "os-release",
+    "perl",
+    "pki/ca-trust",
+    "pki/tls/certs",
+    "protocols",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
+];
+/// Files of `/etc` that are made up, with their content.
+pub const ETC_MADE_UP: [(&str, &str); 5] = [
+    (
+        "passwd",
+        "root:x:0:0:root:/root:/bin/sh\nagent:x:1000:1000:agent:/home/agent:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+    ),
+    ("group", "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n"),
+    ("hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
+    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n"),
+    ("resolv.conf", ""),
+];
+/// Places that no configured path may cover or lie in: they are the walls.
+const RESERVED: [&str; 8] = ["/proc", "/dev", "/run", "/sys", WORKSPACE_DIR, HOME_DIR, "/usr", "/etc"];
+/// Variables that configuration does not change: they lead to the gate.
+const GATE_VARIABLES: [&str; 2] = ["OPENAI_BASE_URL", "OPENAI_API_KEY"];
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What of the host's own system goes into every sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostLayout {
+    /// Links at the root: name and target.
+    pub links: Vec<(String, String)>,
+    /// Folders at the root that are no links.
+    pub folders: Vec<String>,
+    /// Files and folders of `/etc`.
+    pub etc: Vec<String>,
+}
+
+/// A path of the host as bubblewrap is to open it, and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// On the host, or in the stage.
+    pub source: String,
+    /// Inside.
+    pub target: String,
+}
+
+/// One sandbox's walls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What the host's system looks like.
+    pub layout: HostLayout,
+    /// Source of the workspace.
+    pub workspace: String,
+    /// False for looking only.
+    pub workspace_writable: bool,
+    /// Mounts in the workspace that protect a user's repository.
+    pub git: Vec<GitMount>,
+    /// Source of the home; one in memory if unset.
+    pub home: Option<String>,
+    /// Source of the gate's folder.
+    pub gate: String,
+    /// Source of the guest program.
+    pub guest: String,
+    /// Configured paths, all read-only.
+    pub read_only: Vec<Mount>,
+    /// Environment besides the fixed one.
+    pub env: Vec<(String, String)>,
+    /// The descriptor of the first of [`ETC_MADE_UP`]; the others follow.
+    pub first_file_fd: u32,
+    /// Descriptors of the system call filters.
+    pub filter_fds: Vec<u32>,
+}
+
+// === impl HostLayout ===
+
+impl HostLayout {
+    /// Looks at this host.
+    pub fn read() -> Self {
+        let mut layout = Self::default();
+        for name in BASE_FOLDERS {
+            let path = Path::new("/").join(name);
+            match (fs::read_link(&path), fs::symlink_metadata(&path)) {
+                (Ok(target), _) => {
+                    layout.links.push((name.to_owned(), target.to_string_lossy().into_owned()))
+                }
+                (Err(_), Ok(metadata)) if metadata.is_dir() => layout.folders.push(name.to_owned()),
+                _ => {}
+            }
+        }
+        layout.etc = ETC.iter().filter(|name| is_shareable(name)).map(|name| (*name).to_owned()).collect();
+        layout
+    }
+}
+
+/// True if everybody on the host may read it: what only root may read is no business of a sandbox.
+fn is_shareable(name: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata(Path::new("/etc").join(name)).is_ok_and(|m| m.permissions().mode() & 0o004 != 0)
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// The arguments, in the order in which bubblewrap does them.
+    ///
+    /// The order is security, since a later mount covers an earlier one:
+    /// 1. namespaces, identity, environment: nothing of the host's is inherited;
+    /// 2. the system, read-only, so that nothing configured can replace it later (see [`check_target`]);
+    /// 3. fresh `/proc`, `/dev`, `/tmp`, `/run`, which belong to this sandbox alone;
+    /// 4. configured paths, read-only, still before anything that the sandbox can write, so that no link planted
+    ///    there redirects where they are mounted;
+    /// 5. home, workspace, then the protections inside the workspace;
+    /// 6. gate and guest under `/run`, last, so that nothing covers them;
+    /// 7. the root and `/run` become read-only: their folders cannot be moved from under the mounts.
+    pub fn argv(&self) -> Vec<String> {
+        let mut argv = Arguments::default();
+        for namespace in ["user", "ipc", "pid", "net", "uts", "cgroup-try"] {
+            argv.push(&[&format!("--unshare-{namespace}")]);
+        }
+        let id = INSIDE_ID.to_string();
+        argv.push(&["--uid", &id, "--gid", &id, "--hostname", "sandbox"]);
+        argv.push(&["--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]);
+        for fd in &self.filter_fds {
+            argv.push(&["--add-seccomp-fd", &fd.to_string()]);
+        }
+        argv.push(&["--clearenv"]);
+        for (name, value) in self.environment() {
+            argv.push(&["--setenv", &name, &value]);
+        }
+
+        argv.push(&["--ro-bind", "/usr", "/usr"]);
+        for name in &self.layout.folders {
+            argv.push(&["--ro-bind", &format!("/{name}"), &format!("/{name}")]);
+        }
+        for (name, target) in &self.layout.links {
+            argv.push(&["--symlink", target, &format!("/{name}")]);
+        }
+        for name in &self.layout.etc {
+            argv.push(&["--ro-bind", &format!("/etc/{name}"), &format!("/etc/{name}")]);
+        }
+        for (fd, (name, _)) in (self.first_file_fd..).zip(ETC_MADE_UP) {
+            argv.push(&["--perms", "0444", "--file", &fd.to_string(), &format!("/etc/{name}")]);
+        }
+
+        argv.push(&["--proc", "/proc", "--dev", "/dev"]);
+        argv.push(&["--perms", "1777", "--tmpfs", "/tmp", "--perms", "0755", "--tmpfs", "/run"]);
+
+        for mount in &self.read_only {
+            argv.push(&["--ro-bind", &mount.source, &mount.target]);
+        }
+
+        match &self.home {
+            Some(home) => argv.push(&["--bind", home, HOME_DIR]),
+            None => argv.push(&["--perms", "0700", "--tmpfs", HOME_DIR]),
+        }
+        let bind = |writable: bool| if writable { "--bind" } else { "--ro-bind" };
+        argv.push(&[bind(self.workspace_writable), &self.workspace, WORKSPACE_DIR]);
+        for mount in &self.git {
+            argv.push(&[
+                bind(mount.writable && self.workspace_writable),
+                &format!("{}/{}", self.workspace, mount.path),
+                &format!("{WORKSPACE_DIR}/{}", mount.path),
+            ]);
+        }
+
+        argv.push(&["--ro-bind", &self.gate, GATE_DIR]);
+        argv.push(&["--ro-bind", &self.guest, GUEST_PROGRAM]);
+        argv.push(&["--remount-ro", "/run", "--remount-ro", "/", "--chdir", WORKSPACE_DIR]);
+        argv.words
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut all = vec![
+            pair("PATH", PATH),
+            pair("HOME", HOME_DIR),
+            pair("USER", "agent"),
+            pair("LANG", "C.UTF-8"),
+            pair("TERM", "dumb"),
+            pair("TMPDIR", "/tmp"),
+        ];
+        all.extend(self.env.iter().cloned());
+        all.push((GATE_VARIABLES[0].to_owned(), format!("http://127.0.0.1:{GATE_PORT}/v1")));
+        // Keys are added outside; clients insist on having one.
+        all.push((GATE_VARIABLES[1].to_owned(), "local".to_owned()));
+        all
+    }
+}
+
+#[derive(Default)]
+struct Arguments {
+    words: Vec<String>,
+}
+
+// === impl Arguments ===
+
+impl Arguments {
+    fn push(&mut self, words: &[&str]) {
+        self.words.extend(words.iter().map(|word| (*word).to_owned()));
+    }
+}
+
+/// A path as text for bubblewrap: absolute, without `..`, UTF-8, no NUL.
+pub fn check_source(path: &Path) -> Result<&str, Refusal> {
+    let text = path.to_str().filter(|text| !text.contains('\0'));
+    let is_plain = path.is_absolute()
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    match text {
+        Some(text) if is_plain => Ok(text),
+        _ => Err(Refusal::invalid(format!("{} is not an absolute path without `..`", path.display()))
+            .fix("give the full path of the folder, in UTF-8")),
+    }
+}
+
+/// Where a configured path may go: nowhere that covers a wall, or that the sandbox can write (a link planted there
+/// would redirect the mount).
+pub fn check_target(target: &str) -> Result<(), Refusal> {
+    let path = Path::new(check_source(Path::new(target))?);
+    let collides = |reserved: &str| path.starts_with(reserved) || Path::new(reserved).starts_with(path);
+    let reserved = RESERVED.iter().find(|reserved| collides(reserved));
+    // The temporary folder itself must stay; what lies in it may be shown.
+    let reserved = reserved.copied().or_else(|| (path == Path::new("/tmp")).then_some("/tmp"));
+    match reserved {
+        None => Ok(()),
+        Some(reserved) => Err(Refusal::invalid(format!(
+            "`{target}` inside a sandbox would cover or lie in {reserved}"
+        ))
+        .fix("leave it out of `sandbox.read_only`, or give it another place inside; /usr is there already")),
+    }
+}
+
+/// A variable that may be set.
+pub fn check_variable(name: &str, value: &str) -> Result<(), Refusal> {
+    let refused = |why: &str| {
+        Err(Refusal::invalid(format!("the variable `{}` {why}", name.escape_debug()))
+            .fix("correct it in `sandbox.env`"))
+    };
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return refused("has no proper name");
+    }
+    if value.contains('\0') {
+        return refused("has a NUL byte");
+    }
+    if GATE_VARIABLES.contains(&name) {
+        return refused("leads to the gate and is not changed");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy {
+            layout: HostLayout {
+                links: vec![("bin".into(), "usr/bin".into()), ("lib".into(), "usr/lib".into())],
+                folders: vec!["lib64".into()],
+                etc: vec!["ld.so.cache".into(), "ssl/certs".into()],
+            },
+            workspace: "/data/workspace".into(),
+            workspace_writable: true,
+            git: vec![
+                GitMount { path: ".git".into(), writable: true },
+                GitMount { path: ".git/hooks".into(), writable: false },
+            ],
+            home: Some("/data/home".into()),
+            gate: "/data/gate".into(),
+            guest: "/data/sandbox-1".into(),
+            read_only: vec![Mount { source: "/opt/tools".into(), target: "/opt/tools".into() }],
+            env: vec![("CARGO_NET_OFFLINE".into(), "true".into())],
+            first_file_fd: 10,
+            filter_fds: vec![15, 16],
+        }
+    }
+
+    /// One option a line, as a person reads it.
+    fn shown(argv: &[String]) -> String {
+        let mut text = String::new();
+        for word in argv {
+            text.push_str(if word.starts_with("--") && !text.is_empty() { "\n" } else { " " });
+            text.push_str(if word.is_empty() { "''" } else { word });
+        }
+        text
+    }
+
+    #[test]
+    fn the_whole_policy_of_a_repository_with_a_toolchain() {
+        insta::assert_snapshot!(shown(&policy().argv()));
+    }
+
+    #[test]
+    fn a_sandbox_for_looking_has_no_writable_mount_of_the_host() {
+        let looking = Policy { workspace_writable: false, home: None, ..policy() };
+        let argv = looking.argv();
+        assert!(!argv.iter().any(|word| word == "--bind"), "{}", shown(&argv));
+        assert!(policy().argv().iter().any(|word| word == "--bind"), "the control: a working one has");
+    }
+
+    #[test]
+    fn configured_paths_never_cover_or_enter_a_wall() {
+        for target in [
+            "/",
+            "/proc",
+            "/proc/sys",
+            "/dev",
+            "/run/gate",
+            "/workspace",
+            "/workspace/.git",
+            "/usr/bin",
+            "/etc/passwd",
+            "/tmp",
+            "/home",
+            "/home/agent/.cargo",
+            "relative",
+            "/opt/../etc",
+            "/opt\0--bind",
+        ] {
+            assert!(check_target(target).is_err(), "{target}");
+        }
+        for target in ["/root/.rustup", "/opt/tools", "/nix/store", "/tmp/tools"] {
+            assert!(check_target(target).is_ok(), "{target}");
+        }
+        assert!(check_target("/home/other").is_ok());
+    }
+
+    #[test]
+    fn the_gates_variables_and_malformed_ones_are_refused() {
+        for (name, value) in
+            [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0--bind"), ("OPENAI_API_KEY", "k")]
+        {
+            assert!(check_variable(name, value).is_err(), "{name:?}");
+        }
+        assert!(check_variable("RUSTUP_HOME", "/root/.rustup").is_ok());
+    }
+}

@@ -1,0 +1,103 @@
+//! The system calls that no safe wrapper offers.
+
+#![expect(unsafe_code, reason = "fork, mount_setattr and fixed descriptor numbers have no safe wrapper")]
+
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+/// What a staged mount gets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MountAttributes<'a> {
+    pub(super) read_only: bool,
+    pub(super) user_namespace: Option<BorrowedFd<'a>>,
+}
+
+/// Who one is after a fork.
+pub(super) enum Forked {
+    Parent(Pid),
+    Child,
+}
+
+/// Forks. The launcher has one thread, so the child may do anything.
+pub(super) fn fork() -> Result<Forked, Errno> {
+    // SAFETY: this program starts no thread, so no lock is held by one that the child lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(last_error()),
+        0 => Ok(Forked::Child),
+        pid => Pid::from_raw(pid).map(Forked::Parent).ok_or(Errno::INVAL),
+    }
+}
+
+/// Ends a forked child at once, without running what the parent's code would at exit.
+pub(super) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` takes no memory of ours and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes what the server may have leaked. Called first, when this program has opened nothing itself.
+pub(super) fn close_all_above_stderr() -> Result<(), Errno> {
+    // SAFETY: no descriptor above 2 is owned by any value yet.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } {
+        -1 => Err(last_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes `fd` also `number`, open across exec. The caller keeps `number` free of anything owned.
+pub(super) fn duplicate_at(fd: BorrowedFd<'_>, number: u32) -> Result<(), Errno> {
+    let number = i32::try_from(number).map_err(|_| Errno::INVAL)?;
+    // SAFETY: every descriptor this program owns was opened at `LOWEST_OWN_FD` or above, or is standard; `number` is
+    // between them, and the process executes another program or exits next.
+    match unsafe { libc::dup2(fd.as_raw_fd(), number) } {
+        -1 => Err(last_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Points standard output at nothing, which hangs up on the server.
+pub(super) fn stdout_to_null() {
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        rustix::stdio::dup2_stdout(&null).ok();
+    }
+}
+
+/// Sets the attributes of a detached mount and all mounts below it.
+pub(super) fn set_mount_attributes(tree: &OwnedFd, wanted: MountAttributes<'_>) -> Result<(), Errno> {
+    let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    if wanted.read_only {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    let mut userns_fd = 0;
+    if let Some(namespace) = wanted.user_namespace {
+        set |= libc::MOUNT_ATTR_IDMAP;
+        userns_fd = u64::try_from(namespace.as_raw_fd()).map_err(|_| Errno::BADF)?;
+    }
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd };
+    // SAFETY: the path is a C string constant, and the structure lives through the call with its true size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == -1 { Err(last_error()) } else { Ok(()) }
+}
+
+/// Leaves for a new namespace.
+pub(super) fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: only mount and user namespaces are asked for; no descriptor table is unshared under anyone's feet.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+fn last_error() -> Errno {
+    std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
