@@ -9,12 +9,12 @@
 //! | `PUT /v1/processes/{id}` + [`ProcessSpec`] | start it; again with the same id: nothing |
 //! | `GET /v1/processes/{id}` | its [`ProcessStatus`] |
 //! | `GET /v1/processes` | the status of all |
-//! | `GET /v1/processes/{id}/stdout?offset=N`, `…/stderr?offset=N` | bytes from `N` on, until end of stream |
+//! | `GET /v1/processes/{id}/stdout?offset=N`, `…/stderr?offset=N` | bytes from `N` on, until end of stream, which the trailer [`STREAM_END`] confirms |
 //! | `POST /v1/processes/{id}/ack` + [`Ack`] | bytes below these offsets are durable and may be forgotten |
 //! | `POST /v1/processes/{id}/stdin?offset=N[&close=true]` | write bytes that begin at `N`; what was already taken is skipped; answers [`StdinTaken`] |
-//! | `POST /v1/processes/{id}/signal` + [`SignalRequest`] | send a signal to its process group |
+//! | `POST /v1/processes/{id}/signal[?request=R]` + [`SignalRequest`] | send a signal to its process group; again with the same number `R`: nothing |
 //! | `GET /v1/processes/{id}/exit` | wait for its [`ExitStatus`] |
-//! | `DELETE /v1/processes/{id}` | forget one that has exited |
+//! | `DELETE /v1/processes/{id}` | forget one that has exited; one that is not known: nothing |
 //!
 //! Everything that the guest says is untrusted: bodies are bounded by [`MAX_JSON`], fields are checked by these types.
 
@@ -39,6 +39,8 @@ pub const WORKSPACE_DIR: &str = "/workspace";
 pub const HOME_DIR: &str = "/home/agent";
 /// The guest program inside a sandbox.
 pub const GUEST_PROGRAM: &str = "/run/guest/init";
+/// The trailer that ends an output stream; its value is the stream's end. One that ends without was cut.
+pub const STREAM_END: &str = "stream-end";
 /// The most bytes of any JSON body on the link.
 pub const MAX_JSON: usize = 256 * 1024;
 /// The most bytes of one stream that the guest keeps before it stops reading from the process.
@@ -102,7 +104,7 @@ pub struct Ack {
     pub stderr: u64,
 }
 
-/// How much of the input was taken so far.
+/// The input up to here was taken: the end of the request that it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StdinTaken {
