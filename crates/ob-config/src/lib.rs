@@ -166,3 +166,8 @@ pub fn load(_options: &LoadOptions) -> Result<Loaded, Mistakes> {
 pub fn make_home(_home: &Home) -> std::io::Result<bool> {
     todo!()
 }
+
+/// The addresses to listen on: both loopbacks for `localhost:8080`, all interfaces for `:8080`.
+pub fn bind_addresses(_server: &ServerSettings) -> Result<Vec<std::net::SocketAddr>, Mistake> {
+    todo!()
+}
