@@ -1,1 +1,34 @@
-//! stub
+//! The edge: listeners, probes, metrics, REST and event streams. It translates; it decides no policy.
+//!
+//! ```text
+//! listener --> connection (bounded, peer known) --> edge middleware --> route --> Doors::call / follow
+//!   TCP: Bearer          id, span, panic, time-out,      |
+//!   unix: operator       Host and Origin, body limit     +--> probes, metrics: also while the engine starts
+//! ```
+//!
+//! **Architecture invariant:** the routes under `/api/v1` come from the operation table and from nowhere else, and
+//! everything they do goes through [`Doors`], so that one authoriser sees every request.
+//!
+//! **Architecture invariant:** a follower of a session costs one cursor. Nothing is queued for it here: its stream is
+//! read from the log as fast as the connection takes it.
+
+mod api;
+mod doors;
+mod edge;
+mod params;
+mod probes;
+mod reply;
+mod serve;
+mod stream;
+
+pub use doors::Doors;
+pub use doors::Phase;
+pub use doors::SharedDoors;
+pub use serve::Authentication;
+pub use serve::Binding;
+pub use serve::Listener;
+pub use serve::MetricsText;
+pub use serve::ObserveRequest;
+pub use serve::RouteGroups;
+pub use serve::ServerOptions;
+pub use serve::serve;

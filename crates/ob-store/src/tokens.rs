@@ -28,3 +28,29 @@ pub trait Tokens: Send + Sync + 'static {
 
 /// Tokens that everyone shares.
 pub type SharedTokens = Arc<dyn Tokens>;
+
+/// The secret of a new token: `oub_` and 64 hexadecimal digits of these random bytes.
+pub fn new_secret(random: [u8; 32]) -> String {
+    format!("oub_{}", hex::encode(random))
+}
+
+/// What is kept of a secret.
+pub fn hash(secret: &str) -> SecretHash {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(secret.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod secret_tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_has_its_form_and_its_hash_is_of_the_whole_text() {
+        let secret = new_secret([0xab; 32]);
+        assert_eq!((secret.len(), &secret[..8]), (68, "oub_abab"));
+        assert_eq!(
+            hex::encode(hash("abc")),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! What the edge needs of the live system, and where that stands while the listener is already open.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use ob_core::Principal;
+use ob_core::Refusal;
+use ob_core::operation::EventView;
+use ob_core::operation::Operation;
+use ob_core::operation::SessionEvents;
+use ob_engine::Check;
+use ob_engine::Engine;
+use serde_json::Value;
+
+/// What the edge needs of the live system.
+#[async_trait]
+pub trait Doors: Send + Sync + 'static {
+    /// Does an operation for a principal: authorises, checks the parameters, performs.
+    async fn call(
+        &self,
+        principal: &Principal,
+        operation: Operation,
+        params: Value,
+    ) -> Result<Value, Refusal>;
+
+    /// A session's events from a cursor on, as they become durable; ends when the session is over.
+    async fn follow(
+        &self,
+        principal: &Principal,
+        params: SessionEvents,
+    ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal>;
+
+    /// Whose secret this is.
+    async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal>;
+
+    /// Ready, or why not.
+    fn ready(&self) -> Result<(), String>;
+
+    /// Checks for `/health`.
+    async fn checks(&self) -> Vec<Check>;
+}
+
+/// The live system, shared by all requests.
+pub type SharedDoors = Arc<dyn Doors>;
+
+/// Where the server stands. The listener opens before the engine exists.
+#[derive(Clone)]
+pub enum Phase {
+    /// The engine is being made; the API refuses, probes answer.
+    Starting {
+        /// What it is doing: `migrating the store`, `recovering sessions`.
+        reason: String,
+    },
+    /// The engine answers.
+    Serving(SharedDoors),
+    /// The server stops; the API refuses.
+    Draining,
+}
+
+// === impl Phase ===
+
+impl std::fmt::Debug for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Starting { reason } => f.debug_struct("Starting").field("reason", reason).finish(),
+            Self::Serving(_) => f.write_str("Serving"),
+            Self::Draining => f.write_str("Draining"),
+        }
+    }
+}
+
+#[async_trait]
+impl Doors for Arc<Engine> {
+    async fn call(
+        &self,
+        principal: &Principal,
+        operation: Operation,
+        params: Value,
+    ) -> Result<Value, Refusal> {
+        Engine::call(self, principal, operation, params).await
+    }
+
+    async fn follow(
+        &self,
+        principal: &Principal,
+        params: SessionEvents,
+    ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal> {
+        Engine::follow(self, principal, params).await
+    }
+
+    async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal> {
+        Engine::authenticate(self, secret).await
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Engine::ready(self)
+    }
+
+    async fn checks(&self) -> Vec<Check> {
+        Engine::checks(self).await
+    }
+}

@@ -1,0 +1,7 @@
+//! The edge over real sockets, with a fake engine behind it.
+
+mod api;
+mod fake;
+mod guard;
+mod probes;
+mod streams;
