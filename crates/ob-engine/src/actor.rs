@@ -301,7 +301,7 @@ impl Actor {
             Err(StoreError::Fenced { .. } | StoreError::Closed) => Err(self.lost_ownership()),
             // A session can always be killed: the sandbox goes first, and the record follows when the store can write.
             Err(error) => {
-                let refusal = crate::refusal::store(&error);
+                let refusal = error.refusal();
                 self.after_effects(&step);
                 self.commit(step).await;
                 Err(refusal)

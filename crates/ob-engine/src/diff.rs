@@ -12,7 +12,6 @@ use ob_core::record::WorkspaceKind;
 use ob_sandbox::link::Guest;
 
 use crate::Shared;
-use crate::refusal;
 use crate::workspace;
 
 /// The sandbox dials within this.
@@ -23,7 +22,7 @@ const WITHIN: Duration = Duration::from_secs(120);
 /// The patch of a session's workspace against its base.
 pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result<SessionDiff, Refusal> {
     let project = shared.project(record.project).await?;
-    let found = shared.store.workspace(record.workspace).await.map_err(|error| refusal::store(&error))?;
+    let found = shared.store.workspace(record.workspace).await.map_err(|error| error.refusal())?;
     let found = found.ok_or_else(|| Refusal::not_found("workspace", record.workspace))?;
     let mut answer = SessionDiff {
         session_id: record.id.clone(),

@@ -8,7 +8,6 @@ mod clock;
 mod diff;
 mod models;
 mod operations;
-mod refusal;
 mod workspace;
 
 use std::collections::HashMap;
@@ -49,6 +48,7 @@ use ob_store::SessionFilter;
 use ob_store::SharedStore;
 use ob_store::Write;
 use ob_store::tokens::SharedTokens;
+use ob_telemetry::Metrics;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -101,7 +101,7 @@ pub struct EngineOptions {
     /// The program's version, for its status.
     pub version: String,
     /// Where internal events are counted.
-    pub metrics: ob_telemetry::Metrics,
+    pub metrics: Arc<Metrics>,
 }
 
 /// The live system. Shared by all doors.
@@ -133,7 +133,7 @@ pub(crate) struct Shared {
     /// One workspace is prepared at a time.
     pub(crate) preparing: tokio::sync::Mutex<()>,
     diffs: AtomicU64,
-    metrics: ob_telemetry::Metrics,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// One thing that `/health` and `doctor` tell.
@@ -169,7 +169,7 @@ impl Engine {
     /// Takes over the state: becomes its owner, books what a crash left open, and finds the sessions that were live.
     /// They resume by themselves.
     pub async fn start(options: EngineOptions) -> Result<Arc<Self>, Refusal> {
-        let refuse = |error| refusal::store(&error);
+        let refuse = |error: ob_store::StoreError| error.refusal();
         let epoch = options.store.new_epoch().await.map_err(refuse)?;
         let started_at = options.clock.now();
         let shared = Arc::new(Shared {
@@ -207,12 +207,12 @@ impl Engine {
     /// Calls to a model that a crash cut off: the provider may have answered, so what was reserved counts as spent.
     async fn settle_orphans(&self) -> Result<(), Refusal> {
         let store = &self.shared.store;
-        for open in store.open_charges().await.map_err(|error| refusal::store(&error))? {
+        for open in store.open_charges().await.map_err(|error| error.refusal())? {
             let commit = Commit {
                 writes: vec![Write::Settle { charge: open.charge, used: open.amount }],
                 fence: None,
             };
-            store.commit(commit).await.map_err(|error| refusal::store(&error))?;
+            store.commit(commit).await.map_err(|error| error.refusal())?;
             tracing::warn!(session = %open.session, cost = %open.amount.cost, "a model call was cut off; its reservation counts as spent");
         }
         Ok(())
@@ -227,7 +227,7 @@ impl Engine {
                 before: before.clone(),
                 limit: 500,
             };
-            let page = self.shared.store.sessions(filter).await.map_err(|error| refusal::store(&error))?;
+            let page = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
             let Some(last) = page.last() else { return Ok(()) };
             before = Some(last.id.clone());
             for record in page {
@@ -235,7 +235,7 @@ impl Engine {
                     .store
                     .claim(&record.id, self.shared.epoch)
                     .await
-                    .map_err(|error| refusal::store(&error))?;
+                    .map_err(|error| error.refusal())?;
                 tracing::info!(session = %record.id, state = record.core.state.as_str(), "session found");
                 self.spawn_actor(record, Begin::Recover).await?;
             }
@@ -245,8 +245,8 @@ impl Engine {
     /// Starts the actor of a session.
     async fn spawn_actor(self: &Arc<Self>, record: SessionRecord, begin: Begin) -> Result<(), Refusal> {
         let store = &self.shared.store;
-        let turns = store.turns(&record.id).await.map_err(|error| refusal::store(&error))?;
-        let doorbell = store.doorbell(&record.id).await.map_err(|error| refusal::store(&error))?;
+        let turns = store.turns(&record.id).await.map_err(|error| error.refusal())?;
+        let doorbell = store.doorbell(&record.id).await.map_err(|error| error.refusal())?;
         let next_index = *doorbell.borrow();
         let id = record.id.clone();
         let (actor, commands) = Actor::new(Arc::clone(&self.shared), record, turns, next_index);
@@ -281,7 +281,7 @@ impl Engine {
                 fix: None,
             },
             Err(error) => {
-                let refusal = refusal::store(&error);
+                let refusal = error.refusal();
                 Check {
                     name: "store",
                     status: "down",
@@ -388,7 +388,7 @@ impl Shared {
     }
 
     pub(crate) async fn project(&self, id: ProjectId) -> Result<ProjectRecord, Refusal> {
-        let found = self.store.project(id).await.map_err(|error| refusal::store(&error))?;
+        let found = self.store.project(id).await.map_err(|error| error.refusal())?;
         found.ok_or_else(|| Refusal::not_found("project", id).fix("list them with `oubliette project list`"))
     }
 
@@ -497,13 +497,5 @@ impl Shared {
             Refusal::unavailable(format!("cannot make `{}`: {error}", home.display()))
                 .fix("check the space and the permissions of the home")
         })
-    }
-
-    pub(crate) fn events_appended(&self, count: u64) {
-        let _ = (&self.metrics, count);
-    }
-
-    pub(crate) fn sandbox_started(&self, backend: &str, took: Duration) {
-        tracing::info!(backend, took_ms = took.as_millis(), "sandbox started");
     }
 }

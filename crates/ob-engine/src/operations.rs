@@ -22,12 +22,13 @@ use ob_core::operation::SessionSpawn;
 use ob_core::operation::SessionTarget;
 use ob_core::operation::WorkspaceTarget;
 use ob_core::record::SessionRecord;
+use ob_telemetry::OperationDone;
+use ob_telemetry::RefusalGiven;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Engine;
-use crate::refusal;
 
 impl Engine {
     /// Does an operation for a principal: authorises, checks the parameters, performs. Every door calls this.
@@ -39,10 +40,14 @@ impl Engine {
         operation: Operation,
         params: Value,
     ) -> Result<Value, Refusal> {
+        let began = std::time::Instant::now();
         let outcome = self.perform(principal, operation, params).await;
+        let metrics = &self.shared.metrics;
         if let Err(refusal) = &outcome {
-            tracing::debug!(operation = operation.spec().name(), %principal, code = %refusal.code, %refusal, "refused");
+            RefusalGiven { asked: &operation.spec().name(), refusal }.emit(metrics);
         }
+        let code = outcome.as_ref().map(|_| ()).map_err(|refusal| refusal.code);
+        OperationDone { operation, outcome: code, took: began.elapsed() }.emit(metrics);
         outcome
     }
 
@@ -172,7 +177,7 @@ impl Engine {
     ) -> Result<SessionRecord, Refusal> {
         let unknown =
             || Refusal::not_found("session", session).fix("list them with `oubliette session list`");
-        let found = self.shared.store.session(session).await.map_err(|error| refusal::store(&error))?;
+        let found = self.shared.store.session(session).await.map_err(|error| error.refusal())?;
         let record = found.filter(|record| principal.may_see(record.project)).ok_or_else(unknown)?;
         authorize(principal, operation, Target::Project(record.project))?;
         Ok(record)
@@ -196,7 +201,7 @@ impl Engine {
             home: shared.home.root().to_owned(),
             addresses: self.addresses.clone(),
             started_at: self.started_at,
-            active_sessions: shared.store.active_sessions().await.map_err(|error| refusal::store(&error))?,
+            active_sessions: shared.store.active_sessions().await.map_err(|error| error.refusal())?,
             sandboxes: self.gauges().await.sandboxes,
             backend: shared
                 .backend()

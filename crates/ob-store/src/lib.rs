@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use ob_core::Event;
 use ob_core::EventBody;
 use ob_core::ProjectId;
+use ob_core::Refusal;
+use ob_core::RefusalCode;
 use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::TreeId;
@@ -173,6 +175,31 @@ pub enum StoreError {
         /// What it said.
         message: String,
     },
+}
+
+// === impl StoreError ===
+
+impl StoreError {
+    /// This error as people may see it. What is only for the log is logged.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::OverLimit(over) => Refusal::new(RefusalCode::LimitExceeded, over.to_string())
+                .fix("raise the project's `max_cost_usd`, or start a new session"),
+            Self::Fenced { session } => {
+                Refusal::unavailable(format!("session `{session}` is owned by another server"))
+                    .fix("ask that server")
+            }
+            Self::Missing { kind, id } => Refusal::not_found(kind, id),
+            Self::Full => Refusal::unavailable("the disk of the home is full; nothing was lost")
+                .fix("free some space, then try again"),
+            Self::Closed => Refusal::unavailable("the server is stopping").fix("try again when it is back"),
+            Self::Engine { message } => {
+                tracing::error!(%message, "the store failed");
+                Refusal::unavailable("the database cannot be written or read")
+                    .fix("see the log, and `oubliette doctor`")
+            }
+        }
+    }
 }
 
 /// Durable state.

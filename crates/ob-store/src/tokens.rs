@@ -1,9 +1,14 @@
 //! Tokens, in a database of their own (`auth.db`). Only hashes of secrets are kept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use ob_core::Refusal;
 use ob_core::Timestamp;
+use ob_core::TokenId;
+use ob_core::operation::TokenCreate;
+use ob_core::operation::TokenCreated;
 use ob_core::record::TokenRecord;
 
 use crate::StoreError;
@@ -38,6 +43,40 @@ pub fn new_secret(random: [u8; 32]) -> String {
 pub fn hash(secret: &str) -> SecretHash {
     use sha2::Digest as _;
     sha2::Sha256::digest(secret.as_bytes()).into()
+}
+
+/// Makes a token. The only place where one is made: the server and the command line both call it.
+pub async fn issue(
+    tokens: &dyn Tokens,
+    params: &TokenCreate,
+    now: Timestamp,
+    random: [u8; 40],
+) -> Result<TokenCreated, Refusal> {
+    let name = &params.name;
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(fits) {
+        let shown: String = name.chars().take(80).collect();
+        return Err(
+            Refusal::invalid(format!("`{shown}` is not a token name")).fix("use 1 to 64 of `a-z0-9._-`")
+        );
+    }
+    let (id, secret) = random.split_at(8);
+    let id = u64::from_ne_bytes(id.try_into().expect("split at 8"));
+    let secret = new_secret(secret.try_into().expect("32 are left"));
+    let record = TokenRecord {
+        id: TokenId::new(id),
+        name: name.clone(),
+        scope: params.scope,
+        created_at: now,
+        expires_at: params.expires_in_s.map(|seconds| now.saturating_add(Duration::from_secs(seconds))),
+        revoked_at: None,
+    };
+    match tokens.create(record.clone(), hash(&secret)).await {
+        Ok(true) => Ok(TokenCreated { record, secret }),
+        Ok(false) => Err(Refusal::conflict(format!("a token `{name}` exists"))
+            .fix("choose another name, or revoke that one first with `oubliette token revoke`")),
+        Err(error) => Err(error.refusal()),
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ use ob_sandbox::link::LinkError;
 use ob_sandbox::link::Output;
 use ob_store::Commit;
 use ob_store::Write;
+use ob_telemetry::SandboxEnded;
+use ob_telemetry::SandboxStartFailed;
+use ob_telemetry::SandboxStarted;
 use serde::Deserialize;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -301,10 +304,14 @@ pub(super) fn start(
         wait_for(before).await;
         let what = match try_start(&shared, &record, old, generation).await {
             Ok(live) => {
-                watch_end(&live, generation, signal.clone());
+                watch_end(&shared, &record, &live, generation, signal.clone());
                 What::Started(Box::new(live))
             }
-            Err(refusal) => What::StartFailed(refusal),
+            Err(refusal) => {
+                SandboxStartFailed { session: &record.id, backend: &record.backend, refusal: &refusal }
+                    .emit(&shared.metrics);
+                What::StartFailed(refusal)
+            }
         };
         drop(signal.send(Signal { generation, what }).await);
     })
@@ -321,7 +328,7 @@ pub(super) fn adopt(
     tokio::spawn(async move {
         let what = match try_adopt(&shared, &record, saved).await {
             Ok(live) => {
-                watch_end(&live, generation, signal.clone());
+                watch_end(&shared, &record, &live, generation, signal.clone());
                 What::Started(Box::new(live))
             }
             Err(reason) => What::AdoptFailed(reason),
@@ -340,8 +347,12 @@ pub(super) fn end(
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
         wait_for(before).await;
-        if let Err(refusal) = end_sandbox(&shared, &record, live).await {
-            tracing::error!(session = %record.id, %refusal, "cannot end the sandbox");
+        match end_sandbox(&shared, &record, live).await {
+            Ok(()) => {
+                let reason = "ended by its server";
+                SandboxEnded { session: &record.id, backend: &record.backend, reason }.emit(&shared.metrics);
+            }
+            Err(refusal) => tracing::error!(session = %record.id, %refusal, "cannot end the sandbox"),
         }
         if let Some((generation, signal)) = tell {
             drop(signal.send(Signal { generation, what: What::Released }).await);
@@ -404,7 +415,8 @@ async fn try_start(
         return Err(Refusal::unavailable(format!("the sandbox did not come up: {error}"))
             .fix("see the log, and `oubliette doctor`"));
     }
-    shared.sandbox_started(backend.name(), began.elapsed());
+    SandboxStarted { session: &record.id, backend: backend.name(), took: began.elapsed() }
+        .emit(&shared.metrics);
     let resume = match shared.store.driver(&record.id).await {
         Ok(saved) => saved
             .and_then(|bytes| SavedDriver::decode(&bytes))
@@ -448,8 +460,7 @@ async fn try_adopt(
 
 /// The session's workspace with its files; they are copied on first use.
 async fn prepared_workspace(shared: &Shared, record: &SessionRecord) -> Result<WorkspaceRecord, Refusal> {
-    let found =
-        shared.store.workspace(record.workspace).await.map_err(|error| crate::refusal::store(&error))?;
+    let found = shared.store.workspace(record.workspace).await.map_err(|error| error.refusal())?;
     let mut workspace = found.ok_or_else(|| Refusal::not_found("workspace", record.workspace))?;
     if workspace.base_commit.is_some() {
         return Ok(workspace);
@@ -470,17 +481,26 @@ async fn prepared_workspace(shared: &Shared, record: &SessionRecord) -> Result<W
         .store
         .commit(Commit { writes: vec![Write::PutWorkspace(workspace.clone())], fence: None })
         .await
-        .map_err(|error| crate::refusal::store(&error))?;
+        .map_err(|error| error.refusal())?;
     Ok(workspace)
 }
 
 /// Tells the actor when the sandbox ends by itself.
-fn watch_end(live: &Live, generation: u32, signal: mpsc::Sender<Signal>) {
+fn watch_end(
+    shared: &Arc<Shared>,
+    record: &SessionRecord,
+    live: &Live,
+    generation: u32,
+    signal: mpsc::Sender<Signal>,
+) {
+    let shared = Arc::clone(shared);
+    let (session, name) = (record.id.clone(), record.backend.clone());
     let backend = Arc::clone(&live.backend);
     let place = live.place.clone();
     let stop = live.pumps.clone();
     tokio::spawn(async move {
         if let Some(end) = stop.run_until_cancelled(backend.ended(&place.id, &place.runtime)).await {
+            SandboxEnded { session: &session, backend: &name, reason: &end.reason }.emit(&shared.metrics);
             let what = What::SandboxEnded(end.reason);
             drop(signal.send(Signal { generation, what }).await);
         }

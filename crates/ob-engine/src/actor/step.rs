@@ -17,6 +17,9 @@ use ob_core::turn::TurnState;
 use ob_store::Commit;
 use ob_store::StoreError;
 use ob_store::Write;
+use ob_telemetry::EventsAppended;
+use ob_telemetry::SessionEnded;
+use ob_telemetry::TurnDone;
 
 use super::Actor;
 use super::Command;
@@ -96,6 +99,13 @@ impl Actor {
                         }
                         step.put_turn(turn.clone());
                         if state.is_over() {
+                            TurnDone {
+                                session: &self.record.id,
+                                turn: number,
+                                state,
+                                took: now.since(turn.created_at),
+                            }
+                            .emit(&self.shared.metrics);
                             self.turns.remove(&number);
                         }
                     }
@@ -120,6 +130,15 @@ impl Actor {
             step.session_changed = true;
             self.record.updated_at = self.shared.now();
             step.event(status_event(&self.record));
+            if after.is_over() {
+                SessionEnded {
+                    session: &self.record.id,
+                    project: self.record.project,
+                    status: after.status(),
+                    lived: self.record.updated_at.since(self.record.created_at),
+                }
+                .emit(&self.shared.metrics);
+            }
         }
         if after == SessionState::Idle && self.record.end_when_idle && before != SessionState::Idle {
             self.record.reason = Some("the task is done".to_owned());
@@ -230,7 +249,7 @@ impl Actor {
             Err(StoreError::Fenced { .. } | StoreError::Closed) => Err(self.lost_ownership()),
             Err(error) => {
                 self.undo(undo);
-                Err(crate::refusal::store(&error))
+                Err(error.refusal())
             }
         }
     }
@@ -257,7 +276,7 @@ impl Actor {
         let committed = self.shared.store.commit(Commit { writes, fence: Some(self.shared.epoch) }).await?;
         if let Some(first) = committed.first_index.first() {
             self.next_index = first + count;
-            self.shared.events_appended(count);
+            EventsAppended { count }.emit(&self.shared.metrics);
         }
         Ok(())
     }
@@ -309,7 +328,7 @@ impl Actor {
             tokio::select! {
                 () = &mut retry => return,
                 command = self.commands.recv() => {
-                    let refusal = crate::refusal::store(error);
+                    let refusal = error.refusal();
                     match command {
                         Some(Command::Message { reply, .. }) => { drop(reply.send(Err(refusal))); }
                         Some(Command::Interrupt { reply }) => { drop(reply.send(Err(refusal))); }

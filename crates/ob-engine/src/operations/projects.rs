@@ -18,7 +18,6 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::Engine;
-use crate::refusal;
 use crate::workspace;
 
 /// The most characters of a project's name.
@@ -85,7 +84,7 @@ impl Engine {
     ) -> Result<Vec<ProjectRecord>, Refusal> {
         let limit = page_size(params.limit)?;
         let wanted = params.name_contains.map(|name| name.to_lowercase());
-        let all = self.shared.store.projects().await.map_err(|error| refusal::store(&error))?;
+        let all = self.shared.store.projects().await.map_err(|error| error.refusal())?;
         Ok(all
             .into_iter()
             .filter(|project| principal.may_see(project.id))
@@ -104,12 +103,12 @@ impl Engine {
 
     pub(super) async fn workspace_list(&self, project: ProjectId) -> Result<Vec<WorkspaceRecord>, Refusal> {
         self.shared.project(project).await?;
-        self.shared.store.workspaces(project).await.map_err(|error| refusal::store(&error))
+        self.shared.store.workspaces(project).await.map_err(|error| error.refusal())
     }
 
     pub(super) async fn workspace_delete(&self, params: WorkspaceTarget) -> Result<Value, Refusal> {
         let found = self.shared.store.workspace(params.workspace_id).await;
-        let found = found.map_err(|error| refusal::store(&error))?;
+        let found = found.map_err(|error| error.refusal())?;
         let record = found
             .filter(|workspace| workspace.project == params.project_id)
             .ok_or_else(|| Refusal::not_found("workspace", params.workspace_id))?;
@@ -134,7 +133,7 @@ impl Engine {
             before: None,
             limit: 1000,
         };
-        let active = self.shared.store.sessions(filter).await.map_err(|error| refusal::store(&error))?;
+        let active = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
         match active.into_iter().find(concerns) {
             None => Ok(()),
             Some(session) => {
@@ -146,7 +145,7 @@ impl Engine {
 
     pub(super) async fn write(&self, writes: Vec<Write>) -> Result<(), Refusal> {
         let commit = Commit { writes, fence: None };
-        self.shared.store.commit(commit).await.map(|_| ()).map_err(|error| refusal::store(&error))
+        self.shared.store.commit(commit).await.map(|_| ()).map_err(|error| error.refusal())
     }
 }
 

@@ -34,6 +34,7 @@ use ob_core::turn::TurnState;
 use ob_store::Commit;
 use ob_store::SessionFilter;
 use ob_store::Write;
+use ob_telemetry::SessionCreated;
 use serde_json::Value;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -42,7 +43,6 @@ use super::projects::page_size;
 use crate::Engine;
 use crate::actor::Begin;
 use crate::actor::Command;
-use crate::refusal;
 
 /// The most bytes of a message.
 const MESSAGE_MAX: usize = 256 * 1024;
@@ -115,7 +115,8 @@ impl Engine {
             ],
         });
         let commit = Commit { writes, fence: Some(shared.epoch) };
-        shared.store.commit(commit).await.map_err(|error| refusal::store(&error))?;
+        shared.store.commit(commit).await.map_err(|error| error.refusal())?;
+        SessionCreated { session: &id, project: project.id }.emit(&shared.metrics);
         self.spawn_actor(record, Begin::Fresh).await?;
         Ok(SessionAccepted {
             session_id: id,
@@ -180,7 +181,7 @@ impl Engine {
 
     pub(super) async fn session_view(&self, record: SessionRecord) -> Result<SessionView, Refusal> {
         let store = &self.shared.store;
-        let refuse = |error| refusal::store(&error);
+        let refuse = |error: ob_store::StoreError| error.refusal();
         let next = *store.doorbell(&record.id).await.map_err(refuse)?.borrow();
         let ledger = store.ledger(&record.tree).await.map_err(refuse)?.unwrap_or_default();
         let mut last_stop = None;
@@ -221,12 +222,12 @@ impl Engine {
             (Some(project), _) => return Err(Refusal::not_found("project", project)),
             (None, Principal::Operator) => None,
             (None, _) => {
-                let all = self.shared.store.projects().await.map_err(|error| refusal::store(&error))?;
+                let all = self.shared.store.projects().await.map_err(|error| error.refusal())?;
                 Some(all.into_iter().map(|project| project.id).filter(|id| principal.may_see(*id)).collect())
             }
         };
         let filter = SessionFilter { projects, status: params.status, before: params.before, limit };
-        let records = self.shared.store.sessions(filter).await.map_err(|error| refusal::store(&error))?;
+        let records = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
         let mut views = Vec::with_capacity(records.len());
         for record in records {
             views.push(self.session_view(record).await?);
@@ -249,22 +250,24 @@ impl Engine {
         let wait = match params.wait_ms.unwrap_or(0) {
             wait @ 0..=WAIT_MAX => Duration::from_millis(u64::from(wait)),
             wait => {
-                return Err(Refusal::invalid(format!("wait_ms {wait} is out of bounds")).fix("use 0 to 60000"));
+                return Err(
+                    Refusal::invalid(format!("wait_ms {wait} is out of bounds")).fix("use 0 to 60000")
+                );
             }
         };
         let from = from_cursor(params.cursor)?;
         let store = &self.shared.store;
         if !wait.is_zero() && !record.core.state.is_over() {
-            let mut doorbell = store.doorbell(&record.id).await.map_err(|error| refusal::store(&error))?;
+            let mut doorbell = store.doorbell(&record.id).await.map_err(|error| error.refusal())?;
             // No event in time is an empty page.
             let _: Result<Result<_, _>, _> =
                 tokio::time::timeout(wait, doorbell.wait_for(|next| *next > from))
                     .await
                     .map(|r| r.map(|_| ()));
         }
-        let events = store.events(&record.id, from, limit).await.map_err(|error| refusal::store(&error))?;
+        let events = store.events(&record.id, from, limit).await.map_err(|error| error.refusal())?;
         // The state is read after the events: a session that is over has no event behind these but what the next page has.
-        let record = store.session(&record.id).await.map_err(|error| refusal::store(&error))?;
+        let record = store.session(&record.id).await.map_err(|error| error.refusal())?;
         let record = record.ok_or_else(|| Refusal::not_found("session", &params.session_id))?;
         let events: Vec<EventView> = events.into_iter().map(view).collect();
         Ok(EventPage {
@@ -287,12 +290,11 @@ impl Engine {
     ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal> {
         let record = self.permit_session(principal, Operation::SessionEvents, &params.session_id).await?;
         let from = from_cursor(params.cursor)?;
-        let doorbell =
-            self.shared.store.doorbell(&record.id).await.map_err(|error| refusal::store(&error))?;
+        let doorbell = self.shared.store.doorbell(&record.id).await.map_err(|error| error.refusal())?;
         let state = (Arc::clone(&self.shared.store), record.id, doorbell, from, self.stop.subscribe());
         let pages = stream::try_unfold(state, |(store, id, mut doorbell, from, mut stop)| async move {
             loop {
-                let events = store.events(&id, from, PAGE).await.map_err(|error| refusal::store(&error))?;
+                let events = store.events(&id, from, PAGE).await.map_err(|error| error.refusal())?;
                 if let Some(last) = events.last() {
                     let next = last.index + 1;
                     let page = stream::iter(events.into_iter().map(|event| Ok(view(event))));
@@ -301,7 +303,7 @@ impl Engine {
                 let over = store
                     .session(&id)
                     .await
-                    .map_err(|error| refusal::store(&error))?
+                    .map_err(|error| error.refusal())?
                     .is_none_or(|record| record.core.state.is_over());
                 // The state and its event are one commit: if it is over, the read above may have missed that event.
                 if over && *doorbell.borrow_and_update() <= from {
@@ -323,7 +325,7 @@ impl Engine {
         _session: &SessionId,
     ) -> Result<(WorkspaceRecord, bool), Refusal> {
         let shared = &self.shared;
-        let refuse = |error| refusal::store(&error);
+        let refuse = |error: ob_store::StoreError| error.refusal();
         if let Some(id) = params.workspace_id {
             if params.in_place {
                 return Err(Refusal::invalid("`workspace_id` and `in_place` exclude each other")
@@ -364,7 +366,7 @@ impl Engine {
                 let actors = self.actors.lock().expect("no one panics with it");
                 actors.keys().any(|live| live.suffix() == id.suffix())
             };
-            let known = self.shared.store.session(&id).await.map_err(|error| refusal::store(&error))?;
+            let known = self.shared.store.session(&id).await.map_err(|error| error.refusal())?;
             if !lives && known.is_none() {
                 return Ok(id);
             }

@@ -1,7 +1,5 @@
 //! Tokens, and whose secret a request carries.
 
-use std::time::Duration;
-
 use ob_core::Principal;
 use ob_core::Refusal;
 use ob_core::RefusalCode;
@@ -12,7 +10,6 @@ use ob_core::record::TokenRecord;
 use ob_store::tokens;
 
 use crate::Engine;
-use crate::refusal;
 
 impl Engine {
     /// Whose secret this is. What is wrong with one that is not valid is not told.
@@ -22,7 +19,7 @@ impl Engine {
                 .fix("make one with `oubliette token create`")
         };
         let found = self.shared.tokens.find(&tokens::hash(secret)).await;
-        let record = found.map_err(|error| refusal::store(&error))?.ok_or_else(invalid)?;
+        let record = found.map_err(|error| error.refusal())?.ok_or_else(invalid)?;
         if !record.is_valid_at(self.shared.now()) {
             return Err(invalid());
         }
@@ -32,30 +29,21 @@ impl Engine {
     pub(super) async fn token_create(&self, params: TokenCreate) -> Result<TokenCreated, Refusal> {
         let mut random = [0; 40];
         self.shared.clock.random(&mut random);
-        let expires_in = params.expires_in_s.map(Duration::from_secs);
-        tokens::issue(
-            &*self.shared.tokens,
-            &params.name,
-            params.scope,
-            expires_in,
-            self.shared.now(),
-            &random,
-        )
-        .await
+        tokens::issue(&*self.shared.tokens, &params, self.shared.now(), random).await
     }
 
     pub(super) async fn token_list(&self) -> Result<Vec<TokenRecord>, Refusal> {
-        self.shared.tokens.list().await.map_err(|error| refusal::store(&error))
+        self.shared.tokens.list().await.map_err(|error| error.refusal())
     }
 
     pub(super) async fn token_revoke(&self, params: TokenTarget) -> Result<TokenRecord, Refusal> {
         let revoked = self.shared.tokens.revoke(&params.token, self.shared.now()).await;
-        revoked.map_err(|error| refusal::store(&error))?.ok_or_else(|| unknown(&params.token))
+        revoked.map_err(|error| error.refusal())?.ok_or_else(|| unknown(&params.token))
     }
 
     pub(super) async fn token_info(&self, params: TokenTarget) -> Result<TokenRecord, Refusal> {
         let found = self.shared.tokens.get(&params.token).await;
-        found.map_err(|error| refusal::store(&error))?.ok_or_else(|| unknown(&params.token))
+        found.map_err(|error| error.refusal())?.ok_or_else(|| unknown(&params.token))
     }
 }
 

@@ -158,8 +158,7 @@ impl Home {
 
     /// Spawns a session over the control socket without following it; its id.
     pub(crate) fn spawn(&self, project: &Path, task: &str) -> String {
-        let answer =
-            self.json(&["run", task, "--project", project.to_str().unwrap(), "--detach", "--keep"]);
+        let answer = self.json(&["run", task, "--project", project.to_str().unwrap(), "--detach", "--keep"]);
         answer["session_id"].as_str().unwrap().to_owned()
     }
 

@@ -37,7 +37,10 @@ impl<'a> Inside<'a> {
     fn sh(&self, command: &str) -> String {
         let mark = self.marks.get() + 1;
         self.marks.set(mark);
-        self.model.push(Answer::tool("run", json!({ "command": format!("{command}\necho end-$((1000 + {mark}))") })));
+        self.model.push(Answer::tool(
+            "run",
+            json!({ "command": format!("{command}\necho end-$((1000 + {mark}))") }),
+        ));
         self.model.push(Answer::text("Done."));
         self.home.ok(["session", "message", &self.session, "Run it."]);
         let end = format!("end-{}", 1000 + mark);

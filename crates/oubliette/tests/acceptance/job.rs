@@ -49,10 +49,17 @@ async fn a_task_on_a_repository_becomes_a_patch_that_fits_it() {
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains("Mended: it subtracted."), "{}", shown(&output));
         assert!(said.contains("+echo $(( $1 + $2 ))"), "the patch is shown: {}", shown(&output));
-        assert_eq!(std::fs::read_to_string(source.join("sum.sh")).unwrap(), FILES[0].1, "the source is as it was");
+        assert_eq!(
+            std::fs::read_to_string(source.join("sum.sh")).unwrap(),
+            FILES[0].1,
+            "the source is as it was"
+        );
 
         let session = home.json(&["session", "get", "last"]);
-        assert_eq!((session["state"].as_str(), session["last_stop"].as_str()), (Some("ended"), Some("end_turn")));
+        assert_eq!(
+            (session["state"].as_str(), session["last_stop"].as_str()),
+            (Some("ended"), Some("end_turn"))
+        );
         assert!(session["ledger"]["used"]["tokens"].as_u64().unwrap() > 0, "{session}");
         let events = home.events(session["session_id"].as_str().unwrap());
         let results: Vec<_> = events.iter().filter(|event| event["type"] == "tool_result").collect();
@@ -86,11 +93,14 @@ async fn in_place_works_in_the_folder_itself_and_keeps_its_owner_and_its_hooks()
         let source = home.repository("thing", FILES);
         let config = std::fs::read_to_string(source.join(".git/config")).unwrap();
 
-        let output =
-            home.run(["run", "Make a file.", "--in-place", "--project", source.to_str().unwrap()]);
+        let output = home.run(["run", "Make a file.", "--in-place", "--project", source.to_str().unwrap()]);
 
         assert!(output.status.success(), "{}", shown(&output));
-        assert_eq!(std::fs::read_to_string(source.join("made.txt")).unwrap(), "made\n", "the positive control");
+        assert_eq!(
+            std::fs::read_to_string(source.join("made.txt")).unwrap(),
+            "made\n",
+            "the positive control"
+        );
         let (made, folder) = (source.join("made.txt").metadata().unwrap(), source.metadata().unwrap());
         assert_eq!((made.uid(), made.gid()), (folder.uid(), folder.gid()));
         assert!(!source.join(".git/hooks/post-commit").exists());
@@ -111,7 +121,8 @@ async fn several_sessions_run_at_once_and_a_message_follows_the_turn_before() {
         let home = Home::new(&model);
         home.start();
         let source = home.repository("thing", FILES);
-        let sessions: Vec<String> = (0..4).map(|number| home.spawn(&source, &format!("Task {number}"))).collect();
+        let sessions: Vec<String> =
+            (0..4).map(|number| home.spawn(&source, &format!("Task {number}"))).collect();
         for session in &sessions {
             until("the first turn", || home.state(session) == "idle");
             home.ok(["session", "message", session, "And another."]);
@@ -142,7 +153,9 @@ async fn an_interrupt_stops_the_turn_and_leaves_the_session() {
         home.start();
         let source = home.repository("thing", FILES);
         let session = home.spawn(&source, "Wait for long.");
-        until("the command to run", || home.events(&session).iter().any(|event| event["type"] == "tool_call"));
+        until("the command to run", || {
+            home.events(&session).iter().any(|event| event["type"] == "tool_call")
+        });
         home.ok(["session", "interrupt", &session]);
         until("the turn to stop", || home.state(&session) == "idle");
         let view = home.json(&["session", "get", &session]);
@@ -177,7 +190,9 @@ async fn ctrl_c_interrupts_and_then_ends() {
             let pid = child.id().to_string();
             assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         };
-        until("the turn to run", || home.run(["session", "get", "last"]).status.success() && home.state("last") == "running");
+        until("the turn to run", || {
+            home.run(["session", "get", "last"]).status.success() && home.state("last") == "running"
+        });
         until("the model to be asked", || !model.requests().is_empty());
         interrupt(&child);
         until("the turn to stop", || home.state("last") == "idle" || home.state("last") == "ended");

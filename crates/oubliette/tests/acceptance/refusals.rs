@@ -32,7 +32,12 @@ fn bad_arguments_are_usage_errors_that_name_the_argument() {
     refused(&home, &["run"], 2, &["TASK"]);
     refused(&home, &["frobnicate"], 2, &["frobnicate"]);
     refused(&home, &["session", "list", "--nope"], 2, &["--nope"]);
-    refused(&home, &["token", "create", "--name", "x", "--scope", "everything"], 2, &["invalid scope", "admin"]);
+    refused(
+        &home,
+        &["token", "create", "--name", "x", "--scope", "everything"],
+        2,
+        &["invalid scope", "admin"],
+    );
     refused(&home, &["token", "create", "--name", "Not A Name", "--scope", "admin"], 2, &["a-z0-9"]);
 }
 
@@ -40,7 +45,12 @@ fn bad_arguments_are_usage_errors_that_name_the_argument() {
 fn unknown_things_are_not_found() {
     let home = Home::without_model();
     home.start();
-    refused(&home, &["project", "get", "00000000-0000-4000-8000-000000000000"], 3, &["not found", "project list"]);
+    refused(
+        &home,
+        &["project", "get", "00000000-0000-4000-8000-000000000000"],
+        3,
+        &["not found", "project list"],
+    );
     refused(&home, &["session", "get", "gogol_20260101_000000_00000000"], 3, &["not found", "session list"]);
     refused(&home, &["session", "end", "last"], 3, &["session"]);
     refused(&home, &["token", "revoke", "nobody"], 3, &["not found"]);
@@ -182,7 +192,10 @@ async fn a_full_disk_refuses_and_loses_nothing() {
     let model = ModelServer::start().await.unwrap();
     model.otherwise(Answer::message(
         Some("More.".to_owned()),
-        vec![("run".to_owned(), json!({ "command": "cat /proc/uptime; head -c 3000 /dev/zero | tr '\\0' x" }))],
+        vec![(
+            "run".to_owned(),
+            json!({ "command": "cat /proc/uptime; head -c 3000 /dev/zero | tr '\\0' x" }),
+        )],
     ));
     tokio::task::spawn_blocking(move || {
         let home = Home::new(&model);

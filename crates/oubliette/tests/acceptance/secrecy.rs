@@ -36,10 +36,14 @@ async fn a_providers_key_is_found_nowhere_inside() {
         until("the last call", || model.requests().len() >= 3);
 
         let sent = &model.requests()[1];
-        assert!(format!("{:?}", sent.headers).contains(KEY), "the positive control: the provider got the key");
+        assert!(
+            format!("{:?}", sent.headers).contains(KEY),
+            "the positive control: the provider got the key"
+        );
 
         assert!(!home.ok(["session", "events", &session, "--json"]).contains(KEY), "events");
-        for name in ["data/logs", "data/projects", "data/oubliette.db", "data/oubliette.db-wal", "data/blobs"] {
+        for name in ["data/logs", "data/projects", "data/oubliette.db", "data/oubliette.db-wal", "data/blobs"]
+        {
             no_key_below(&home.root().join(name));
         }
         // The server's own memory holds it, which shows that the search finds it; no process of the sandbox's does.
@@ -81,10 +85,14 @@ fn memory_holds_key(pid: u32) -> bool {
     for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
         let range = line.split(' ').next().unwrap_or_default();
         let Some((from, to)) = range.split_once('-') else { continue };
-        let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16)) else { continue };
+        let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16)) else {
+            continue;
+        };
         let size = usize::try_from(to - from).unwrap().min(256 << 20);
         let mut bytes = vec![0; size];
-        if memory.seek(std::io::SeekFrom::Start(from)).is_ok() && memory.read_exact(&mut bytes).is_ok() && holds_key(&bytes)
+        if memory.seek(std::io::SeekFrom::Start(from)).is_ok()
+            && memory.read_exact(&mut bytes).is_ok()
+            && holds_key(&bytes)
         {
             return true;
         }
