@@ -1,0 +1,3 @@
+//! Chores of this repository that need more than a line of shell. Run one with `cargo xtask NAME`.
+
+pub mod tidy;
