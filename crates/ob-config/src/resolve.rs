@@ -160,6 +160,12 @@ impl Resolver<'_> {
             .collect()
     }
 
+    /// True if something under a path is wrong already: what follows from that is no news.
+    fn is_broken(&self, path: &str) -> bool {
+        let under = format!(": {path}.");
+        self.out.mistakes.iter().any(|mistake| mistake.place.contains(&under))
+    }
+
     fn mistake(&mut self, place: &str, path: &str, what: impl Into<String>) {
         self.out.mistakes.push(Mistake::new(format!("{place}: {path}"), what));
     }
@@ -214,6 +220,9 @@ impl Resolver<'_> {
             let known = KNOWN_PROVIDERS.iter().find(|(known, _)| *known == kind).map(|(_, url)| *url);
             let Some(url) = base_url.as_ref().map(|url| url.value.clone()).or(known.map(str::to_owned))
             else {
+                if self.is_broken(&path) {
+                    continue;
+                }
                 let names = KNOWN_PROVIDERS.map(|(known, _)| known);
                 let what = match nearest(&kind, names) {
                     Some(meant) => format!("unknown provider {}; did you mean `{meant}`?", show(&kind)),

@@ -221,7 +221,7 @@ mod tests {
             ("base_url", Some("baseUrl")),
             ("apiKey", Some("api_key")),
             ("cpu", Some("cpus")),
-            ("dress", Some("address")),
+            ("dress", None),
             ("memory", None),
             ("x", None),
             ("", None),
