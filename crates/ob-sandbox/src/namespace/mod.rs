@@ -11,6 +11,7 @@
 
 mod cgroup;
 mod check;
+mod etc;
 mod git;
 mod image;
 mod launcher;
@@ -70,7 +71,7 @@ const GATE_DIR_MODE: u32 = 0o711;
 pub struct NamespaceOptions {
     /// The guest program.
     pub guest: GuestImage,
-    /// The folder that the guest program is unpacked to; made if missing.
+    /// The folder that the guest program and the sandboxes' `/etc` are unpacked to; made if missing.
     pub programs: PathBuf,
     /// bubblewrap, if it is not to be found in the system's program folders.
     pub bwrap: Option<PathBuf>,
@@ -156,14 +157,18 @@ impl NamespaceBackend {
             policy::check_variable(name, value)?;
         }
         let filters = self.filters()?;
-        let files = policy::ETC_MADE_UP.iter().map(|(_, content)| content.as_bytes());
-        let data: Vec<String> = files
-            .chain(filters.iter().map(Vec::as_slice))
-            .map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes))
-            .collect();
-        let first_filter = FIRST_DATA_FD + policy::ETC_MADE_UP.len() as u32;
+        let data =
+            filters.iter().map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes)).collect();
+        let etc = etc::image(&self.options.programs).map_err(|error| {
+            Refusal::unavailable(format!(
+                "cannot make a copy of /etc in {}: {error}",
+                self.options.programs.display()
+            ))
+            .fix("make room, and the folder writable for the server")
+        })?;
         let policy = Policy {
             layout: self.host().layout.clone(),
+            etc: sources.add(&etc, true, None)?,
             workspace: sources.add(&workspace.path, !workspace.writable, owner)?,
             workspace_writable: workspace.writable,
             git: git.mounts,
@@ -172,8 +177,7 @@ impl NamespaceBackend {
             guest: sources.add(guest, true, None)?,
             read_only,
             env: spec.env.clone(),
-            first_file_fd: FIRST_DATA_FD,
-            filter_fds: (first_filter..).take(filters.len()).collect(),
+            filter_fds: (FIRST_DATA_FD..).take(filters.len()).collect(),
         };
         let groups = self.host().groups.groups(&spec.id, &spec.limits);
         let command = self.options.first_process.clone();

@@ -21,54 +21,6 @@ pub const INSIDE_ID: u32 = 1000;
 
 /// Folders at the root that are either links into `/usr` or folders of their own.
 const BASE_FOLDERS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
-/// What programs need of `/etc`, as far as the host has it. No passwords, keys, host names, mail or resolver: names
-/// are resolved outside.
-const ETC: [&str; 33] = [
-    "alternatives",
-    "bash.bashrc",
-    "ca-certificates",
-    "ca-certificates.conf",
-    "crypto-policies",
-    "debian_version",
-    "fonts",
-    "gai.conf",
-    "host.conf",
-    "inputrc",
-    "java-11-openjdk",
-    "java-17-openjdk",
-    "java-21-openjdk",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "locale.alias",
-    "localtime",
-    "login.defs",
-    "magic",
-    "magic.mime",
-    "maven",
-    "mime.types",
-    "os-release",
-    "perl",
-    "pki/ca-trust",
-    "pki/tls/certs",
-    "protocols",
-    "services",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "terminfo",
-    "timezone",
-];
-/// Files of `/etc` that are made up, with their content.
-pub const ETC_MADE_UP: [(&str, &str); 5] = [
-    (
-        "passwd",
-        "root:x:0:0:root:/root:/bin/sh\nagent:x:1000:1000:agent:/home/agent:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
-    ),
-    ("group", "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n"),
-    ("hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
-    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n"),
-    ("resolv.conf", ""),
-];
 /// Places that no configured path may cover or lie in: they are the walls.
 const RESERVED: [&str; 8] = ["/proc", "/dev", "/run", "/sys", WORKSPACE_DIR, HOME_DIR, "/usr", "/etc"];
 /// Variables that configuration does not change: they lead to the gate.
@@ -82,8 +34,6 @@ pub struct HostLayout {
     pub links: Vec<(String, String)>,
     /// Folders at the root that are no links.
     pub folders: Vec<String>,
-    /// Files and folders of `/etc`.
-    pub etc: Vec<String>,
 }
 
 /// A path of the host as bubblewrap is to open it, and where it goes.
@@ -100,6 +50,8 @@ pub struct Mount {
 pub struct Policy {
     /// What the host's system looks like.
     pub layout: HostLayout,
+    /// Source of `/etc`.
+    pub etc: String,
     /// Source of the workspace.
     pub workspace: String,
     /// False for looking only.
@@ -116,8 +68,6 @@ pub struct Policy {
     pub read_only: Vec<Mount>,
     /// Environment besides the fixed one.
     pub env: Vec<(String, String)>,
-    /// The descriptor of the first of [`ETC_MADE_UP`]; the others follow.
-    pub first_file_fd: u32,
     /// Descriptors of the system call filters.
     pub filter_fds: Vec<u32>,
 }
@@ -138,15 +88,8 @@ impl HostLayout {
                 _ => {}
             }
         }
-        layout.etc = ETC.iter().filter(|name| is_shareable(name)).map(|name| (*name).to_owned()).collect();
         layout
     }
-}
-
-/// True if everybody on the host may read it: what only root may read is no business of a sandbox.
-fn is_shareable(name: &str) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::metadata(Path::new("/etc").join(name)).is_ok_and(|m| m.permissions().mode() & 0o004 != 0)
 }
 
 // === impl Policy ===
@@ -186,12 +129,7 @@ impl Policy {
         for (name, target) in &self.layout.links {
             argv.push(&["--symlink", target, &format!("/{name}")]);
         }
-        for name in &self.layout.etc {
-            argv.push(&["--ro-bind", &format!("/etc/{name}"), &format!("/etc/{name}")]);
-        }
-        for (fd, (name, _)) in (self.first_file_fd..).zip(ETC_MADE_UP) {
-            argv.push(&["--perms", "0444", "--file", &fd.to_string(), &format!("/etc/{name}")]);
-        }
+        argv.push(&["--ro-bind", &self.etc, "/etc"]);
 
         argv.push(&["--proc", "/proc", "--dev", "/dev"]);
         argv.push(&["--perms", "1777", "--tmpfs", "/tmp", "--perms", "0755", "--tmpfs", "/run"]);
@@ -307,8 +245,8 @@ mod tests {
             layout: HostLayout {
                 links: vec![("bin".into(), "usr/bin".into()), ("lib".into(), "usr/lib".into())],
                 folders: vec!["lib64".into()],
-                etc: vec!["ld.so.cache".into(), "ssl/certs".into()],
             },
+            etc: "/data/etc-1".into(),
             workspace: "/data/workspace".into(),
             workspace_writable: true,
             git: vec![
@@ -320,8 +258,7 @@ mod tests {
             guest: "/data/sandbox-1".into(),
             read_only: vec![Mount { source: "/opt/tools".into(), target: "/opt/tools".into() }],
             env: vec![("CARGO_NET_OFFLINE".into(), "true".into())],
-            first_file_fd: 10,
-            filter_fds: vec![15, 16],
+            filter_fds: vec![10, 11],
         }
     }
 

@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
+mod figures;
 mod life;
 mod repository;
 mod walls;

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "fork, mount_setattr and fixed descriptor numbers have no safe wrapper")]
 
-use std::os::fd::AsFd;
+use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
