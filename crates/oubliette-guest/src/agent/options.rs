@@ -1,0 +1,154 @@
+//! The agent's command line.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const USAGE: &str = "usage: agent [--model-socket PATH | --model-url http://ADDRESS:PORT/v1] [--model NAME] \
+[--model-idle-timeout-s N] [--model-patience-s N] [--model-retry-ms N] [--context-tokens N]";
+
+/// How the agent was told to work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Where the model answers.
+    pub(crate) endpoint: Endpoint,
+    /// The model's name in requests; the gate puts in the real one.
+    pub(crate) model: String,
+    /// How long the model may say nothing.
+    pub(crate) idle_timeout: Duration,
+    /// How long an endpoint that takes no connections is waited for: the server may be restarting.
+    pub(crate) patience: Duration,
+    /// The wait before the first repetition of a failed model call; it doubles.
+    pub(crate) retry_wait: Duration,
+    /// How many tokens of conversation the model is given, estimated at four bytes each.
+    pub(crate) context_tokens: usize,
+    /// Holds the sessions, in `.agent/sessions`.
+    pub(crate) home: PathBuf,
+}
+
+/// Where the model answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// A unix socket: the gate.
+    Socket(PathBuf),
+    /// A literal address and the path before `/chat/completions`. No names: a static program resolves none.
+    Address(SocketAddr, String),
+}
+
+// === impl Options ===
+
+impl Options {
+    /// Reads the arguments after `agent`. Errors are for a person.
+    pub(crate) fn parse(
+        arguments: impl Iterator<Item = String>,
+        home: Option<OsString>,
+    ) -> Result<Self, String> {
+        let mut options = Self {
+            endpoint: Endpoint::Socket(PathBuf::from(ob_core::link::GATE_SOCKET)),
+            model: "default".to_owned(),
+            idle_timeout: Duration::from_secs(120),
+            patience: Duration::from_secs(120),
+            retry_wait: Duration::from_millis(500),
+            context_tokens: 120_000,
+            home: PathBuf::from(home.unwrap_or_else(|| OsString::from(ob_core::link::HOME_DIR))),
+        };
+        let mut arguments = arguments;
+        while let Some(argument) = arguments.next() {
+            let (name, inline) = match argument.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (argument.as_str(), None),
+            };
+            if !name.starts_with("--") {
+                return Err(format!("unexpected argument `{name}`; {USAGE}"));
+            }
+            let value = inline
+                .or_else(|| arguments.next())
+                .ok_or_else(|| format!("`{name}` needs a value; {USAGE}"))?;
+            match name {
+                "--model-socket" => options.endpoint = Endpoint::Socket(PathBuf::from(value)),
+                "--model-url" => options.endpoint = Endpoint::from_url(&value)?,
+                "--model" => options.model = value,
+                "--model-idle-timeout-s" => options.idle_timeout = Duration::from_secs(number(name, &value)?),
+                "--model-patience-s" => options.patience = Duration::from_secs(number(name, &value)?),
+                "--model-retry-ms" => options.retry_wait = Duration::from_millis(number(name, &value)?),
+                "--context-tokens" => {
+                    options.context_tokens = usize::try_from(number(name, &value)?).unwrap_or(usize::MAX / 8);
+                }
+                _ => return Err(format!("unknown option `{name}`; {USAGE}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    fn from_url(url: &str) -> Result<Self, String> {
+        let refused =
+            || format!("`{url}` is no model address; give one such as `http://127.0.0.1:8080/v1`; {USAGE}");
+        let rest = url.strip_prefix("http://").ok_or_else(refused)?;
+        let (authority, path) = match rest.find('/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, ""),
+        };
+        let address = match authority.strip_prefix("localhost:") {
+            Some(port) => {
+                SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port.parse().map_err(|_bad| refused())?)
+            }
+            None => authority.parse().map_err(|_bad| refused())?,
+        };
+        Ok(Self::Address(address, path.trim_end_matches('/').to_owned()))
+    }
+}
+
+fn number(name: &str, value: &str) -> Result<u64, String> {
+    match value.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!("`{name}` needs a whole number above 0, not `{value}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Options, String> {
+        Options::parse(arguments.iter().map(|argument| (*argument).to_owned()), Some("/h".into()))
+    }
+
+    #[test]
+    fn without_arguments_the_gate_is_the_model() {
+        let options = parse(&[]).expect("no argument is needed");
+        assert_eq!(options.endpoint, Endpoint::Socket("/run/gate/gate.sock".into()));
+        assert_eq!(options.home, PathBuf::from("/h"));
+    }
+
+    #[test]
+    fn an_address_may_be_given_either_way() {
+        let expected = Endpoint::Address(SocketAddr::from(([127, 0, 0, 1], 81)), "/v1".to_owned());
+        for arguments in
+            [&["--model-url", "http://127.0.0.1:81/v1"][..], &["--model-url=http://localhost:81/v1/"][..]]
+        {
+            assert_eq!(parse(arguments).expect("it is an address").endpoint, expected);
+        }
+    }
+
+    #[test]
+    fn bad_arguments_are_refused_by_name() {
+        for (arguments, named) in [
+            (&["--modle", "x"][..], "unknown option `--modle`"),
+            (&["--model"][..], "`--model` needs a value"),
+            (&["stray"][..], "unexpected argument `stray`"),
+            (&["--context-tokens", "0"][..], "not `0`"),
+            (&["--model-url", "https://models.example/v1"][..], "is no model address"),
+            (&["--model-url", "http://models.example:80/v1"][..], "is no model address"),
+        ] {
+            let refusal = parse(arguments).expect_err("it is bad");
+            assert!(refusal.contains(named), "{refusal}");
+        }
+    }
+}
