@@ -101,7 +101,7 @@ pub struct EngineOptions {
     /// The program's version, for its status.
     pub version: String,
     /// Where internal events are counted.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Metrics,
 }
 
 /// The live system. Shared by all doors.
@@ -133,7 +133,7 @@ pub(crate) struct Shared {
     /// One workspace is prepared at a time.
     pub(crate) preparing: tokio::sync::Mutex<()>,
     diffs: AtomicU64,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Metrics,
 }
 
 /// One thing that `/health` and `doctor` tell.
