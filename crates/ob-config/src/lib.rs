@@ -139,6 +139,22 @@ fn load_on(options: &LoadOptions, machine: Machine) -> Result<Loaded, Mistakes> 
 
 // === impl LoadOptions ===
 
+impl LoadOptions {
+    /// Looks where this process stands: its environment, its working directory, its user.
+    ///
+    /// # Errors
+    /// If the working directory is gone or cannot be read.
+    pub fn of_this_process(dir: Option<PathBuf>, config_file: Option<PathBuf>) -> std::io::Result<Self> {
+        Ok(Self {
+            dir,
+            config_file,
+            env: std::env::vars_os().collect(),
+            cwd: std::env::current_dir()?,
+            uid: rustix::process::geteuid().as_raw(),
+        })
+    }
+}
+
 impl fmt::Debug for LoadOptions {
     /// Values of variables are left out: some are keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -542,6 +542,14 @@ fn serde_json_string(text: &str) -> String {
 }
 
 #[test]
+fn a_process_knows_where_it_stands() {
+    let options = LoadOptions::of_this_process(None, None).expect("the tests have a folder");
+    assert!(options.cwd.is_absolute());
+    let path = options.env[std::ffi::OsStr::new("PATH")].to_string_lossy().into_owned();
+    assert!(!format!("{options:?}").contains(&path), "values are not shown");
+}
+
+#[test]
 fn every_variable_is_documented_once() {
     let mut names: Vec<&str> = VARIABLES.iter().map(|variable| variable.name).collect();
     names.sort_unstable();

@@ -240,11 +240,11 @@ impl RefusalGiven<'_> {
     /// Logs it at debug level, a fault of ours as an error, and counts it.
     pub fn emit(&self, metrics: &Metrics) {
         let Self { asked, refusal } = *self;
-        let (code, message, fix) = (refusal.code.as_str(), &refusal.message, refusal.fix.as_deref());
+        let (code, why, fix) = (refusal.code.as_str(), &refusal.message, refusal.fix.as_deref());
         if refusal.code == RefusalCode::Internal {
-            error!(target: TARGET, asked, code, message, fix, "refused");
+            error!(target: TARGET, asked, code, why, fix, "refused");
         } else {
-            debug!(target: TARGET, asked, code, message, fix, "refused");
+            debug!(target: TARGET, asked, code, why, fix, "refused");
         }
         metrics.count(&names::REFUSALS, &[code], 1);
     }
@@ -301,7 +301,7 @@ impl SandboxStartFailed<'_> {
     pub fn emit(&self, metrics: &Metrics) {
         let Self { session, backend, refusal } = *self;
         let (code, fix) = (refusal.code.as_str(), refusal.fix.as_deref());
-        warn!(target: TARGET, %session, backend, code, message = refusal.message, fix, "sandbox did not start");
+        warn!(target: TARGET, %session, backend, code, why = refusal.message, fix, "sandbox did not start");
         metrics.count(&names::SANDBOX_START_FAILURES, &[backend], 1);
     }
 }

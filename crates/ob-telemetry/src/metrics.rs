@@ -111,10 +111,15 @@ impl Metrics {
         self.fill(&latest);
         let families = self.inner.registry.gather();
         drop(latest);
-        TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
+        let page = TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
             // Only an empty family cannot be encoded, and none is empty.
             tracing::error!(%error, "the metrics page cannot be written");
             String::new()
+        });
+        // The library has no untyped families.
+        FAMILIES.iter().filter(|family| family.kind == Kind::Untyped).fold(page, |page, family| {
+            let line = |kind: Kind| format!("# TYPE {} {}\n", family.name, kind.as_str());
+            page.replacen(&line(Kind::Gauge), &line(Kind::Untyped), 1)
         })
     }
 
@@ -267,7 +272,7 @@ fn register(
             registry.register(Box::new(vec.clone()))?;
             counters.push((family.name, vec));
         }
-        Kind::Gauge => {
+        Kind::Gauge | Kind::Untyped => {
             let vec = IntGaugeVec::new(Opts::new(family.name, family.help), family.labels)?;
             registry.register(Box::new(vec.clone()))?;
             gauges.push((family.name, vec));

@@ -9,6 +9,9 @@ pub enum Kind {
     Counter,
     /// Rises and falls.
     Gauge,
+    /// Rises and falls under a name that ends in `_total`, which `promtool` only lets a counter or an untyped family
+    /// have. The name is a client's and stays.
+    Untyped,
     /// Counts by upper bounds, in the unit of the name.
     Histogram(&'static [f64]),
 }
@@ -59,7 +62,7 @@ families! {
         "Session events that became durable.";
     CONTAINERS = "oubliette_containers_running", Kind::Gauge, [],
         "Sandboxes that run, of every backend.";
-    PROJECTS = "oubliette_projects_total", Kind::Gauge, [],
+    PROJECTS = "oubliette_projects_total", Kind::Untyped, [],
         "Projects.";
     TOOL_CALLS = "oubliette_tool_calls_total", Kind::Counter, ["tool", "action", "status"],
         "Operations asked for, from every door, by outcome.";
@@ -91,6 +94,7 @@ impl Kind {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
+            Self::Untyped => "untyped",
             Self::Histogram(_) => "histogram",
         }
     }
@@ -153,7 +157,8 @@ mod tests {
                     assert!(bounds.is_sorted() && bounds.contains(&0.001) && bounds.contains(&10.0));
                     assert!(bounds.contains(&60.0));
                 }
-                Kind::Gauge => {}
+                Kind::Gauge => assert!(!family.name.ends_with("_total"), "{}", family.name),
+                Kind::Untyped => {}
             }
         }
     }

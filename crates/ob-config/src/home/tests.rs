@@ -224,6 +224,20 @@ fn a_file_of_the_working_directory_may_not_lead_a_persons_key_away() {
     assert_eq!(text.matches("may not say where a key of the environment goes").count(), 2, "{text}");
     world.options.dir = Some(world.at("cwd"));
     crate::load(&world.options).expect("who names the home trusts its file");
+
+    let mut world = World::new();
+    world.write(
+        "cwd/oubliette.jsonc",
+        r#"{"credentials": {"providers": {"credentials": {"openai": {"provider": "groq"}}}},
+            "sandbox": {"read_only": ["/usr"]}}"#,
+    );
+    world.options.env.insert("OPENAI_API_KEY".into(), "sk-mine".into());
+    let text = crate::load(&world.options).expect_err("by another name").to_string();
+    assert!(text.contains("may not say where a key of the environment goes"), "{text}");
+    assert!(text.contains("may not show folders of this machine"), "{text}");
+    world.options.env.insert("OPENAI_BASE_URL".into(), "https://api.openai.com/v1".into());
+    world.options.env.insert("OUBLIETTE_SANDBOX__READ_ONLY".into(), "[]".into());
+    crate::load(&world.options).expect("the environment says it itself");
 }
 
 #[test]
