@@ -9,8 +9,10 @@
 //!   request to the next, which lets the provider reuse its work.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::json;
 
@@ -198,8 +200,6 @@ impl Window {
 }
 
 fn is_object(arguments: &str) -> bool {
-    use serde::de::IgnoredAny;
-    use std::collections::BTreeMap;
     serde_json::from_str::<BTreeMap<String, IgnoredAny>>(arguments).is_ok()
 }
 

@@ -29,7 +29,6 @@ use std::io;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
-use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -95,7 +94,7 @@ async fn run(options: Options) -> io::Result<()> {
     let mut writer = tokio::task::spawn_local(rpc::write(outgoing, output));
 
     let server = server::Server::new(options, outbox).serve(incoming);
-    let mut server = pin!(within(server, &ended));
+    let mut server = Box::pin(within(server, &ended));
     tokio::select! {
         () = &mut server => {}
         _ = terminate.recv() => {}
@@ -103,6 +102,8 @@ async fn run(options: Options) -> io::Result<()> {
         _ = &mut writer => return Ok(()),
     }
     reader.abort();
+    // Turns that were under way end here, and with the server the last sender of the outbox.
+    drop(server);
     // Whatever could not be written by now has no reader.
     let _drained = tokio::time::timeout(DRAIN, writer).await;
     Ok(())

@@ -10,6 +10,7 @@ use agent_client_protocol_schema::v1::ContentBlock;
 use agent_client_protocol_schema::v1::ContentChunk;
 use agent_client_protocol_schema::v1::EmbeddedResourceResource;
 use agent_client_protocol_schema::v1::MessageId;
+use agent_client_protocol_schema::v1::Meta;
 use agent_client_protocol_schema::v1::SessionId;
 use agent_client_protocol_schema::v1::SessionUpdate;
 use agent_client_protocol_schema::v1::ToolCall;
@@ -19,7 +20,6 @@ use agent_client_protocol_schema::v1::ToolCallUpdate;
 use agent_client_protocol_schema::v1::ToolCallUpdateFields;
 use agent_client_protocol_schema::v1::ToolKind;
 use serde_json::Value;
-use serde_json::json;
 
 use super::context::Window;
 use super::rpc::Outbox;
@@ -56,7 +56,7 @@ impl Session {
     /// A new conversation.
     pub(crate) fn create(home: &Path, cwd: PathBuf, tokens: usize) -> Result<Self, OpenError> {
         // Unique, not secret: a name that is taken is refused by the file system.
-        let id = format!("{:016x}{:04x}", RandomState::new().hash_one(now()), std::process::id() & 0xffff);
+        let id = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
         let transcript = Transcript::create(&folder(home), &id)?;
         Ok(Self::new(id, cwd, transcript, tokens))
     }
@@ -214,12 +214,10 @@ fn result(call_id: &str, outcome: &Outcome) -> SessionUpdate {
     let mut content = vec![ToolCallContent::from(outcome.text.clone())];
     content.extend(outcome.diff.clone().map(ToolCallContent::from));
     let fields = ToolCallUpdateFields::new().status(status).content(content);
-    // The text is in the content; the raw output has only what a program may want to know.
-    let fields = match outcome.exit_code {
-        Some(code) => fields.raw_output(json!({"exit_code": code})),
-        None => fields,
-    };
-    SessionUpdate::ToolCallUpdate(ToolCallUpdate::new(call_id.to_owned(), fields))
+    let update = ToolCallUpdate::new(call_id.to_owned(), fields);
+    // There is no field for it, and whole raw output beside the content would be the same text twice.
+    let meta = outcome.exit_code.map(|code| Meta::from_iter([("exitCode".to_owned(), Value::from(code))]));
+    SessionUpdate::ToolCallUpdate(update.meta(meta))
 }
 
 fn chunk(text: String, message: u64) -> ContentChunk {
@@ -228,8 +226,4 @@ fn chunk(text: String, message: u64) -> ContentChunk {
 
 fn folder(home: &Path) -> PathBuf {
     home.join(".agent").join("sessions")
-}
-
-fn now() -> std::time::SystemTime {
-    std::time::SystemTime::now()
 }

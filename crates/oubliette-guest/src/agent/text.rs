@@ -58,7 +58,7 @@ impl Ends {
 /// dropped, and of a line that was overwritten only the last state is kept.
 pub(crate) fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    if !text.bytes().any(|byte| (byte < 0x20 && byte != b'\n' && byte != b'\t') || byte == 0x7f) {
+    if !text.chars().any(|character| character.is_control() && !matches!(character, '\n' | '\t')) {
         return text.into_owned();
     }
     let mut out = String::with_capacity(text.len());

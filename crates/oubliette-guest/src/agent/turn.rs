@@ -198,25 +198,20 @@ impl Turn<'_> {
                     together.push(next);
                 }
             }
-            let cwd = session.cwd.clone();
-            let id = session.id.clone();
+            for (call, _) in together.iter().filter(|(_, tool)| tool.is_ok()) {
+                let fields = ToolCallUpdateFields::new().status(ToolCallStatus::InProgress);
+                let update = ToolCallUpdate::new(call.id.clone(), fields);
+                self.out.update(&session.id, SessionUpdate::ToolCallUpdate(update)).await;
+            }
+            let cwd = &session.cwd.clone();
             let mut outcomes = stream::iter(together)
-                .map(|(call, tool)| {
-                    let id = &id;
-                    let cwd = &cwd;
-                    async move {
-                        let title = tool.as_ref().map_or_else(|_| call.name.clone(), Tool::title);
-                        let outcome = match tool {
-                            Ok(tool) => {
-                                let fields = ToolCallUpdateFields::new().status(ToolCallStatus::InProgress);
-                                let update = ToolCallUpdate::new(call.id.clone(), fields);
-                                self.out.update(id, SessionUpdate::ToolCallUpdate(update)).await;
-                                tool.call(cwd.clone()).await
-                            }
-                            Err(text) => Outcome { text, ..Outcome::default() },
-                        };
-                        (call, title, outcome)
-                    }
+                .map(|(call, tool)| async move {
+                    let title = tool.as_ref().map_or_else(|_| call.name.clone(), Tool::title);
+                    let outcome = match tool {
+                        Ok(tool) => tool.call(cwd.clone()).await,
+                        Err(text) => Outcome { text, ..Outcome::default() },
+                    };
+                    (call, title, outcome)
                 })
                 .buffered(AT_ONCE);
             while let Some((call, title, mut outcome)) = outcomes.next().await {

@@ -1,6 +1,7 @@
 //! Models that fail: each fault has its own clear end, and the next prompt works.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::sync::mpsc;
 
 use serde_json::Value;
@@ -8,6 +9,7 @@ use serde_json::json;
 
 use crate::harness::Bench;
 use crate::harness::Model;
+use crate::harness::PROGRAM;
 use crate::harness::Reply;
 use crate::harness::calls;
 use crate::harness::contents;
@@ -98,11 +100,7 @@ fn answers_that_make_no_sense_are_told_as_such() {
         status("200 OK", "", r#"{"choices":[]}"#),
         Reply::Raw(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: \xff\xfe\n\n".to_vec()),
         Reply::Raw(b"this is not HTTP\r\n\r\n".to_vec()),
-        Reply::Stream(vec![]),
-    ]
-    .into_iter()
-    .take(6)
-    {
+    ] {
         let (error, _) = failure(vec![reply], &[]);
         check(&error, "bad_model_stream", "makes no sense");
     }
@@ -197,6 +195,29 @@ fn a_home_that_cannot_be_written_is_refused() {
     let response = agent.call("session/new", json!({"cwd": bench.workspace(), "mcpServers": []}));
     let message = response["error"]["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.contains("the transcript") && message.contains("cannot be used"), "{response}");
+}
+
+#[test]
+fn a_full_disk_stops_the_turn_and_leaves_a_whole_transcript() {
+    let model = Model::new([said("first"), said("second"), said("third")]);
+    let bench = Bench::new(&model);
+    let mut limited = Command::new("/bin/sh");
+    // The limit is in blocks of 512 or 1024 bytes; its signal is ignored, so writing fails instead.
+    limited.arg("-c").arg("trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"").arg(PROGRAM);
+    let mut agent = bench.spawn_as(limited);
+    let answer = agent.call("session/new", json!({"cwd": bench.workspace(), "mcpServers": []}));
+    let session = answer["result"]["sessionId"].as_str().expect("a session has an id").to_owned();
+    assert_eq!(agent.turn(&session, "small")["result"]["stopReason"], "end_turn");
+    let error = agent.turn(&session, &"large ".repeat(5000))["error"].clone();
+    check(&error, "transcript_unwritable", "free some space");
+    agent.kill();
+
+    let mut agent = bench.start();
+    let params = json!({"sessionId": session, "cwd": bench.workspace(), "mcpServers": []});
+    assert!(agent.call("session/load", params)["result"].is_object());
+    assert_eq!(agent.turn(&session, "again")["result"]["stopReason"], "end_turn");
+    assert_eq!(contents(&model.requests()[1], "user"), ["small", "again"]);
+    assert_eq!(contents(&model.requests()[1], "assistant"), ["first"]);
 }
 
 #[test]

@@ -69,8 +69,8 @@ fn a_fault_is_found_repaired_and_checked_with_every_tool() {
     assert_eq!(ids.len(), 7, "each call has its own id");
     let diff = agent.updates.iter().find(|update| update["content"][1]["type"] == "diff").expect("a diff");
     assert!(diff["content"][1]["newText"].as_str().is_some_and(|text| text.contains("$1 + $2")));
-    let ran = agent.updates.iter().find(|update| !update["rawOutput"].is_null()).expect("a raw output");
-    assert_eq!(ran["rawOutput"], json!({"exit_code": 1}));
+    let ran = agent.updates.iter().find(|update| !update["_meta"].is_null()).expect("an exit code");
+    assert_eq!(ran["_meta"], json!({"exitCode": 1}));
 
     let requests = model.requests();
     assert_eq!(requests.len(), 5);

@@ -29,6 +29,9 @@ use tempfile::TempDir;
 /// Longer than anything here takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The agent's program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_oubliette-guest");
+
 /// What the model does with one request.
 pub(crate) enum Reply {
     /// A whole stream of these events.
@@ -54,7 +57,6 @@ pub(crate) struct Agent {
     lines: Receiver<Value>,
     next_id: i64,
     /// Keeps the folders as long as the agent.
-    #[expect(dead_code, reason = "held for its drop")]
     bench: Option<Bench>,
     /// Updates that were passed over while something else was waited for.
     pub(crate) updates: Vec<Value>,
@@ -271,15 +273,12 @@ impl Bench {
 
     /// Starts an agent.
     pub(crate) fn spawn(&self) -> Agent {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_oubliette-guest"))
-            .arg("agent")
-            .args(&self.arguments)
-            .env("HOME", self.home())
-            .current_dir(self.workspace())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the agent starts");
+        self.spawn_as(Command::new(PROGRAM))
+    }
+
+    /// Starts an agent through another program, which is to run [`PROGRAM`].
+    pub(crate) fn spawn_as(&self, mut command: Command) -> Agent {
+        let mut child = self.set_up(&mut command).spawn().expect("the agent starts");
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         let (sender, lines) = mpsc::channel();
@@ -292,6 +291,17 @@ impl Bench {
             }
         });
         Agent { child, input, lines, next_id: 0, bench: None, updates: Vec::new() }
+    }
+
+    /// Gives a command what an agent needs.
+    pub(crate) fn set_up<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
+            .arg("agent")
+            .args(&self.arguments)
+            .env("HOME", self.home())
+            .current_dir(self.workspace())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
     }
 
     /// Starts an agent that keeps its folders.

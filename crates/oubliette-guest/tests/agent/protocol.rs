@@ -1,13 +1,20 @@
 //! The protocol's edges: garbage, unknown methods, refusals, the end.
 
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Write as _;
+use std::process::Command;
 use std::sync::mpsc;
 
+use serde_json::Value;
 use serde_json::json;
 
 use crate::harness::Bench;
 use crate::harness::Model;
+use crate::harness::PROGRAM;
 use crate::harness::Reply;
 use crate::harness::calls;
+use crate::harness::delta;
 use crate::harness::is_running;
 use crate::harness::said;
 use crate::harness::wait_until;
@@ -114,6 +121,29 @@ fn a_termination_signal_ends_the_agent_and_its_commands() {
     let killed = std::process::Command::new("kill").arg(agent.pid()).status().expect("kill is installed");
     assert!(killed.success() && agent.wait().success());
     wait_until("the command is gone", || !is_running(&shell));
+}
+
+#[test]
+fn an_agent_that_nobody_reads_still_ends_with_its_input() {
+    let events = (0..2000).map(|_| delta(json!({"content": "x".repeat(1000)}))).collect();
+    let model = Model::new([Reply::Stream(events)]);
+    let bench = Bench::new(&model);
+    let mut child = bench.set_up(&mut Command::new(PROGRAM)).spawn().expect("the agent starts");
+    let mut input = child.stdin.take().expect("it is piped");
+    let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+    let new = json!({"jsonrpc": "2.0", "id": 1, "method": "session/new",
+        "params": {"cwd": bench.workspace(), "mcpServers": []}});
+    writeln!(input, "{new}").expect("the agent reads");
+    let mut line = String::new();
+    output.read_line(&mut line).expect("the agent answers");
+    let answer: Value = serde_json::from_str(&line).expect("the agent says JSON");
+    let prompt = json!({"jsonrpc": "2.0", "id": 2, "method": "session/prompt", "params": {
+        "sessionId": answer["result"]["sessionId"], "prompt": [{"type": "text", "text": "go"}]}});
+    writeln!(input, "{prompt}").expect("the agent reads");
+    line.clear();
+    output.read_line(&mut line).expect("the agent streams");
+    drop(input);
+    assert!(child.wait().expect("it is our child").success());
 }
 
 #[test]

@@ -25,8 +25,11 @@ const MAX_EDIT: u64 = 8 * 1024 * 1024;
 const MAX_DIFF: usize = 64 * 1024;
 /// Lines around a change in a diff.
 const AROUND: usize = 3;
-/// How many lines are compared to find the one that was meant.
-const MAX_COMPARED: usize = 5000;
+/// How many lines, and how many bytes of each, are compared to find the one that was meant. The time grows with the
+/// square of the latter.
+const MAX_COMPARED: usize = 2000;
+/// See [`MAX_COMPARED`].
+const MAX_COMPARED_LINE: usize = 80;
 
 /// A file and all of its content.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -189,13 +192,13 @@ fn not_found(path: &str, content: &str, old: &str) -> String {
     let Some(first) = old.lines().map(str::trim).find(|line| !line.is_empty()) else {
         return format!("`old` is not in `{path}`");
     };
-    let likeness = |line: &str| similar::TextDiff::from_chars(first, line.trim()).ratio();
+    let beginning = |line: &str| line.trim()[..line.trim().floor_char_boundary(MAX_COMPARED_LINE)].to_owned();
+    let first = beginning(first);
+    let likeness = |line: &str| similar::TextDiff::from_chars(&first, beginning(line)).ratio();
     let nearest = lines
         .iter()
         .take(MAX_COMPARED)
         .enumerate()
-        // Comparing letters takes time in the square of their number.
-        .filter(|(_, line)| line.len() <= 4 * first.len() + 16 && line.len() <= 1000)
         .map(|(index, line)| (likeness(line), index))
         .max_by(|one, two| one.0.total_cmp(&two.0).then(two.1.cmp(&one.1)));
     match nearest {

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use rustix::process::Pid;
+use rustix::io::Errno;
 use rustix::process::Signal;
 use tokio::process::Command;
 
@@ -14,14 +14,10 @@ pub(super) fn end_with_parent(command: &mut Command) {
     let arm = move || -> io::Result<()> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the signal was asked for.
-        if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(gone(parent)) }
+        if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
     };
     // SAFETY: the closure makes two system calls and allocates nothing, so it may run between fork and exec.
     unsafe {
         command.pre_exec(arm);
     }
-}
-
-fn gone(_parent: Pid) -> io::Error {
-    io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error())
 }

@@ -1,5 +1,6 @@
 //! Reading a text file by lines.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::BufRead;
 use std::io::BufReader;
@@ -60,12 +61,10 @@ pub(super) fn read(cwd: &Path, arguments: &Arguments) -> Result<String, String> 
         };
         if number >= offset + limit || out.len() + shown.len() + more.len() + 8 > MAX_BYTES {
             let last = number - 1;
-            out.push_str(
-                &format_args!("[more lines follow {last}; go on with offset {number}]\n").to_string(),
-            );
+            let _infallible = writeln!(out, "[more lines follow {last}; go on with offset {number}]");
             return Ok(out);
         }
-        out.push_str(&format_args!("{number:>6}\t{shown}{more}\n").to_string());
+        let _infallible = writeln!(out, "{number:>6}\t{shown}{more}");
     }
     match (number, out.is_empty()) {
         (0, _) => Ok("[the file is empty]\n".to_owned()),

@@ -1,5 +1,6 @@
 //! Going through folders: listing files and searching their lines. What `.gitignore` names is passed over.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::BufRead as _;
 use std::io::BufReader;
@@ -7,6 +8,8 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 
 use globset::GlobBuilder;
 use globset::GlobMatcher;
@@ -31,6 +34,10 @@ pub(super) const MAX_MATCHES: usize = 200;
 const MAX_LINE: usize = 400;
 /// Larger files are not searched, in bytes.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
+/// Folders that are not gone through unless they are asked for.
+const KERNEL: [&str; 3] = ["/dev", "/proc", "/sys"];
+/// How long a search may take. A model can ask for the whole file system.
+const LONGEST_SEARCH: Duration = Duration::from_secs(60);
 /// A zero byte among the first of these makes a file binary.
 const SNIFF: usize = 8 * 1024;
 
@@ -97,9 +104,13 @@ pub(super) fn search(cwd: &Path, arguments: &SearchArguments, stop: &AtomicBool)
         return Err(format!("`{}` does not exist", arguments.path));
     }
     let mut found = Found::default();
+    let deadline = Instant::now() + LONGEST_SEARCH;
     for entry in walk(&root, None) {
         if stop.load(Ordering::Relaxed) {
             return Err("stopped".to_owned());
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("the search took too long; narrow the path. Found so far:\n{}", found.out));
         }
         if !entry.file_type().is_some_and(|kind| kind.is_file()) {
             continue;
@@ -168,7 +179,7 @@ fn search_file(path: &Path, shown: &str, pattern: &Regex, found: &mut Found) -> 
         }
         found.count += 1;
         let content = text::cut(&text::clean(content), MAX_LINE);
-        found.out.push_str(&format_args!("{shown}:{number}: {content}\n").to_string());
+        let _infallible = writeln!(found.out, "{shown}:{number}: {content}");
     }
 }
 
@@ -180,9 +191,14 @@ fn walk(root: &Path, depth: Option<usize>) -> impl Iterator<Item = DirEntry> {
         .require_git(false)
         .max_depth(depth)
         .sort_by_file_name(std::ffi::OsStr::cmp)
-        .filter_entry(|entry| entry.depth() == 0 || entry.file_name() != ".git")
+        .filter_entry(|entry| entry.depth() == 0 || !is_passed_over(entry))
         .build()
         .filter_map(Result::ok)
+}
+
+/// Git's own files, and what the kernel shows as files: reading some of those waits for ever.
+fn is_passed_over(entry: &DirEntry) -> bool {
+    entry.file_name() == ".git" || KERNEL.iter().any(|path| entry.path() == Path::new(path))
 }
 
 fn relative(root: &Path, entry: &DirEntry) -> String {
