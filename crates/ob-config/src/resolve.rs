@@ -213,6 +213,18 @@ impl Resolver<'_> {
         if let Some(lease) = self.whole(&["sandbox", "lease_s"]) {
             self.out.settings.sandbox.lease = Duration::from_secs(u64::from(lease.value));
         }
+        if let Some(program) = self.text(&["sandbox", "bubblewrap"]) {
+            if program.in_file && !self.is_file_trusted {
+                self.mistake(
+                    &program.place,
+                    "sandbox.bubblewrap",
+                    "a file that was found in the working directory may not name a program; name the home with \
+                     `--dir`, or set it in the environment",
+                );
+            } else {
+                self.out.settings.sandbox.bubblewrap = Some(self.home.home.root().join(program.value));
+            }
+        }
         if let Some(env) = self.texts(&["sandbox", "env"]) {
             self.out.settings.sandbox.env = env.value;
         }

@@ -153,6 +153,7 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
             value("backend", Kind::Choice(BACKENDS)),
             value("read_only", Kind::Paths),
             value("toolchains", Kind::Choice(&["auto", "off"])),
+            value("bubblewrap", Kind::Text),
             value("env", Kind::Variables),
             value("memory", Kind::Size),
             value("cpus", Kind::Cpus),

@@ -120,6 +120,8 @@ pub struct SandboxSettings {
     pub path: Vec<PathBuf>,
     /// Environment of everything inside.
     pub env: BTreeMap<String, String>,
+    /// The bubblewrap program, if it is not where the system keeps programs. Absolute.
+    pub bubblewrap: Option<PathBuf>,
     /// Bytes of memory of one sandbox.
     pub memory: Option<u64>,
     /// Thousandths of a processor of one sandbox.
@@ -211,6 +213,7 @@ impl Default for SandboxSettings {
             memory: Some(DEFAULT_MEMORY),
             cpu_millis: Some(DEFAULT_CPU_MILLIS),
             pids: Some(DEFAULT_PIDS),
+            bubblewrap: None,
             lease: DEFAULT_LEASE,
         }
     }
@@ -244,6 +247,7 @@ impl fmt::Debug for SandboxSettings {
             .field("backend", &self.backend)
             .field("read_only", &self.read_only)
             .field("path", &self.path)
+            .field("bubblewrap", &self.bubblewrap)
             .field("env", &self.env.keys().collect::<Vec<_>>())
             .field("memory", &self.memory)
             .field("cpu_millis", &self.cpu_millis)

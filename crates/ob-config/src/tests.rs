@@ -124,6 +124,7 @@ fn every_key_has_its_effect() {
             },
             "sandbox": {
                 "backend": "namespace", "read_only": ["/usr"], "toolchains": "off", "env": {"A": "b"},
+                "bubblewrap": "/opt/bwrap",
                 "memory": "2g", "cpus": 1.5, "pids": 100, "lease_s": 60,
             },
             "log": {"format": "json", "level": "info,ob_gate=debug"},

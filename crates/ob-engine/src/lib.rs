@@ -69,6 +69,8 @@ pub const SANDBOX: &str = "sandbox";
 /// The first of the unprivileged host uids that a root server gives to projects: far above those of people, services
 /// and containers.
 pub const FIRST_HOST_UID: u32 = 1_900_000_000;
+/// Where programs are inside, behind the toolchains'.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Letting go of all sessions takes no longer than this at a stop.
 const PARK: Duration = Duration::from_secs(20);
 
@@ -437,6 +439,8 @@ impl Shared {
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned())),
         );
+        let front: String = self.sandbox.path.iter().map(|folder| format!("{}:", folder.display())).collect();
+        env.push(("PATH".to_owned(), front + SYSTEM_PATH));
         SandboxSpec {
             id,
             gate_dir: runtime.join("gate"),

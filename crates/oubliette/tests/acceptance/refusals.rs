@@ -78,17 +78,7 @@ async fn without_bubblewrap_a_task_is_refused_with_the_package() {
     let model = ModelServer::start().await.unwrap();
     tokio::task::spawn_blocking(move || {
         let mut home = Home::new(&model);
-        // Everything but bubblewrap, under the same names.
-        let tools = home.user("tools");
-        std::fs::create_dir(&tools).unwrap();
-        for tool in ["git", "sh", "kill"] {
-            let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
-                .map(|folder| folder.join(tool))
-                .find(|path| path.exists())
-                .unwrap();
-            std::os::unix::fs::symlink(found, tools.join(tool)).unwrap();
-        }
-        home.set("PATH", tools.to_str().unwrap());
+        home.set("OUBLIETTE_SANDBOX__BUBBLEWRAP", "/no/such/bwrap");
         let source = home.repository("thing", FILES);
         refused(
             &home,
