@@ -116,7 +116,7 @@ impl Plan {
         if first.broken {
             return Ok(format!(
                 "The tests do not build: {}. That is more than a small fault in one line, so I changed nothing.",
-                first.reasons.first().map_or("see the output", String::as_str)
+                first.reasons.first().map_or("see the output", |reason| reason.trim_end_matches('.'))
             ));
         }
         self.search_for_repair(first)

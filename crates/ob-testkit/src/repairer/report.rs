@@ -7,7 +7,7 @@ use super::plan::Edit;
 
 /// The tests pass after these edits.
 pub(super) fn success(first: &Run, kept: &[Edit], attempts: usize, command: &str) -> String {
-    let mut said = format!("Repaired: all tests pass now. Before, {}.\n", first.summary());
+    let mut said = format!("Repaired: all tests pass now. Before: {}.\n", first.summary());
     for edit in kept {
         let (old, new) = (edit.old_line.trim(), edit.new_line.trim());
         add(
@@ -29,7 +29,8 @@ pub(super) fn success(first: &Run, kept: &[Edit], attempts: usize, command: &str
 /// Nothing helped, and everything is as it was.
 pub(super) fn failure(first: &Run, tried: &[String]) -> String {
     let mut said = format!("I could not repair this. {}", capitalized(&first.summary()));
-    match first.reasons.first() {
+    let telling = first.reasons.iter().find(|reason| !reason.starts_with("thread "));
+    match telling.or(first.reasons.first()) {
         Some(reason) => add(&mut said, format_args!(" (`{reason}`).")),
         None => said.push('.'),
     }
