@@ -23,8 +23,8 @@ pub(crate) struct GateRefusal {
     pub(crate) refusal: Refusal,
     /// The parameter that is wrong.
     pub(crate) param: Option<&'static str>,
-    /// When to come back.
-    pub(crate) retry_after: Option<HeaderValue>,
+    /// When to come back. Boxed, since it is rare and every result would carry its room.
+    pub(crate) retry_after: Option<Box<HeaderValue>>,
     /// The provider's own status, for the log.
     pub(crate) upstream: Option<u16>,
 }
@@ -80,7 +80,7 @@ impl GateRefusal {
         let mut response = json_response(self.status, &self.json());
         let headers = response.headers_mut();
         if let Some(retry_after) = &self.retry_after {
-            headers.insert(http::header::RETRY_AFTER, retry_after.clone());
+            headers.insert(http::header::RETRY_AFTER, HeaderValue::clone(retry_after));
         }
         if self.code == LIMIT_EXCEEDED {
             // Model clients retry a 429 by habit; the limit is still there in a second.

@@ -140,8 +140,8 @@ pub(crate) async fn refused(
         GateRefusal::new(status, "provider_error", Refusal::unavailable(message).fix(fix))
     };
     refused.upstream = Some(status.as_u16());
-    refused.retry_after =
-        headers.get(http::header::RETRY_AFTER).filter(|value| is_shown(value, redactor)).cloned();
+    let retry_after = headers.get(http::header::RETRY_AFTER).filter(|value| is_shown(value, redactor));
+    refused.retry_after = retry_after.cloned().map(Box::new);
     refused
 }
 

@@ -112,17 +112,17 @@ async fn sessions_are_listed_newest_first_and_filtered() {
     store.commit(unfenced(vec![Write::PutSession(Box::new(second.clone()))])).await.expect("made");
     let list = async |filter| {
         let rows: Vec<SessionRecord> = store.sessions(filter).await.expect("open");
-        rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+        rows.into_iter().map(|row| row.id.to_string()).collect::<Vec<_>>()
     };
     let all = SessionFilter { limit: 9, ..SessionFilter::default() };
-    assert_eq!(list(all.clone()).await, [second.id.clone(), first.id.clone()]);
+    assert_eq!(list(all.clone()).await, [second.id.as_str(), first.id.as_str()]);
     assert_eq!(
         list(SessionFilter { before: Some(second.id.clone()), ..all.clone() }).await,
-        [first.id.clone()]
+        [first.id.as_str()]
     );
     let active = SessionFilter { status: Some(SessionStatus::Active), ..all.clone() };
-    assert_eq!(list(active).await, [first.id.clone()]);
-    assert_eq!(list(SessionFilter { projects: Some(vec![]), ..all }).await, []);
+    assert_eq!(list(active).await, [first.id.as_str()]);
+    assert_eq!(list(SessionFilter { projects: Some(vec![]), ..all }).await, [] as [&str; 0]);
     assert_eq!(store.active_sessions().await.expect("open"), 1);
 }
 

@@ -17,6 +17,7 @@ mod failure;
 mod history;
 mod mutate;
 mod plan;
+mod report;
 pub mod serve;
 mod source;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! No secret inside (invariant 4): however a provider tries to give its key away, no one sees it.
 
+use std::fmt::Write as _;
+
 use ob_testkit::Answer;
 use ob_testkit::model_server::Step;
 use serde_json::json;
@@ -48,7 +50,7 @@ async fn a_provider_that_repeats_its_key_gives_nothing_away() {
             world.provider.push(answer);
             let answered = world.chat(&request).await;
             calls += 1;
-            seen.push_str(&format!("{} {:?} {}\n", answered.status, answered.headers, answered.text()));
+            writeln!(seen, "{} {:?} {}", answered.status, answered.headers, answered.text()).expect("a text");
         }
     }
     world.close().await;

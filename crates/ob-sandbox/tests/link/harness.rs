@@ -29,10 +29,10 @@ use tokio::task::JoinSet;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A running guest and the server's end of its link.
-pub struct Sandbox {
-    pub guest: Guest,
-    pub dir: tempfile::TempDir,
-    pub port: u16,
+pub(crate) struct Sandbox {
+    pub(crate) guest: Guest,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) port: u16,
     program: PathBuf,
     child: Child,
     gate: Option<JoinHandle<()>>,
@@ -40,22 +40,22 @@ pub struct Sandbox {
 }
 
 /// Cuts connections that go through it.
-pub struct Cutter {
+pub(crate) struct Cutter {
     /// How many were cut.
-    pub cuts: Arc<AtomicU64>,
+    pub(crate) cuts: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
 /// Small, fast, reproducible.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 /// Fails instead of hanging.
-pub async fn in_time<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.expect("hung")
 }
 
 /// Waits until `is_so`.
-pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !is_so().await {
         assert!(Instant::now() < deadline, "never came true: {what}");
@@ -63,7 +63,7 @@ pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-pub fn sh(script: &str) -> ProcessSpec {
+pub(crate) fn sh(script: &str) -> ProcessSpec {
     ProcessSpec {
         argv: ["sh", "-c", script].map(String::from).to_vec(),
         cwd: None,
@@ -72,12 +72,12 @@ pub fn sh(script: &str) -> ProcessSpec {
     }
 }
 
-pub fn cat() -> ProcessSpec {
+pub(crate) fn cat() -> ProcessSpec {
     ProcessSpec { argv: vec!["cat".into()], cwd: None, env: Default::default(), stdin: true }
 }
 
 /// Reads a stream to its end, acknowledging all of it. Only for one stream of a process.
-pub async fn read_all(guest: &Guest, id: &str, output: Output) -> Result<Vec<u8>, LinkError> {
+pub(crate) async fn read_all(guest: &Guest, id: &str, output: Output) -> Result<Vec<u8>, LinkError> {
     let mut stream = guest.output(id, output, 0);
     let (mut all, mut acked) = (Vec::new(), 0);
     while let Some(bytes) = stream.next().await {
@@ -96,7 +96,7 @@ pub async fn read_all(guest: &Guest, id: &str, output: Output) -> Result<Vec<u8>
 }
 
 /// What `seq 1 last` prints.
-pub fn seq(last: u64) -> Vec<u8> {
+pub(crate) fn seq(last: u64) -> Vec<u8> {
     use std::io::Write as _;
     let mut text = Vec::new();
     for n in 1..=last {
@@ -105,7 +105,7 @@ pub fn seq(last: u64) -> Vec<u8> {
     text
 }
 
-pub fn refusal<T: std::fmt::Debug>(result: Result<T, LinkError>) -> String {
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, LinkError>) -> String {
     match result {
         Err(LinkError::Refused { code, .. }) => code,
         other => panic!("not a refusal: {other:?}"),
@@ -116,12 +116,12 @@ pub fn refusal<T: std::fmt::Debug>(result: Result<T, LinkError>) -> String {
 
 impl Sandbox {
     /// None if the guest was not built.
-    pub async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         Self::start_dialling("gate.sock").await
     }
 
     /// A guest that dials another socket of the folder than the gate's.
-    pub async fn start_dialling(dials: &'static str) -> Option<Self> {
+    pub(crate) async fn start_dialling(dials: &'static str) -> Option<Self> {
         let program = guest_program()?;
         let dir = tempfile::tempdir().expect("a temporary folder");
         let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -134,20 +134,20 @@ impl Sandbox {
         Some(Self { guest, dir, port, program, child, gate, dials })
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
     /// Ends the server: nothing listens, and all of its connections are cut.
-    pub async fn stop_server(&mut self) {
+    pub(crate) async fn stop_server(&mut self) {
         let gate = self.gate.take().expect("it runs");
         gate.abort();
         // Its connections end with its task.
@@ -156,19 +156,19 @@ impl Sandbox {
     }
 
     /// Starts another server, which knows nothing of the earlier one's handle.
-    pub fn start_server(&mut self) {
+    pub(crate) fn start_server(&mut self) {
         self.guest = Guest::new();
         self.gate = Some(listen(&self.path("gate.sock"), self.guest.clone()));
     }
 
     /// Kills the guest and starts another in its place.
-    pub fn restart_guest(&mut self) {
+    pub(crate) fn restart_guest(&mut self) {
         self.kill();
         self.child = spawn(&self.program, self.dir.path(), self.dials, self.port);
     }
 
     /// The guest's children, in any state.
-    pub fn children(&self) -> Vec<i32> {
+    pub(crate) fn children(&self) -> Vec<i32> {
         let pid = self.pid();
         let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
@@ -198,7 +198,7 @@ impl Drop for Sandbox {
 
 impl Cutter {
     /// Leads `from` to `to`, and cuts each of the first `count` connections after a random number of bytes.
-    pub fn start(from: &Path, to: PathBuf, count: u64, most_bytes: u64, mut random: Random) -> Self {
+    pub(crate) fn start(from: &Path, to: PathBuf, count: u64, most_bytes: u64, mut random: Random) -> Self {
         let listener = UnixListener::bind(from).expect("a free path");
         let cuts = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&cuts);
@@ -228,7 +228,7 @@ impl Drop for Cutter {
 
 impl Random {
     /// SplitMix64.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -236,7 +236,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..count.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
         bytes.truncate(count);
         bytes

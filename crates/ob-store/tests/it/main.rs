@@ -1,6 +1,9 @@
 //! The SQLite engine: the promises of the trait, crashes, full disks, tokens and a model.
 
-mod sqlite;
+mod crash;
+mod files;
+mod model;
+mod tokens;
 
 use std::path::Path;
 

@@ -9,6 +9,7 @@ use super::failure::Run;
 use super::history::Replay;
 use super::history::Step;
 use super::mutate::mutations;
+use super::report;
 use super::source::Function;
 use super::source::Source;
 use super::source::is_source_path;
@@ -31,13 +32,14 @@ const WHO: &str = "I am the scripted demonstration model, not a language model: 
 
 /// A change that was made.
 #[derive(Clone, Debug)]
-struct Edit {
-    path: String,
-    line: usize,
+pub(super) struct Edit {
+    pub(super) path: String,
+    /// Counted from 0.
+    pub(super) line: usize,
     old: String,
     new: String,
-    old_line: String,
-    new_line: String,
+    pub(super) old_line: String,
+    pub(super) new_line: String,
 }
 
 /// A change that may be the repair.
@@ -114,7 +116,7 @@ impl Plan {
         if first.broken {
             return Ok(format!(
                 "The tests do not build: {}. That is more than a small fault in one line, so I changed nothing.",
-                first.reasons.first().map_or("see the output", String::as_str)
+                first.reasons.first().map_or("see the output", |reason| reason.trim_end_matches('.'))
             ));
         }
         self.search_for_repair(first)
@@ -151,7 +153,7 @@ impl Plan {
                 let (run, _) = self.run("I run the tests again.".to_string())?;
                 if run.is_green() {
                     kept.push(edit);
-                    return Ok(self.success(&first, &kept));
+                    return Ok(report::success(&first, &kept, self.attempts, &self.command));
                 }
                 if run.is_better_than(&now) {
                     kept.push(edit);
@@ -160,17 +162,17 @@ impl Plan {
                 }
                 let undone = self.apply("Still red, so I take that back.".to_string(), &edit.undo())?;
                 if !undone {
-                    return Ok(self.stuck(&edit));
+                    return Ok(report::stuck(&edit));
                 }
             }
             break;
         }
         for edit in kept.iter().rev() {
             if !self.apply("That helped only in part, so I take it back too.".to_string(), &edit.undo())? {
-                return Ok(self.stuck(edit));
+                return Ok(report::stuck(edit));
             }
         }
-        Ok(self.failure(&first, &tried))
+        Ok(report::failure(&first, &tried))
     }
 
     /// How tests run here.
@@ -395,57 +397,6 @@ impl Plan {
         }
         Ok(true)
     }
-
-    fn success(&self, first: &Run, kept: &[Edit]) -> String {
-        let mut said = format!("Repaired: all tests pass now. Before, {}.\n", first.summary());
-        for edit in kept {
-            said.push_str(&format!(
-                "\n- `{}:{}`: `{}` was wrong, it is `{}` now.",
-                edit.path,
-                edit.line + 1,
-                edit.old_line.trim(),
-                edit.new_line.trim()
-            ));
-        }
-        let attempts =
-            if self.attempts == 1 { "one change".into() } else { format!("{} changes", self.attempts) };
-        said.push_str(&format!(
-            "\n\nI tried {attempts} and ran `{}` after each. I am a script: that the tests pass is all I know, so read \
-             the diff.",
-            self.command
-        ));
-        said
-    }
-
-    fn failure(&self, first: &Run, tried: &[String]) -> String {
-        let mut said = format!("I could not repair this. {}", capitalized(&first.summary()));
-        match first.reasons.first() {
-            Some(reason) => said.push_str(&format!(" (`{reason}`).")),
-            None => said.push('.'),
-        }
-        if tried.is_empty() {
-            said.push_str(" I found no line that a small change could mend, so I changed nothing.");
-            return said;
-        }
-        said.push_str(&format!(
-            " I tried {} small changes, one after the other, and took each back: the files are as they were.\n",
-            tried.len()
-        ));
-        for attempt in tried.iter().take(MAX_ATTEMPTS) {
-            said.push_str(&format!("\n- {attempt}"));
-        }
-        said
-    }
-
-    fn stuck(&self, edit: &Edit) -> String {
-        format!(
-            "I could not repair this, and I could not take my last change back: `{}:{}` should be `{}` again. `git diff` \
-             shows what is left.",
-            edit.path,
-            edit.line + 1,
-            edit.old_line.trim()
-        )
-    }
 }
 
 // === impl Edit ===
@@ -461,9 +412,4 @@ impl Edit {
             new_line: self.old_line.clone(),
         }
     }
-}
-
-fn capitalized(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }

@@ -120,7 +120,7 @@ impl Source {
 
     /// The innermost function that a line (from 0) is in.
     pub(super) fn function_at(&self, line: usize) -> Option<Function> {
-        self.functions().into_iter().filter(|f| (f.start..f.end).contains(&line)).next_back()
+        self.functions().into_iter().rfind(|f| (f.start..f.end).contains(&line))
     }
 
     /// Every function, in order.

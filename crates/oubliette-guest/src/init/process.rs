@@ -329,3 +329,55 @@ fn fill(pipe: &pipe::Receiver, window: &watch::Sender<Window>) -> io::Result<usi
     }
     Ok(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::window::Read;
+    use super::*;
+
+    fn sh(script: &str) -> ProcessSpec {
+        ProcessSpec {
+            argv: ["sh", "-c", script].map(String::from).to_vec(),
+            cwd: None,
+            env: Default::default(),
+            stdin: true,
+        }
+    }
+
+    /// Waits until the process has written `count` bytes.
+    async fn written(process: &Process, count: u64) {
+        let mut changes = process.stdout.window.subscribe();
+        changes.wait_for(|window| window.end() >= count).await.expect("the process is held");
+    }
+
+    #[tokio::test]
+    async fn a_repeated_signal_request_is_carried_out_once() {
+        let processes = Processes::new(Spawner::new(PathBuf::from("/")));
+        processes.start("x", &sh("exec cat")).expect("it starts");
+        let process = processes.get("x").expect("it is known");
+        let (cont, kill) = (Signal::CONT.as_raw(), Signal::KILL.as_raw());
+        process.signal(cont, Some(7)).expect("it is signalled");
+        process.signal(kill, Some(7)).expect("carried out before");
+        process.take(0, b"alive").await.expect("it reads");
+        written(&process, 5).await;
+        process.signal(kill, Some(8)).expect("it is signalled");
+        let mut changes = process.stdout.window.subscribe();
+        changes.wait_for(|window| window.read(5, 1) == Read::End).await.expect("the process is held");
+    }
+
+    #[tokio::test]
+    async fn a_number_that_is_used_again_is_not_signalled_for_the_process_that_had_it() {
+        let processes = Processes::new(Spawner::new(PathBuf::from("/")));
+        processes.start("x", &sh("read line")).expect("it starts");
+        let process = processes.get("x").expect("it is known");
+        processes.reaped(process.pid, ExitStatus { code: Some(0), signal: None });
+        processes.check_groups();
+        assert!(!process.group().is_gone, "it has members");
+        process.group().is_gone = true;
+        process.signal(Signal::KILL.as_raw(), None).expect("no one is left to signal");
+        rustix::process::test_kill_process_group(process.pid).expect("it still runs");
+        rustix::process::kill_process_group(process.pid, Signal::KILL).expect("it is ours");
+    }
+}

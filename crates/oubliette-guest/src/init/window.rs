@@ -122,3 +122,103 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: usize = 64;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(Vec<u8>),
+        Acknowledge(u64),
+        Read { offset: u64, most: usize },
+        Finish,
+        Abandon,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => proptest::collection::vec(any::<u8>(), 0..40).prop_map(Step::Push),
+            4 => (0..400_u64).prop_map(Step::Acknowledge),
+            6 => (0..400_u64, 0..100_usize).prop_map(|(offset, most)| Step::Read { offset, most }),
+            1 => Just(Step::Finish),
+            1 => Just(Step::Abandon),
+        ]
+    }
+
+    proptest! {
+        /// The model keeps every byte for ever, and only says which of them the window must still have.
+        #[test]
+        fn it_behaves_as_a_stream_that_forgets_only_what_is_acknowledged(
+            steps in proptest::collection::vec(step(), 1..200),
+        ) {
+            let mut window = Window::new(LIMIT);
+            let mut all: Vec<u8> = Vec::new();
+            let mut acked = 0;
+            let mut state = State::Open;
+            for step in steps {
+                match step {
+                    Step::Push(mut bytes) => {
+                        bytes.truncate(window.room());
+                        window.push(&bytes);
+                        all.extend(bytes);
+                    }
+                    // Often near the interesting offsets.
+                    Step::Acknowledge(offset) => {
+                        let offset = acked as u64 + offset % 80;
+                        let made_room = window.acknowledge(offset);
+                        if offset > all.len() as u64 {
+                            prop_assert_eq!(made_room, None);
+                        } else {
+                            prop_assert_eq!(made_room, Some(offset as usize > acked));
+                            acked = acked.max(offset as usize);
+                        }
+                    }
+                    Step::Read { offset, most } => {
+                        let offset = (acked as u64 + offset % 90).saturating_sub(10) as usize;
+                        let got = window.read(offset as u64, most);
+                        if offset < acked {
+                            prop_assert_eq!(got, Read::Gone);
+                        } else if offset > all.len() {
+                            prop_assert_eq!(got, Read::Beyond);
+                        } else if offset == all.len() {
+                            let want = match state {
+                                State::Open => Read::Wait,
+                                State::Ended => Read::End,
+                                State::Abandoned => Read::Gone,
+                            };
+                            prop_assert_eq!(got, want);
+                        } else {
+                            let Read::Bytes(bytes) = got else { panic!("{got:?}") };
+                            prop_assert!(bytes.len() <= most && (most == 0 || !bytes.is_empty()));
+                            prop_assert_eq!(&bytes[..], &all[offset..offset + bytes.len()]);
+                        }
+                    }
+                    Step::Finish => {
+                        window.finish();
+                        state = if state == State::Open { State::Ended } else { state };
+                    }
+                    Step::Abandon => {
+                        window.abandon();
+                        state = if state == State::Open { State::Abandoned } else { state };
+                    }
+                }
+                prop_assert_eq!(window.end(), all.len() as u64);
+                prop_assert_eq!(window.room(), LIMIT - (all.len() - acked));
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_window_gives_its_memory_back() {
+        let mut window = Window::new(1 << 20);
+        window.push(&vec![0; 1 << 20]);
+        assert_eq!(window.room(), 0);
+        assert_eq!(window.acknowledge(1 << 20), Some(true));
+        assert_eq!(window.kept.capacity(), 0);
+    }
+}

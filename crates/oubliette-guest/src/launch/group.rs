@@ -52,9 +52,17 @@ impl Groups {
         &self.unenforced
     }
 
-    /// Takes the calling process in.
-    pub(super) fn join(&self) -> io::Result<()> {
-        self.paths.iter().try_for_each(|path| fs::write(path.join("cgroup.procs"), "0"))
+    /// The version 2 group, for a child to be born in. Version 1 has no such thing.
+    pub(super) fn birthplace(&self) -> Option<fs::File> {
+        self.paths.iter().find(|path| is_unified(path)).and_then(|path| fs::File::open(path).ok())
+    }
+
+    /// Takes the calling process in, except where it was born.
+    pub(super) fn join(&self, was_born_inside: bool) -> io::Result<()> {
+        self.paths
+            .iter()
+            .filter(|path| !(was_born_inside && is_unified(path)))
+            .try_for_each(|path| fs::write(path.join("cgroup.procs"), "0"))
     }
 
     /// Sends the end to every member.
@@ -91,6 +99,10 @@ impl Groups {
             }
         }
     }
+}
+
+fn is_unified(group: &Path) -> bool {
+    group.join("cgroup.events").exists()
 }
 
 fn members(group: &Path) -> Vec<Pid> {

@@ -62,9 +62,16 @@ pub(super) fn bubblewrap(plan: &LaunchPlan, groups: &Groups) -> Result<Bubblewra
     let failure_write = lift(failure_write.into())?;
 
     let launcher = rustix::process::getpid();
-    let pid = match sys::fork().map_err(|e| format!("cannot fork: {e}"))? {
+    let birthplace = groups.birthplace();
+    let born_inside = birthplace.as_ref().and_then(|group| sys::fork_into(group.as_fd()).ok());
+    let was_born_inside = born_inside.is_some();
+    let forked = born_inside.map_or_else(sys::fork, Ok);
+    let pid = match forked.map_err(|e| format!("cannot fork: {e}"))? {
         Forked::Child => {
-            let what = match become_bubblewrap(plan, groups, launcher, &passed, &output_write) {
+            let joined =
+                groups.join(was_born_inside).map_err(|e| format!("cannot join its control group: {e}"));
+            let become_it = || become_bubblewrap(plan, launcher, &passed, &output_write);
+            let what = match joined.and_then(|()| become_it()) {
                 Ok(never) => match never {},
                 Err(what) => what,
             };
@@ -97,12 +104,10 @@ enum Never {}
 
 fn become_bubblewrap(
     plan: &LaunchPlan,
-    groups: &Groups,
     launcher: Pid,
     passed: &[(OwnedFd, u32)],
     output: &OwnedFd,
 ) -> Result<Never, String> {
-    groups.join().map_err(|e| format!("cannot join its control group: {e}"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if let Some(user) = plan.user {
         stage::enter(&plan.stage, user)?;
