@@ -38,9 +38,9 @@ struct Finding {
 }
 
 /// Runs the command.
-pub(crate) fn command(context: &Context, global: &Global, output: &Output) -> Result<u8, Refusal> {
+pub(crate) async fn command(context: &Context, global: &Global, output: &Output) -> Result<u8, Refusal> {
     let loaded = super::load(context, global)?;
-    let findings = look(context, &loaded);
+    let findings = look(context, &loaded).await;
     let healthy = findings.iter().all(|f| f.found || !f.required);
     let value = json!({ "healthy": healthy, "home": loaded.home.root(), "checks": findings });
     output.data(&value, || shown(&findings, output));
@@ -50,7 +50,7 @@ pub(crate) fn command(context: &Context, global: &Global, output: &Output) -> Re
     Ok(if healthy { OK } else { UNHEALTHY })
 }
 
-fn look(context: &Context, loaded: &Loaded) -> Vec<Finding> {
+async fn look(context: &Context, loaded: &Loaded) -> Vec<Finding> {
     let bwrap = context.find_program("bwrap");
     let mut findings = vec![
         program(bwrap.as_deref(), "bubblewrap", "no sandbox can be made", "apt install bubblewrap"),
@@ -66,7 +66,7 @@ fn look(context: &Context, loaded: &Loaded) -> Vec<Finding> {
         disk(loaded.home.root()),
     ];
     findings.push(addresses(loaded));
-    findings.push(models(loaded));
+    findings.push(models(loaded).await);
     findings
 }
 
@@ -202,16 +202,16 @@ fn addresses(loaded: &Loaded) -> Finding {
     found(NAME, true, format!("{address} is free"))
 }
 
-fn models(loaded: &Loaded) -> Finding {
+async fn models(loaded: &Loaded) -> Finding {
     const NAME: &str = "model";
     let models = &loaded.settings.models;
     if !models.providers.is_empty() {
         let names: Vec<&str> = models.providers.keys().map(String::as_str).collect();
         return found(NAME, false, format!("configured: {}", names.join(", ")));
     }
-    let local = models.discover_ports.iter().find(|port| server::discover::models_at(**port).is_some());
-    if let Some(port) = local {
-        return found(NAME, false, format!("found on this machine, port {port}"));
+    if let Some((url, names)) = ob_gate::discovery::find_local(&models.discover_ports).await {
+        let name = names.first().map(String::as_str).unwrap_or_default();
+        return found(NAME, false, format!("{name}, found on this machine at {url}"));
     }
     let fix = "set OPENAI_API_KEY (and OPENAI_BASE_URL for another provider), or start a local server";
     if models.demonstration && server::demo_model::find(&server::own_program()).is_some() {

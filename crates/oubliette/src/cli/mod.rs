@@ -1,6 +1,6 @@
 //! Commands. Data goes to standard output, hints and progress to standard error, and nothing ever asks.
 
-mod args;
+pub(crate) mod args;
 mod client;
 mod doctor;
 mod hub;
@@ -70,6 +70,10 @@ pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Runs the command that `context` asks for; returns the exit code.
 pub(crate) fn main(context: &Context) -> u8 {
+    // One provider for everything that speaks TLS; it is set once, here, so a second time cannot be.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return FAILED;
+    }
     let name = names::of(context.argv.first().map(OsString::as_os_str).unwrap_or_default());
     let cli = match Cli::try_parse_from(args::normalise(&context.argv)) {
         Ok(cli) => cli,
@@ -115,9 +119,9 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
             if !detached {
                 server::become_server(context)?;
             }
-            server::run(context, load(context, &global)?, detached)
+            server::run(context, &global, detached)
         }
-        Command::Doctor => doctor::command(context, &global, output),
+        Command::Doctor => wait(doctor::command(context, &global, output)),
         Command::Token(command) => wait(token::command(command, load(context, &global)?, output)),
         Command::Status => wait(hub::Hub::load(context, &global)?.status(output)),
         Command::Stop(stop) => wait(hub::Hub::load(context, &global)?.stop(stop.keep_sandboxes, output)),

@@ -8,7 +8,6 @@ use ob_core::operation::ProjectList;
 use ob_core::operation::ProjectTarget;
 use ob_core::record::ProjectRecord;
 use serde_json::Value;
-use serde_json::json;
 
 use super::OK;
 use super::args::ProjectCommand;
@@ -42,7 +41,7 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
         }
         ProjectCommand::List { name_contains, limit } => {
             let projects = list(hub, &ProjectList { name_contains, limit }).await?;
-            output.data(&json!({ "projects": projects }), || {
+            output.data(&projects, || {
                 let rows: Vec<_> = projects
                     .iter()
                     .map(|p| vec![p.id.to_string(), p.name.clone(), source(p), text::instant(p.created_at)])
@@ -66,11 +65,7 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
 
 /// Projects, as the server lists them.
 pub(crate) async fn list(hub: &Hub, params: &ProjectList) -> Result<Vec<ProjectRecord>, Refusal> {
-    #[derive(serde::Deserialize)]
-    struct Page {
-        projects: Vec<ProjectRecord>,
-    }
-    Ok(hub.client.call::<Page>(Operation::ProjectList, params).await?.projects)
+    Ok(hub.client.call(Operation::ProjectList, params).await?)
 }
 
 /// A project's id, as it was typed.

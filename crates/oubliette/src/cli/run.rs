@@ -50,7 +50,7 @@ pub(crate) async fn command(run: RunArgs, hub: &Hub, output: &Output) -> Result<
         end_when_idle: !run.keep,
     };
     let accepted: SessionAccepted = hub.client.call(Operation::SessionSpawn, &spawn).await?;
-    announce(&accepted, output);
+    announce(&accepted, run.detach, output);
     if run.detach {
         output.hint(&format!("watch it with `oubliette session events {} --follow`", accepted.session_id));
         return Ok(OK);
@@ -79,8 +79,11 @@ pub(crate) async fn command(run: RunArgs, hub: &Hub, output: &Output) -> Result<
 fn folder(cwd: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
     let path = cwd.join(typed);
     let folder = path.canonicalize().map_err(|error| {
-        failed(&format!("open {}", path.display()), &error)
-            .fix("name a folder that exists with `--project DIR`")
+        let refusal = match error.kind() {
+            std::io::ErrorKind::NotFound => Refusal::not_found("folder", path.display()),
+            _ => failed(&format!("open {}", path.display()), &error),
+        };
+        refusal.fix("name a folder that exists with `--project DIR`")
     })?;
     if folder.is_dir() {
         Ok(folder)
@@ -116,13 +119,19 @@ async fn project_of(hub: &Hub, folder: &Path, output: &Output) -> Result<Project
     Ok(made.id)
 }
 
-fn announce(accepted: &SessionAccepted, output: &Output) {
+/// Names the session and its model. A detached run has this as its whole data.
+fn announce(accepted: &SessionAccepted, detached: bool, output: &Output) {
     let label = text::one_line(&accepted.model.to_string());
-    if output.json {
-        output.json_line(&json!({ "type": "start", "session": accepted, "model_label": label }));
-    } else {
+    if !output.json {
         output.text(&format!("session: {}\nmodel: {label}\n", accepted.session_id));
+        return;
     }
+    let mut value = json!(accepted);
+    value["model_label"] = label.into();
+    if !detached {
+        value["type"] = "start".into();
+    }
+    output.json_line(&value);
 }
 
 /// How it ended, what it changed, and what to do with that.

@@ -17,7 +17,6 @@ use ob_core::Home;
 use ob_core::Principal;
 use ob_core::Refusal;
 use ob_core::home::Layout;
-use ob_core::ledger::MicroUsd;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
@@ -96,12 +95,12 @@ impl Doors for Script {
             self.calls.lock().expect("no panic").push(operation.spec().action);
         }
         Ok(match operation {
-            Operation::ProjectList => json!({ "projects": [self.project()] }),
+            Operation::ProjectList => json!([self.project()]),
             Operation::SessionSpawn => json!({
                 "session_id": SESSION, "project_id": ID, "workspace_id": ID, "turn": 1, "last_index": -1,
                 "model": model(),
             }),
-            Operation::SessionList => json!({ "sessions": [self.session()] }),
+            Operation::SessionList => json!([self.session()]),
             Operation::SessionGet => self.session(),
             Operation::SessionDiff => json!({
                 "session_id": SESSION, "source": self.source, "in_place": false, "patch": PATCH, "files": ["a.txt"],
@@ -151,30 +150,6 @@ struct Scene {
     script: Arc<Script>,
 }
 
-fn settings() -> Settings {
-    Settings {
-        server: ob_config::ServerSettings { address: "127.0.0.1:0".into() },
-        limits: ob_config::LimitSettings { max_cost: MicroUsd(0) },
-        models: ob_config::ModelSettings {
-            providers: BTreeMap::new(),
-            aliases: BTreeMap::new(),
-            session_model: None,
-            discover_ports: Vec::new(),
-            demonstration: false,
-        },
-        sandbox: ob_config::SandboxSettings {
-            backend: "auto".into(),
-            read_only: Vec::new(),
-            env: BTreeMap::new(),
-            memory: None,
-            cpu_millis: None,
-            pids: None,
-            lease: Duration::from_secs(1),
-        },
-        log: ob_config::LogSettings { json: false, filter: "info".into() },
-    }
-}
-
 impl Scene {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
@@ -183,7 +158,8 @@ impl Scene {
         fs::write(project.join("a.txt"), "one\n").expect("written");
         let project = project.canonicalize().expect("it is there");
         let home = Home::new(folder.path().join("home"), Layout::V2, folder.path().into());
-        let loaded = Loaded { home, settings: settings(), origins: BTreeMap::new(), warnings: Vec::new() };
+        let loaded =
+            Loaded { home, settings: Settings::default(), origins: BTreeMap::new(), warnings: Vec::new() };
         let script = Arc::new(Script {
             source: project.clone(),
             events: watch::Sender::new((Vec::new(), false)),

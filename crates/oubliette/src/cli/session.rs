@@ -43,7 +43,7 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
                 },
             };
             let sessions = list(hub, &params).await?;
-            output.data(&json!({ "sessions": sessions }), || {
+            output.data(&sessions, || {
                 let rows: Vec<_> = sessions.iter().map(row).collect();
                 output.table(&["ID", "STATE", "TURNS", "STARTED", "MODEL", "TASK"], &rows)
             });
@@ -125,11 +125,7 @@ async fn target(hub: &Hub, id: &str) -> Result<SessionTarget, Refusal> {
 }
 
 async fn list(hub: &Hub, params: &SessionList) -> Result<Vec<SessionView>, Refusal> {
-    #[derive(serde::Deserialize)]
-    struct Page {
-        sessions: Vec<SessionView>,
-    }
-    Ok(hub.client.call::<Page>(Operation::SessionList, params).await?.sessions)
+    Ok(hub.client.call(Operation::SessionList, params).await?)
 }
 
 /// The session that was meant: a whole id, `last`, or the end of an id.

@@ -2,16 +2,13 @@
 
 use ob_config::Loaded;
 use ob_core::Refusal;
-use ob_core::RefusalCode;
 use ob_core::Scope;
 use ob_core::Timestamp;
-use ob_core::TokenId;
+use ob_core::operation::TokenCreate;
 use ob_core::operation::TokenCreated;
 use ob_core::record::TokenRecord;
-use ob_store::StoreError;
 use ob_store::tokens;
 use ob_store::tokens::SharedTokens;
-use serde_json::json;
 
 use super::OK;
 use super::args::TokenCommand;
@@ -25,7 +22,8 @@ pub(crate) async fn command(command: TokenCommand, loaded: Loaded, output: &Outp
     if ob_config::make_home(home).map_err(|error| failed("make the home", &error))? {
         output.hint(&format!("made a home at {}", home.root().display()));
     }
-    let tokens = ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(store)?;
+    let tokens =
+        ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
     let now = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
     perform(command, &tokens, now, output).await
 }
@@ -44,18 +42,23 @@ async fn perform(
             output.hint(&format!("token {} ({}) — the secret is shown this once", created.record.id, scope));
         }
         TokenCommand::List => {
-            let list = tokens.list().await.map_err(store)?;
-            output.data(&json!({ "tokens": list }), || {
+            let list = tokens.list().await.map_err(|error| error.refusal())?;
+            output.data(&list, || {
                 let rows: Vec<_> = list.iter().map(|record| row(record, now)).collect();
                 output.table(&["ID", "NAME", "SCOPE", "STATE", "CREATED", "EXPIRES"], &rows)
             });
         }
         TokenCommand::Revoke { token } => {
-            let record = tokens.revoke(&token, now).await.map_err(store)?.ok_or_else(|| unknown(&token))?;
+            let record = tokens
+                .revoke(&token, now)
+                .await
+                .map_err(|error| error.refusal())?
+                .ok_or_else(|| unknown(&token))?;
             output.data(&record, || format!("revoked {} ({})\n", record.id, record.name));
         }
         TokenCommand::Info { token } => {
-            let record = tokens.get(&token).await.map_err(store)?.ok_or_else(|| unknown(&token))?;
+            let record =
+                tokens.get(&token).await.map_err(|error| error.refusal())?.ok_or_else(|| unknown(&token))?;
             output.data(&record, || {
                 let names = ["id", "name", "scope", "state", "created", "expires"];
                 let row = row(&record, now);
@@ -73,38 +76,17 @@ async fn create(
     scope: Scope,
     expires_in: Option<&str>,
 ) -> Result<TokenCreated, Refusal> {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
-    if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
-        return Err(Refusal::invalid(format!(
-            "`{}` is no name for a token",
-            text::cut(&text::one_line(name), 80)
-        ))
-        .fix("use 1 to 64 of a-z, 0-9, `.`, `_` and `-`"));
-    }
-    let expires_at = match expires_in {
-        None => None,
-        Some(length) => {
-            let seconds = text::parse_duration(length).ok_or_else(|| {
-                Refusal::invalid(format!("`{}` is no length of time", text::one_line(length)))
-                    .fix("use a number with s, m, h, d or w: `30d`")
-            })?;
-            Some(now.saturating_add(std::time::Duration::from_secs(seconds)))
-        }
+    let seconds = |length: &str| {
+        text::parse_duration(length).ok_or_else(|| {
+            Refusal::invalid(format!("`{}` is no length of time", text::one_line(length)))
+                .fix("use a number with s, m, h, d or w: `30d`")
+        })
     };
-    let secret = tokens::new_secret(rand::random());
-    let record = TokenRecord {
-        id: TokenId::new(rand::random()),
-        name: name.to_owned(),
-        scope,
-        created_at: now,
-        expires_at,
-        revoked_at: None,
-    };
-    if !tokens.create(record.clone(), tokens::hash(&secret)).await.map_err(store)? {
-        return Err(Refusal::conflict(format!("there is a token called `{name}` already"))
-            .fix(format!("take another name, or revoke it with `oubliette token revoke {name}`")));
-    }
-    Ok(TokenCreated { record, secret })
+    let expires_in_s = expires_in.map(seconds).transpose()?;
+    let params = TokenCreate { name: name.to_owned(), scope, expires_in_s };
+    let mut random = [0; 40];
+    rand::fill(&mut random);
+    tokens::issue(&**tokens, &params, now, random).await
 }
 
 fn row(record: &TokenRecord, now: Timestamp) -> Vec<String> {
@@ -127,16 +109,10 @@ fn unknown(token: &str) -> Refusal {
     Refusal::not_found("token", text::one_line(token)).fix("list them with `oubliette token list`")
 }
 
-fn store(error: StoreError) -> Refusal {
-    match error {
-        StoreError::Full => Refusal::unavailable("the disk is full").fix("free some space"),
-        other => Refusal::new(RefusalCode::Unavailable, format!("the token store failed: {other}"))
-            .fix("see `oubliette doctor`"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use ob_core::RefusalCode;
+
     use super::*;
 
     /// On a real `auth.db`, as with the server down.

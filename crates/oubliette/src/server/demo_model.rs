@@ -6,13 +6,18 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use ob_core::Refusal;
+use ob_engine::Demonstration;
 use tokio::io::AsyncBufReadExt as _;
 use tokio::io::BufReader;
 use tokio::process::Child;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+
+/// The name under which it answers, and that everything shows.
+const MODEL: &str = "demo-repairer";
 
 /// The program's name.
 const PROGRAM: &str = "oubliette-demo-model";
@@ -45,15 +50,22 @@ impl DemoModel {
     }
 
     /// The loopback port that it listens on; starts it if it does not run.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "asked by the engine's wiring as soon as that is there")
-    )]
     pub(crate) async fn port(&self) -> Result<u16, Refusal> {
         let gone = || failed("it was stopped");
         let (ask, answer) = oneshot::channel();
         self.asks.send(ask).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+}
+
+#[async_trait]
+impl Demonstration for DemoModel {
+    fn model(&self) -> &str {
+        MODEL
+    }
+
+    async fn start(&self) -> Result<String, Refusal> {
+        Ok(format!("http://127.0.0.1:{}/v1", self.port().await?))
     }
 }
 

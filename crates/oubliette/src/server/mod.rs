@@ -8,7 +8,6 @@
 //! writes the status to the log. None kills by default.
 
 pub(crate) mod demo_model;
-pub(crate) mod discover;
 pub(crate) mod listen;
 pub(crate) mod lock;
 mod signals;
@@ -34,11 +33,16 @@ use ob_server::Listener;
 use ob_server::Phase;
 use ob_server::RouteGroups;
 use ob_server::ServerOptions;
+use ob_telemetry::ServerStarted;
+use ob_telemetry::ServerStopped;
+use ob_telemetry::ServerStopping;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli;
 use crate::cli::Context;
+use crate::cli::args::Global;
 use crate::names;
 use lock::Holder;
 use lock::ServerLock;
@@ -76,7 +80,8 @@ pub(crate) fn become_server(context: &Context) -> Result<(), Refusal> {
 
 /// Serves until told to stop. A `detached` server leaves its terminal, says one line when it is ready and then
 /// nothing more.
-pub(crate) fn run(context: &Context, loaded: Loaded, detached: bool) -> Result<u8, Refusal> {
+pub(crate) fn run(context: &Context, global: &Global, detached: bool) -> Result<u8, Refusal> {
+    let loaded = cli::load(context, global)?;
     if detached {
         // Fails only for a leader of a group, which a fresh child is not; then it leads its session already.
         if let Err(error) = rustix::process::setsid() {
@@ -88,6 +93,7 @@ pub(crate) fn run(context: &Context, loaded: Loaded, detached: bool) -> Result<u
     if ob_config::make_home(&loaded.home).map_err(|error| cannot("make the home", &error))? {
         tell(&format!("made a home at {}", loaded.home.root().display()));
     }
+    ob_config::make_runtime(&loaded.home).map_err(|error| cannot("make the runtime folder", &error))?;
     for warning in &loaded.warnings {
         tell(&format!("warning: {warning}"));
     }
@@ -99,16 +105,18 @@ pub(crate) fn run(context: &Context, loaded: Loaded, detached: bool) -> Result<u
         .enable_all()
         .build()
         .map_err(|error| cannot("start threads", &error))?;
-    runtime.block_on(serve(context, loaded, detached))
+    runtime.block_on(serve(context, global, loaded, detached))
 }
 
-async fn serve(context: &Context, loaded: Loaded, detached: bool) -> Result<u8, Refusal> {
+async fn serve(context: &Context, global: &Global, loaded: Loaded, detached: bool) -> Result<u8, Refusal> {
+    let began = Instant::now();
     let home = loaded.home.clone();
     let started_at = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
     let mut holder = Holder { pid: std::process::id(), addresses: Vec::new(), started_at, draining: false };
     let mut lock = ServerLock::acquire(&home, &holder).await?;
     let mut signals = Signals::listen().map_err(|error| cannot("listen to signals", &error))?;
 
+    let telemetry = wire::telemetry(&loaded, !detached)?;
     let wanted = ob_config::bind_addresses(&loaded.settings.server)
         .map_err(|mistake| Refusal::invalid(mistake.to_string()).fix("mend `server.address`"))?;
     let tcp = listen::tcp(&wanted).await?;
@@ -121,7 +129,6 @@ async fn serve(context: &Context, loaded: Loaded, detached: bool) -> Result<u8, 
     fs::write(home.pid_file(), format!("{}\n", holder.pid))
         .map_err(|error| cannot("write the pid file", &error))?;
 
-    let telemetry = wire::telemetry(&loaded)?;
     let phase = watch::Sender::new(Phase::Starting { reason: "starting".into() });
     let shutdown = CancellationToken::new();
     let options = ServerOptions {
@@ -147,12 +154,21 @@ async fn serve(context: &Context, loaded: Loaded, detached: bool) -> Result<u8, 
         Ok(Some(engine)) => {
             phase.send_replace(Phase::Serving(Arc::new(Arc::clone(&engine))));
             say_ready(&holder, &home, detached)?;
-            let keep = attend(&engine, &mut signals, &mut serving, &telemetry).await;
+            let started = ServerStarted {
+                version: wire::VERSION,
+                home: home.root(),
+                addresses: &holder.addresses,
+                took: began.elapsed(),
+            };
+            started.emit(&telemetry.counted);
+            let reload = || wire::reload(context, global, &telemetry);
+            let keep = attend(&engine, &mut signals, &mut serving, &telemetry, &reload).await;
             holder.draining = true;
             if let Err(error) = lock.write(&holder) {
                 tracing::warn!(%error, "cannot mark the lock as draining");
             }
             phase.send_replace(Phase::Draining);
+            ServerStopping { reason: "a signal, or an operator" }.emit(&telemetry.counted);
             drain(&engine, keep, &mut signals).await;
             Ok(crate::cli::OK)
         }
@@ -167,7 +183,7 @@ async fn serve(context: &Context, loaded: Loaded, detached: bool) -> Result<u8, 
     }
     clean_up(&home);
     lock.release().map_err(|error| cannot("let go of the lock", &error))?;
-    tracing::info!("shutdown complete");
+    ServerStopped.emit(&telemetry.counted);
     result
 }
 
@@ -177,6 +193,7 @@ async fn attend(
     signals: &mut Signals,
     serving: &mut tokio::task::JoinHandle<io::Result<()>>,
     telemetry: &wire::Telemetry,
+    reload: &(dyn Fn() + Sync),
 ) -> bool {
     let mut stop_requested = std::pin::pin!(engine.stop_requested());
     loop {
@@ -190,8 +207,11 @@ async fn attend(
         };
         match asked {
             Asked::Stop => return false,
-            Asked::Reload => (telemetry.reload)(),
-            Asked::ReopenLog => (telemetry.reopen_log)(),
+            Asked::Reload => reload(),
+            Asked::ReopenLog => match telemetry.log.reopen() {
+                Ok(()) => tracing::info!("log reopened"),
+                Err(error) => tracing::error!(%error, "cannot reopen the log"),
+            },
             Asked::Dump => {
                 let checks = engine.checks().await;
                 let gauges = engine.gauges().await;
@@ -203,7 +223,6 @@ async fn attend(
 
 /// Parks turns, ends or keeps sandboxes, flushes; cut short by a second signal and by [`DRAIN_MAX`].
 async fn drain(engine: &Arc<Engine>, keep_sandboxes: bool, signals: &mut Signals) {
-    tracing::info!(keep_sandboxes, "draining");
     let since = Instant::now();
     let mut done = std::pin::pin!(engine.shutdown(keep_sandboxes));
     let mut late = std::pin::pin!(tokio::time::sleep(DRAIN_MAX));
@@ -226,7 +245,6 @@ async fn drain(engine: &Arc<Engine>, keep_sandboxes: bool, signals: &mut Signals
 
 /// Says that the server is ready; a detached one then lets go of the pipes of whoever started it.
 fn say_ready(holder: &Holder, home: &Home, detached: bool) -> Result<(), Refusal> {
-    tracing::info!(pid = holder.pid, addresses = ?holder.addresses, home = %home.root().display(), "ready");
     if !detached {
         tell(&format!(
             "ready: {} (home {}, pid {})",

@@ -2,82 +2,124 @@
 //!
 //! Settings -> telemetry -> store -> backend -> models -> engine. The listeners are open before any of it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use ob_component::Domain;
+use ob_component::Registry;
 use ob_config::Loaded;
 use ob_core::Refusal;
+use ob_core::redact::Redactor;
+use ob_engine::Catalogue;
+use ob_engine::Demonstration;
 use ob_engine::Engine;
+use ob_engine::EngineOptions;
+use ob_engine::SystemClock;
+use ob_gate::Gates;
+use ob_gate::models::Models;
+use ob_sandbox::Backend;
+use ob_sandbox::namespace::GuestImage;
+use ob_sandbox::namespace::NamespaceBackend;
+use ob_sandbox::namespace::NamespaceOptions;
 use ob_server::MetricsText;
 use ob_server::ObserveRequest;
-use ob_store::SharedStore;
-use ob_store::StoreError;
 use ob_store::sqlite::SqliteOptions;
-use ob_store::tokens::SharedTokens;
+use ob_telemetry::Gauges;
+use ob_telemetry::Log;
+use ob_telemetry::LogOptions;
+use ob_telemetry::Metrics;
+use ob_telemetry::RequestDone;
 
 use super::demo_model;
 use super::demo_model::DemoModel;
 use super::lock::Holder;
 use super::own_program;
+use crate::cli;
 use crate::cli::Context;
+use crate::cli::args::Global;
+use crate::guest;
 
-/// Logs and metrics, as the rest of the program uses them.
+/// The version of this program.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The name of the one backend that there is.
+const NAMESPACE: &str = "namespace";
+
+/// The log and the metrics.
 pub(crate) struct Telemetry {
+    /// The running log.
+    pub(crate) log: Log,
+    /// Where internal events are counted.
+    pub(crate) counted: Metrics,
     /// The metrics page.
     pub(crate) metrics: MetricsText,
     /// Told of each request.
     pub(crate) observe_request: ObserveRequest,
-    /// Opens the log file anew.
-    pub(crate) reopen_log: Box<dyn Fn() + Send + Sync>,
-    /// Reads the log level anew.
-    pub(crate) reload: Box<dyn Fn() + Send + Sync>,
     /// Filled when there is an engine, for the gauges of the metrics page.
     engine: Arc<OnceLock<Arc<Engine>>>,
 }
 
-/// What an engine is made of.
-#[expect(dead_code, reason = "read by `engine` below as soon as the engine has its constructor")]
-struct Parts<'a> {
-    context: &'a Context,
-    loaded: &'a Loaded,
-    /// What `server status` tells: pid, addresses, start.
-    holder: &'a Holder,
-    store: SharedStore,
-    tokens: SharedTokens,
-    /// The guest's program, if this build has one.
-    guest: Option<&'static [u8]>,
-    /// The demonstration model, if it may be used and is installed.
-    demonstration: Option<DemoModel>,
-}
-
 /// Opens the log and makes the metrics.
-pub(crate) fn telemetry(_loaded: &Loaded) -> Result<Telemetry, Refusal> {
-    // ob-telemetry is wired here: its log (file of the home, standard error in the foreground), its registry.
+pub(crate) fn telemetry(loaded: &Loaded, foreground: bool) -> Result<Telemetry, Refusal> {
+    let log = ob_telemetry::init(LogOptions {
+        json: loaded.settings.log.json,
+        filter: loaded.settings.log.filter.clone(),
+        file: Some(loaded.home.log_file()),
+        stderr: foreground,
+        redactor: Redactor::new(loaded.settings.redactor_secrets()),
+    })
+    .map_err(|error| {
+        let source =
+            std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        Refusal::unavailable(format!("{error}{source}")).fix("see `oubliette doctor`")
+    })?;
+    let counted = Metrics::new(VERSION);
+    ob_telemetry::install_panic_hook(counted.clone());
     let engine: Arc<OnceLock<Arc<Engine>>> = Arc::default();
-    let gauges_of = Arc::clone(&engine);
+    let (gauges_of, page, observed) = (Arc::clone(&engine), counted.clone(), counted.clone());
     Ok(Telemetry {
+        log,
+        counted,
         metrics: Arc::new(move || {
-            let engine = gauges_of.get().cloned();
+            let (engine, page) = (gauges_of.get().cloned(), page.clone());
             Box::pin(async move {
-                let gauges = match engine {
-                    Some(engine) => engine.gauges().await,
-                    None => ob_engine::Gauges::default(),
-                };
-                format!(
-                    "# HELP oubliette_containers_running Sandboxes that run.\n\
-                     # TYPE oubliette_containers_running gauge\n\
-                     oubliette_containers_running {}\n",
-                    gauges.sandboxes
-                )
+                if let Some(engine) = engine {
+                    let now = engine.gauges().await;
+                    page.set_gauges(Gauges {
+                        active_sessions: now.active_sessions,
+                        sandboxes: now.sandboxes,
+                        projects: now.projects,
+                    });
+                }
+                page.render()
             })
         }),
-        observe_request: Arc::new(|method, path, status, seconds| {
-            tracing::info!(method, path, status, seconds, "request");
+        observe_request: Arc::new(move |method, path, status, seconds| {
+            // The id is in the span that this is called from.
+            let took = Duration::from_secs_f64(seconds);
+            RequestDone { method, path, status, took, request_id: "" }.emit(&observed);
         }),
-        reopen_log: Box::new(|| tracing::info!("nothing to reopen")),
-        reload: Box::new(|| tracing::info!("reload is not available yet")),
         engine,
     })
+}
+
+/// Reads the configuration anew; what may change while the server runs is its log.
+pub(crate) fn reload(context: &Context, global: &Global, telemetry: &Telemetry) {
+    let settings = match cli::load(context, global) {
+        Ok(loaded) => loaded.settings,
+        Err(refusal) => {
+            tracing::error!(%refusal, "the configuration was not reloaded; the last good one stays");
+            return;
+        }
+    };
+    match telemetry.log.set_filter(&settings.log.filter) {
+        Ok(()) => {
+            tracing::info!(filter = settings.log.filter, "log filter reloaded; the rest needs a restart")
+        }
+        Err(error) => tracing::error!(%error, "the log filter was not reloaded"),
+    }
 }
 
 /// Makes the engine: opens the store, recovers sessions. Says what it is at through `progress`.
@@ -88,33 +130,49 @@ pub(crate) async fn build(
     telemetry: &Telemetry,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Arc<Engine>, Refusal> {
-    let home = &loaded.home;
+    let (home, settings) = (&loaded.home, &loaded.settings);
     progress("opening the store");
     let options = SqliteOptions { database: home.database(), blobs: home.blobs() };
-    let store = ob_store::sqlite::open(options).await.map_err(|error| cannot_open("store", &error))?;
-    let tokens = ob_store::sqlite::open_tokens(&home.auth_database())
-        .await
-        .map_err(|error| cannot_open("token store", &error))?;
-    let models = &loaded.settings.models;
-    let demonstration = (models.providers.is_empty() && models.demonstration)
-        .then(|| demo_model::find(&own_program()))
-        .flatten()
-        .map(DemoModel::new);
+    let store = ob_store::sqlite::open(options).await.map_err(|error| error.refusal())?;
+    let tokens =
+        ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
+
+    let registry = Registry::default();
+    let backend: Arc<dyn Backend> = Arc::new(NamespaceBackend::new(NamespaceOptions {
+        guest: guest::GUEST.map_or(GuestImage::Missing, GuestImage::Embedded),
+        programs: home.programs(),
+        bwrap: bubblewrap(context),
+        first_process: None,
+    }));
+    registry.register(Domain::Adapter, ob_engine::SANDBOX, NAMESPACE, backend);
+
+    let models = Arc::new(Models::new());
+    let demonstration = demo_model::find(&own_program())
+        .map(|program| Arc::new(DemoModel::new(program)) as Arc<dyn Demonstration>);
     progress("recovering sessions");
-    let guest = crate::guest::GUEST;
-    let parts = Parts { context, loaded, holder, store, tokens, guest, demonstration };
-    let engine = engine(parts).await?;
-    // Set once: a server has one engine.
-    let engine = telemetry.engine.get_or_init(|| engine);
-    Ok(Arc::clone(engine))
+    let uid = rustix::process::geteuid();
+    let engine = Engine::start(EngineOptions {
+        home: home.clone(),
+        sandbox: settings.sandbox.clone(),
+        max_cost: settings.limits.max_cost,
+        gates: Gates::new(Arc::clone(&store), Arc::clone(&models)),
+        store,
+        tokens,
+        registry,
+        catalogue: Catalogue::new(settings.models.clone(), models, demonstration),
+        clock: Arc::new(SystemClock),
+        is_root: uid.is_root(),
+        uid: uid.as_raw(),
+        addresses: holder.addresses.clone(),
+        version: VERSION.to_owned(),
+        metrics: telemetry.counted.clone(),
+    })
+    .await?;
+    Ok(Arc::clone(telemetry.engine.get_or_init(|| engine)))
 }
 
-/// The engine over its parts. Here the backend is chosen, the models are registered and the engine is made.
-async fn engine(_parts: Parts<'_>) -> Result<Arc<Engine>, Refusal> {
-    Err(Refusal::unavailable("this build has no engine").fix("use a released build"))
-}
-
-fn cannot_open(what: &str, error: &StoreError) -> Refusal {
-    Refusal::unavailable(format!("the {what} cannot be opened: {error}"))
-        .fix("see `oubliette doctor`; the log has the details")
+/// bubblewrap as the PATH has it. The system's folders are looked through only if there is no PATH: whoever sets one
+/// says which programs there are.
+fn bubblewrap(context: &Context) -> Option<PathBuf> {
+    context.var("PATH").map(|_| context.find_program("bwrap").unwrap_or_else(|| "bwrap".into()))
 }
