@@ -1,2 +1,25 @@
-//! stub
-fn main() {}
+//! `oubliette`: the command line, the daemon, and the wiring of everything.
+//!
+//! ```text
+//! main -> names (what argv[0] means) -> cli (parse, run a command) -> control socket of the home -> server
+//!                                        `serve` -> server (lock, listeners, wire, signals)
+//! ```
+
+mod cli;
+mod guest;
+mod names;
+mod server;
+
+use std::process::ExitCode;
+
+use cli::Context;
+
+fn main() -> ExitCode {
+    // The only place of this program that reads its environment; from here on it is an argument.
+    let context = Context {
+        argv: std::env::args_os().collect(),
+        env: std::env::vars_os().collect(),
+        cwd: std::env::current_dir().unwrap_or_else(|_| "/".into()),
+    };
+    ExitCode::from(cli::main(&context))
+}

@@ -1,0 +1,399 @@
+//! The arguments: what can be typed, and what `--help` says.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+
+const EXAMPLES: &str = "\
+Examples:
+  oubliette run \"make the tests pass\" --project .    on a clone; you get a diff
+  oubliette run \"make the tests pass\" --project . --apply
+  oubliette session list                             what runs and what ran
+  oubliette session events last --follow             watch it
+  oubliette --daemon                                 a server in the background
+  oubliette doctor                                   what this machine lacks
+
+Exit codes:
+  0 ok, 1 failure, 2 usage, 3 not found, 4 unhealthy, 5 refused, 6 unavailable,
+  130 interrupted by you";
+
+const RUN_HELP: &str = "\
+The agent works on a clone of DIR in a sandbox. When it is done you see its
+changes as a diff and apply them yourself, or at once with --apply. A server is
+started if none runs. It keeps the session safe: if this command or the server
+dies, nothing is lost, and `oubliette session events ID --follow` goes on.
+
+Ctrl-C stops what the agent is doing, a second one ends the session, a third one
+leaves it alone and returns.
+
+Examples:
+  oubliette run \"fix the failing test\" --project .
+  oubliette run \"add a --version flag\" --project ~/src/tool --apply
+  oubliette run \"explain src/main.rs\" --model openai/gpt-5
+  oubliette run \"plan the change\" --keep    and then `oubliette session message`";
+
+const SESSION_HELP: &str = "\
+ID may be cut to its end, as long as one session only has it; `last`, which is
+also meant where an ID may be left out, is the newest session.";
+
+/// Run AI agents unattended, each in a kernel sandbox.
+#[derive(Debug, Parser)]
+#[command(
+    name = "oubliette",
+    version,
+    about = "Run AI agents unattended, each in a kernel sandbox",
+    long_about = "Run AI agents unattended, each in a kernel sandbox, durable from its first event.\n\nWithout a \
+                  command, `oubliette` starts the server in the foreground.",
+    after_long_help = EXAMPLES,
+    after_help = "More with `--help`; try `oubliette run \"TASK\" --project .`",
+    disable_help_subcommand = true,
+    infer_subcommands = false
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// Start the server in the background; returns when it is ready
+    #[arg(long)]
+    pub(crate) daemon: bool,
+    /// How a background server knows that it is one
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Global {
+    /// The home: where the server keeps its things
+    #[arg(long, global = true, value_name = "D")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The configuration file (also `-config F`)
+    #[arg(long, global = true, value_name = "F")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Give an agent a task in a folder and watch it
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Start the server
+    Serve(ServeArgs),
+    /// Show what the server is doing
+    Status,
+    /// Stop the server
+    Stop(StopArgs),
+    /// Check this machine: what is missing, what that costs, what mends it
+    Doctor,
+    /// Make, list and revoke tokens; works with the server up or down
+    #[command(subcommand, arg_required_else_help = true)]
+    Token(TokenCommand),
+    /// Projects: where work happens
+    #[command(subcommand, arg_required_else_help = true)]
+    Project(ProjectCommand),
+    /// Sessions: conversations with agents
+    #[command(subcommand, arg_required_else_help = true, after_help = SESSION_HELP)]
+    Session(SessionCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// What the agent shall do
+    pub(crate) task: String,
+    /// The folder to work on, a git repository as a rule
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) project: PathBuf,
+    /// Work in the folder itself instead of a clone
+    #[arg(long, conflicts_with = "apply")]
+    pub(crate) in_place: bool,
+    /// The model: an alias, or provider/model
+    #[arg(long, value_name = "M")]
+    pub(crate) model: Option<String>,
+    /// Apply the changes to the folder if the agent completes
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) apply: bool,
+    /// Keep the session for more messages
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Return at once and let it work
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ServeArgs {
+    /// In the background; returns when it is ready
+    #[arg(long)]
+    pub(crate) daemon: bool,
+    /// How a background server knows that it is one
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Leave sandboxes running for the next server
+    #[arg(long)]
+    pub(crate) keep_sandboxes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token; its secret is printed once
+    Create {
+        /// Its name: a-z, 0-9, `.`, `_`, `-`, at most 64
+        #[arg(long, value_name = "N")]
+        name: String,
+        /// admin, admin:ro, project:UUID or project:UUID:ro
+        #[arg(long, value_name = "S")]
+        scope: String,
+        /// When it stops working: 90s, 15m, 12h, 30d, 8w
+        #[arg(long, value_name = "D")]
+        expires_in: Option<String>,
+    },
+    /// List tokens, without their secrets
+    List,
+    /// Revoke a token, at once
+    Revoke {
+        /// Its id or name
+        #[arg(value_name = "ID|NAME")]
+        token: String,
+    },
+    /// Show one token
+    Info {
+        /// Its id or name
+        #[arg(value_name = "ID|NAME")]
+        token: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProjectCommand {
+    /// Make a project
+    Create {
+        /// Its name
+        name: String,
+        /// The folder that workspaces are cloned from
+        #[arg(long, value_name = "DIR")]
+        source: Option<PathBuf>,
+        /// For people
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// The default model
+        #[arg(long, value_name = "M")]
+        model: Option<String>,
+        /// The most that one tree of sessions may spend, in US dollars
+        #[arg(long, value_name = "USD")]
+        max_cost_usd: Option<f64>,
+    },
+    /// List projects
+    List {
+        /// Only those whose name contains this
+        #[arg(long, value_name = "TEXT")]
+        name_contains: Option<String>,
+        /// At most so many, 1 to 1000
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
+    /// Show a project
+    Get {
+        /// Its id
+        id: String,
+    },
+    /// Delete a project with its workspaces
+    Delete {
+        /// Its id
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// List sessions, newest first
+    List {
+        /// Only of this project
+        #[arg(long, value_name = "ID")]
+        project: Option<String>,
+        /// active, completed or failed
+        #[arg(long, value_name = "STATUS")]
+        status: Option<String>,
+        /// At most so many, 1 to 1000
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+        /// Only older than this session
+        #[arg(long, value_name = "ID")]
+        before: Option<String>,
+    },
+    /// Show a session
+    Get {
+        /// Its id, the end of it, or `last`
+        #[arg(default_value = "last")]
+        id: String,
+    },
+    /// Show what happened in a session
+    Events {
+        /// Its id, the end of it, or `last`
+        #[arg(default_value = "last")]
+        id: String,
+        /// Go on until the session is over
+        #[arg(long)]
+        follow: bool,
+        /// Only events with a higher number
+        #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+        cursor: i64,
+    },
+    /// Give a session another task
+    Message {
+        /// Its id, the end of it, or `last`
+        id: String,
+        /// The task
+        message: String,
+    },
+    /// Stop what the agent is doing; the session goes on
+    Interrupt {
+        /// Its id, the end of it, or `last`
+        #[arg(default_value = "last")]
+        id: String,
+    },
+    /// End a session; its events and changes stay
+    End {
+        /// Its id, the end of it, or `last`
+        #[arg(default_value = "last")]
+        id: String,
+    },
+    /// Show what a session changed, as a patch
+    Diff {
+        /// Its id, the end of it, or `last`
+        #[arg(default_value = "last")]
+        id: String,
+    },
+    /// Apply what a session changed to the project's folder
+    Apply {
+        /// Its id, the end of it, or `last`
+        #[arg(default_value = "last")]
+        id: String,
+        /// Another folder
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Only say whether it would apply
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+/// `-config F` and `-config=F`, as they were always typed, in clap's spelling. Nothing after `--` is touched.
+pub(crate) fn normalise(argv: &[OsString]) -> Vec<OsString> {
+    let mut options = true;
+    let mut normal = Vec::with_capacity(argv.len());
+    for (position, argument) in argv.iter().enumerate() {
+        options &= argument != "--";
+        let text = argument.to_str().filter(|_| options && position > 0).unwrap_or_default();
+        if text == "-config" {
+            normal.push("--config".into());
+        } else if let Some(file) = text.strip_prefix("-config=") {
+            normal.push(format!("--config={file}").into());
+        } else {
+            normal.push(argument.clone());
+        }
+    }
+    normal
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+        let argv: Vec<OsString> = line.iter().map(Into::into).collect();
+        Cli::try_parse_from(normalise(&argv))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_spelling_of_the_configuration_file_is_one_option() {
+        for line in [
+            &["oubliette", "-config", "f"][..],
+            &["oubliette", "-config=f"],
+            &["oubliette", "--config", "f"],
+            &["oubliette", "--config=f"],
+            &["oubliette", "serve", "-config", "f"],
+            &["./oubliette-server", "-config", "f"],
+        ] {
+            let cli = parse(line).expect("a valid line");
+            assert_eq!(cli.global.config.as_deref(), Some(std::path::Path::new("f")), "{line:?}");
+        }
+        let cli = parse(&["oubliette", "run", "--", "-config"]).expect("a task");
+        assert!(matches!(cli.command, Some(Command::Run(run)) if run.task == "-config"));
+    }
+
+    #[test]
+    fn the_forms_of_the_contract_parse() {
+        for line in [
+            &["oubliette"][..],
+            &["oubliette", "--daemon"],
+            &["oubliette", "serve", "--daemon"],
+            &["oubliette", "--dir", "/h", "status", "--json"],
+            &["oubliette", "run", "fix it", "--project", ".", "--in-place"],
+            &["oubliette", "run", "fix it", "--project", ".", "--model", "m", "--apply", "--keep"],
+            &["oubliette", "stop", "--keep-sandboxes"],
+            &["oubliette", "token", "create", "--name", "a", "--scope", "admin", "--expires-in", "30d"],
+            &["oubliette", "token", "revoke", "tok_0123456789ab"],
+            &["oubliette", "token", "info", "a"],
+            &["oubliette", "session", "events", "last", "--follow", "--cursor", "-1"],
+            &["oubliette", "session", "apply", "--to", "/x", "--check"],
+            &["oubliette", "completions", "bash"],
+        ] {
+            assert!(parse(line).is_ok(), "{line:?}: {}", parse(line).expect_err("checked"));
+        }
+    }
+
+    #[test]
+    fn help_reads_well() {
+        let help = |path: &[&str]| {
+            let mut command = Cli::command().term_width(100);
+            command.build();
+            let mut at = &mut command;
+            for name in path {
+                at = at.find_subcommand_mut(name).expect("a subcommand");
+            }
+            at.render_long_help().to_string()
+        };
+        insta::assert_snapshot!("help", help(&[]));
+        insta::assert_snapshot!("help_run", help(&["run"]));
+        insta::assert_snapshot!("help_session", help(&["session"]));
+        insta::assert_snapshot!("help_token_create", help(&["token", "create"]));
+    }
+
+    #[test]
+    fn usage_errors_say_what_is_allowed() {
+        let error = |line: &[&str]| parse(line).expect_err("a wrong line").to_string();
+        insta::assert_snapshot!(
+            "usage_errors",
+            [
+                error(&["oubliette", "sesion"]),
+                error(&["oubliette", "run"]),
+                error(&["oubliette", "run", "x", "--in-place", "--apply"]),
+                error(&["oubliette", "session", "events", "--cursor", "x"]),
+            ]
+            .join("----\n")
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! Commands. Data goes to standard output, hints and progress to standard error, and nothing ever asks.
+
+pub(crate) mod args;
+mod client;
+mod doctor;
+mod hub;
+mod output;
+mod patch;
+mod project;
+mod run;
+#[cfg(test)]
+mod scenes;
+mod session;
+mod text;
+mod token;
+mod view;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use clap::CommandFactory as _;
+use clap::Parser as _;
+use ob_config::Loaded;
+use ob_core::Refusal;
+
+use crate::names;
+use crate::server;
+use args::Cli;
+use args::Command;
+use args::Global;
+use output::Output;
+
+/// What a process is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    /// The arguments, argv[0] included.
+    pub(crate) argv: Vec<OsString>,
+    /// The environment.
+    pub(crate) env: BTreeMap<OsString, OsString>,
+    /// The working directory.
+    pub(crate) cwd: PathBuf,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// A variable, if it is set, not empty and UTF-8.
+    pub(crate) fn var(&self, name: &str) -> Option<&str> {
+        self.env.get(std::ffi::OsStr::new(name)).and_then(|v| v.to_str()).filter(|v| !v.is_empty())
+    }
+
+    /// The folders in which programs are looked up.
+    pub(crate) fn find_program(&self, name: &str) -> Option<PathBuf> {
+        let path = self.env.get(std::ffi::OsStr::new("PATH"))?;
+        std::env::split_paths(path).map(|folder| folder.join(name)).find(|file| file.is_file())
+    }
+}
+
+/// Exit code of a command that did what was asked.
+pub(crate) const OK: u8 = 0;
+/// Exit code of a failure that has no code of its own.
+pub(crate) const FAILED: u8 = 1;
+/// Exit code of "unhealthy": something required is missing, or no server runs.
+pub(crate) const UNHEALTHY: u8 = 4;
+/// Exit code of "the user stopped it".
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Runs the command that `context` asks for; returns the exit code.
+pub(crate) fn main(context: &Context) -> u8 {
+    // One provider for everything that speaks TLS; it is set once, here, so a second time cannot be.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return FAILED;
+    }
+    let name = names::of(context.argv.first().map(OsString::as_os_str).unwrap_or_default());
+    let cli = match Cli::try_parse_from(args::normalise(&context.argv)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output with code 0, mistakes to standard error with code 2.
+            let code = error.exit_code();
+            return match error.print() {
+                Ok(()) => u8::try_from(code).unwrap_or(2),
+                Err(_) => FAILED,
+            };
+        }
+    };
+    let output = Output::new(context, cli.global.json);
+    match dispatch(context, name, cli, &output) {
+        Ok(code) => code,
+        Err(refusal) => {
+            output.refused(&refusal);
+            refusal.code.exit_code()
+        }
+    }
+}
+
+fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Output) -> Result<u8, Refusal> {
+    let Cli { global, daemon, detached, command } = cli;
+    let command = match command {
+        Some(command) => command,
+        None if name.implied == "serve" => Command::Serve(args::ServeArgs { daemon, detached }),
+        None => return Err(Refusal::invalid("no command was given").fix("see `oubliette --help`")),
+    };
+    match command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "oubliette", &mut script);
+            output.bytes(&script);
+            Ok(OK)
+        }
+        Command::Serve(serve) if serve.daemon || daemon => {
+            let hub = hub::Hub::load(context, &global)?;
+            hub.start_command(output)
+        }
+        Command::Serve(serve) => {
+            let detached = serve.detached || detached;
+            if !detached {
+                server::become_server(context)?;
+            }
+            server::run(context, &global, detached)
+        }
+        Command::Doctor => wait(doctor::command(context, &global, output)),
+        Command::Token(command) => wait(token::command(command, load(context, &global)?, output)),
+        Command::Status => wait(hub::Hub::load(context, &global)?.status(output)),
+        Command::Stop(stop) => wait(hub::Hub::load(context, &global)?.stop(stop.keep_sandboxes, output)),
+        Command::Project(command) => {
+            let hub = hub::Hub::load(context, &global)?;
+            wait(project::command(command, &hub, output))
+        }
+        Command::Session(command) => {
+            let hub = hub::Hub::load(context, &global)?;
+            wait(session::command(command, &hub, output))
+        }
+        Command::Run(run) => {
+            let hub = hub::Hub::load(context, &global)?;
+            wait(run::command(run, &hub, output))
+        }
+    }
+}
+
+/// Finds the home and reads its configuration.
+pub(crate) fn load(context: &Context, global: &Global) -> Result<Loaded, Refusal> {
+    let options = ob_config::LoadOptions {
+        dir: global.dir.clone(),
+        config_file: global.config.clone(),
+        env: context.env.clone(),
+        cwd: context.cwd.clone(),
+        uid: rustix::process::geteuid().as_raw(),
+    };
+    ob_config::load(&options).map_err(|mistakes| {
+        Refusal::invalid(format!("the configuration has mistakes\n{mistakes}")).fix("mend them and try again")
+    })
+}
+
+/// Drives a command on one thread: it waits for one server and prints.
+fn wait(command: impl Future<Output = Result<u8, Refusal>>) -> Result<u8, Refusal> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed("start", &error))?;
+    runtime.block_on(command)
+}
+
+/// A fault of the machine as a refusal.
+pub(crate) fn failed(what: &str, error: &io::Error) -> Refusal {
+    Refusal::unavailable(format!("cannot {what}: {error}"))
+}

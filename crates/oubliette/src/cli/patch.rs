@@ -1,0 +1,179 @@
+//! Shows and applies patches.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use ob_core::Refusal;
+use ob_core::SessionId;
+use ob_core::operation::SessionDiff;
+
+use super::failed;
+use super::output::Output;
+use super::text;
+
+/// Prints a patch: as it is into a pipe, so that it applies; safe and in colour on a terminal.
+pub(crate) fn show(patch: &str, output: &Output) {
+    if output.terminal {
+        output.text(&coloured(patch, output.colour));
+    } else {
+        output.text(patch);
+    }
+}
+
+fn coloured(patch: &str, colour: bool) -> String {
+    let mut shown = String::new();
+    for line in patch.lines() {
+        let line = text::sanitise(line);
+        let code = match line.as_bytes() {
+            [b'+', b'+', b'+', ..] | [b'-', b'-', b'-', ..] | [b'd', b'i', b'f', b'f', ..] => "\x1b[1m",
+            [b'+', ..] => "\x1b[32m",
+            [b'-', ..] => "\x1b[31m",
+            [b'@', ..] => "\x1b[36m",
+            _ => "",
+        };
+        if colour && !code.is_empty() {
+            shown.extend([code, &line, "\x1b[0m\n"]);
+        } else {
+            shown.extend([&line, "\n"]);
+        }
+    }
+    shown
+}
+
+/// The folder that a session's patch goes to.
+pub(crate) fn target(diff: &SessionDiff, to: Option<PathBuf>) -> Result<PathBuf, Refusal> {
+    if diff.in_place {
+        return Err(Refusal::conflict(
+            "the session worked in the folder itself: its changes are there already",
+        )
+        .fix("look at them with `git diff`"));
+    }
+    to.or_else(|| diff.source.clone()).ok_or_else(|| {
+        Refusal::invalid("the session's project has no folder of yours")
+            .fix(format!("name one: `oubliette session apply {} --to DIR`", diff.session_id))
+    })
+}
+
+/// Applies a patch to a folder, all or nothing; with `check`, only finds out whether it would.
+pub(crate) fn apply(diff: &SessionDiff, folder: &Path, check: bool) -> Result<(), Refusal> {
+    let tried = git_apply(folder, &diff.patch, true)?;
+    if let Err(why) = tried {
+        return Err(conflict(&diff.session_id, folder, &why));
+    }
+    if check {
+        return Ok(());
+    }
+    git_apply(folder, &diff.patch, false)?.map_err(|why| conflict(&diff.session_id, folder, &why))
+}
+
+fn conflict(session: &SessionId, folder: &Path, why: &str) -> Refusal {
+    Refusal::conflict(format!(
+        "the changes do not fit {}; nothing was changed there\n{}",
+        folder.display(),
+        text::sanitise(why).trim_end()
+    ))
+    .fix(format!("save them with `oubliette session diff {session} > changes.patch` and merge them with `git apply --3way changes.patch`"))
+}
+
+/// Runs `git apply`; the inner error is what git says against it.
+fn git_apply(folder: &Path, patch: &str, check: bool) -> Result<Result<(), String>, Refusal> {
+    let mut git = Command::new("git");
+    git.arg("-C").arg(folder).arg("apply").arg("--whitespace=nowarn");
+    if check {
+        git.arg("--check");
+    }
+    // The patch is relative to this folder, also when it lies inside a larger repository or git is told of another.
+    git.env("GIT_CEILING_DIRECTORIES", folder.parent().unwrap_or(folder));
+    for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"] {
+        git.env_remove(variable);
+    }
+    git.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let missing = |error: &std::io::Error| failed("run git", error).fix("install git");
+    let mut child = git.spawn().map_err(|error| missing(&error))?;
+    if let Some(mut stdin) = child.stdin.take()
+        && let Err(error) = stdin.write_all(patch.as_bytes())
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        // A broken pipe is git's verdict on the first bytes; it says why below.
+        return Err(failed("write to git", &error));
+    }
+    let done = child.wait_with_output().map_err(|error| missing(&error))?;
+    if done.status.success() {
+        Ok(Ok(()))
+    } else {
+        Ok(Err(String::from_utf8_lossy(&done.stderr).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const PATCH: &str = "diff --git a/a.txt b/a.txt\n--- a/a.txt\n+++ b/a.txt\n@@ -1 +1 @@\n-one\n+two\n";
+
+    fn diff(patch: &str) -> SessionDiff {
+        SessionDiff {
+            session_id: "gogol_20261118_110640_deadbeef".parse().expect("an id"),
+            source: None,
+            in_place: false,
+            patch: patch.to_owned(),
+            files: vec!["a.txt".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_patch_that_fits_is_applied_and_one_that_does_not_changes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a.txt");
+        fs::write(&file, "one\n").expect("written");
+        apply(&diff(PATCH), folder.path(), true).expect("it fits");
+        assert_eq!(fs::read_to_string(&file).expect("read"), "one\n", "checking changes nothing");
+        apply(&diff(PATCH), folder.path(), false).expect("it fits");
+        assert_eq!(fs::read_to_string(&file).expect("read"), "two\n");
+        let refusal = apply(&diff(PATCH), folder.path(), false).expect_err("it was applied already");
+        assert!(refusal.fix.is_some_and(|fix| fix.contains("session diff gogol_20261118_110640_deadbeef")));
+        assert_eq!(fs::read_to_string(&file).expect("read"), "two\n");
+    }
+
+    #[test]
+    fn a_patch_goes_into_the_folder_also_inside_a_larger_repository() {
+        let outer = tempfile::tempdir().expect("a folder");
+        let git = Command::new("git").arg("-C").arg(outer.path()).args(["init", "-q"]).status();
+        assert!(git.expect("git runs").success());
+        let inner = outer.path().join("inner");
+        fs::create_dir(&inner).expect("made");
+        fs::write(inner.join("a.txt"), "one\n").expect("written");
+        apply(&diff(PATCH), &inner, false).expect("it fits");
+        assert_eq!(fs::read_to_string(inner.join("a.txt")).expect("read"), "two\n");
+    }
+
+    #[test]
+    fn a_patch_that_leaves_the_folder_is_refused() {
+        let outer = tempfile::tempdir().expect("a folder");
+        let folder = outer.path().join("project");
+        fs::create_dir(&folder).expect("made");
+        fs::write(outer.path().join("a.txt"), "one\n").expect("written");
+        fs::create_dir(folder.join("real")).expect("made");
+        std::os::unix::fs::symlink(outer.path(), folder.join("link")).expect("linked");
+        for name in ["../a.txt", "link/a.txt", ".git/config"] {
+            let patch = PATCH.replace("a.txt", name);
+            assert!(apply(&diff(&patch), &folder, false).is_err(), "{name}");
+        }
+        assert_eq!(fs::read_to_string(outer.path().join("a.txt")).expect("read"), "one\n");
+        // The positive control: the same patch under a plain name.
+        fs::write(folder.join("a.txt"), "one\n").expect("written");
+        apply(&diff(PATCH), &folder, false).expect("it fits");
+    }
+
+    #[test]
+    fn a_patch_on_a_terminal_is_safe() {
+        let shown = coloured("diff --git a b\n+evil\x1b[2J\n-x\n@@ 1\n same\n", true);
+        assert!(!shown.contains("[2J"), "{shown:?}");
+        assert_eq!(coloured("+a\x1b[2Jb\n", false), "+ab\n");
+    }
+}

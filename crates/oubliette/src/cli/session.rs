@@ -1,0 +1,235 @@
+//! `oubliette session`.
+
+use ob_core::Refusal;
+use ob_core::SessionId;
+use ob_core::operation::Operation;
+use ob_core::operation::SessionAccepted;
+use ob_core::operation::SessionDiff;
+use ob_core::operation::SessionList;
+use ob_core::operation::SessionMessage;
+use ob_core::operation::SessionTarget;
+use ob_core::record::SessionView;
+use ob_core::session::SessionStatus;
+use serde_json::Value;
+use serde_json::json;
+
+use super::OK;
+use super::args::SessionCommand;
+use super::hub::Hub;
+use super::output::Output;
+use super::patch;
+use super::project;
+use super::text;
+use super::watch::OnInterrupt;
+use super::watch::Until;
+use super::watch::Watch;
+use super::watch::Watched;
+
+/// Among how many of the newest sessions a cut id is looked up.
+const LOOK_UP_MAX: u32 = 1000;
+
+/// Runs the command.
+pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output) -> Result<u8, Refusal> {
+    hub.ensure(output).await?;
+    match command {
+        SessionCommand::List { project, status, limit, before } => {
+            let params = SessionList {
+                project_id: project.as_deref().map(project::parse).transpose()?,
+                status: status.as_deref().map(parse_status).transpose()?,
+                limit,
+                before: match before {
+                    Some(id) => Some(resolve(hub, &id).await?),
+                    None => None,
+                },
+            };
+            let sessions = list(hub, &params).await?;
+            output.data(&sessions, || {
+                let rows: Vec<_> = sessions.iter().map(row).collect();
+                output.table(&["ID", "STATE", "TURNS", "STARTED", "MODEL", "TASK"], &rows)
+            });
+        }
+        SessionCommand::Get { id } => {
+            let view: SessionView = hub.client.call(Operation::SessionGet, &target(hub, &id).await?).await?;
+            output.data(&view, || described(&view));
+        }
+        SessionCommand::Events { id, follow, cursor } => {
+            let session = resolve(hub, &id).await?;
+            let until = if follow { Until::Over } else { Until::Now };
+            let watch = Watch { hub, output, session, cursor, until, on_interrupt: OnInterrupt::Detach };
+            if watch.run().await? == Watched::Detached {
+                output.hint("the session goes on");
+            }
+        }
+        SessionCommand::Message { id, message } => {
+            let params = SessionMessage { session_id: resolve(hub, &id).await?, message };
+            let accepted: SessionAccepted = hub.client.call(Operation::SessionMessage, &params).await?;
+            output.data(&accepted, || {
+                let model = text::one_line(&accepted.model.to_string());
+                format!("turn {} of {}; model: {model}\n", accepted.turn, accepted.session_id)
+            });
+        }
+        SessionCommand::Interrupt { id } => {
+            change(hub, Operation::SessionInterrupt, &id, "interrupted", output).await?;
+        }
+        SessionCommand::End { id } => change(hub, Operation::SessionEnd, &id, "ended", output).await?,
+        SessionCommand::Diff { id } => {
+            let diff = diff(hub, &id).await?;
+            if output.json {
+                output.json_line(&diff);
+            } else {
+                patch::show(&diff.patch, output);
+            }
+        }
+        SessionCommand::Apply { id, to, check } => {
+            let diff = diff(hub, &id).await?;
+            if diff.patch.is_empty() && !diff.in_place {
+                output.data(&json!({ "session_id": diff.session_id, "applied": false, "files": [] }), || {
+                    "nothing to apply\n".to_owned()
+                });
+                return Ok(OK);
+            }
+            let folder = patch::target(&diff, to.map(|folder| hub.context.cwd.join(folder)))?;
+            patch::apply(&diff, &folder, check)?;
+            let value = json!({
+                "session_id": diff.session_id, "applied": !check, "folder": folder, "files": diff.files,
+            });
+            output.data(&value, || {
+                let files = text::plural(diff.files.len(), "file");
+                let what = if check { "would change" } else { "changed" };
+                format!("{what} {files} in {}\n", folder.display())
+            });
+        }
+    }
+    Ok(OK)
+}
+
+async fn change(
+    hub: &Hub,
+    operation: Operation,
+    id: &str,
+    done: &str,
+    output: &Output,
+) -> Result<(), Refusal> {
+    let target = target(hub, id).await?;
+    let answer: Value = hub.client.call(operation, &target).await?;
+    output.data(&answer, || format!("{done} {}\n", target.session_id));
+    Ok(())
+}
+
+async fn diff(hub: &Hub, id: &str) -> Result<SessionDiff, Refusal> {
+    Ok(hub.client.call(Operation::SessionDiff, &target(hub, id).await?).await?)
+}
+
+async fn target(hub: &Hub, id: &str) -> Result<SessionTarget, Refusal> {
+    Ok(SessionTarget { session_id: resolve(hub, id).await? })
+}
+
+async fn list(hub: &Hub, params: &SessionList) -> Result<Vec<SessionView>, Refusal> {
+    Ok(hub.client.call(Operation::SessionList, params).await?)
+}
+
+/// The session that was meant: a whole id, `last`, or the end of an id.
+async fn resolve(hub: &Hub, typed: &str) -> Result<SessionId, Refusal> {
+    if let Ok(id) = typed.parse::<SessionId>() {
+        return Ok(id);
+    }
+    let limit = if typed == "last" { 1 } else { LOOK_UP_MAX };
+    let newest = list(hub, &SessionList { limit: Some(limit), ..SessionList::default() }).await?;
+    choose(typed, newest.into_iter().map(|view| view.session_id).collect())
+}
+
+/// Among ids, newest first.
+fn choose(typed: &str, ids: Vec<SessionId>) -> Result<SessionId, Refusal> {
+    let unknown = || {
+        Refusal::not_found("session", text::cut(&text::one_line(typed), 80))
+            .fix("list them with `oubliette session list`")
+    };
+    if typed == "last" {
+        return ids.into_iter().next().ok_or_else(|| {
+            Refusal::not_found("session", "last").fix("start one with `oubliette run \"TASK\" --project DIR`")
+        });
+    }
+    if typed.is_empty() {
+        return Err(unknown());
+    }
+    let mut fitting: Vec<SessionId> = ids.into_iter().filter(|id| id.as_str().ends_with(typed)).collect();
+    match (fitting.pop(), fitting.is_empty()) {
+        (Some(id), true) => Ok(id),
+        (None, _) => Err(unknown()),
+        (Some(id), false) => {
+            fitting.push(id);
+            let some: Vec<&str> = fitting.iter().take(5).map(SessionId::as_str).collect();
+            Err(Refusal::conflict(format!("`{typed}` is the end of {} sessions", fitting.len()))
+                .fix(format!("type more of it: {}", some.join(", "))))
+        }
+    }
+}
+
+fn parse_status(text: &str) -> Result<SessionStatus, Refusal> {
+    serde_json::from_value(text.into()).map_err(|_| {
+        Refusal::invalid(format!("`{}` is no status of a session", text::one_line(text)))
+            .fix("use `active`, `completed` or `failed`")
+    })
+}
+
+fn row(view: &SessionView) -> Vec<String> {
+    vec![
+        view.session_id.to_string(),
+        view.state.clone(),
+        view.turns.to_string(),
+        text::instant(view.created_at),
+        view.model.to_string(),
+        view.title.clone(),
+    ]
+}
+
+fn described(view: &SessionView) -> String {
+    let books = &view.ledger;
+    let limit = books.limits.max_cost.map(|limit| format!(" of {limit}")).unwrap_or_default();
+    let state = match &view.reason {
+        Some(reason) => format!("{} ({reason})", view.state),
+        None => view.state.clone(),
+    };
+    let lines = [
+        ("session", view.session_id.to_string()),
+        ("state", state),
+        ("task", view.title.clone()),
+        ("model", view.model.to_string()),
+        ("agent", view.agent.clone()),
+        ("backend", view.backend.clone()),
+        ("project", view.project_id.to_string()),
+        ("workspace", view.workspace_id.to_string()),
+        ("turns", view.turns.to_string()),
+        ("events", (view.last_index + 1).to_string()),
+        ("used", format!("{} tokens, {}{limit}", books.used.tokens, books.used.cost)),
+        ("started", text::instant(view.created_at)),
+        ("changed", text::instant(view.updated_at)),
+    ];
+    lines.iter().map(|(name, value)| format!("{name:<10} {}\n", text::one_line(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ob_core::RefusalCode;
+
+    use super::*;
+
+    #[test]
+    fn an_id_may_be_cut_to_an_end_that_one_session_has() {
+        let id =
+            |suffix: &str| format!("gogol_20261118_110640_{suffix}").parse::<SessionId>().expect("an id");
+        let ids = || vec![id("aaaa1111"), id("bbbb2222"), id("cccc2222")];
+        assert_eq!(choose("last", ids()), Ok(id("aaaa1111")));
+        assert_eq!(choose("1111", ids()), Ok(id("aaaa1111")));
+        assert_eq!(choose("bbbb2222", ids()), Ok(id("bbbb2222")));
+        let ambiguous = choose("2222", ids()).expect_err("two have it");
+        assert_eq!(ambiguous.code, RefusalCode::Conflict);
+        assert!(ambiguous.fix.is_some_and(|fix| fix.contains("bbbb2222") && fix.contains("cccc2222")));
+        for wrong in ["", "3333", "\x1b[2J"] {
+            let refusal = choose(wrong, ids()).expect_err("none has it");
+            assert_eq!(refusal.code, RefusalCode::NotFound);
+            assert!(!refusal.message.contains('\x1b'));
+        }
+        assert!(choose("last", Vec::new()).is_err());
+    }
+}

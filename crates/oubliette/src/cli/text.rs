@@ -1,0 +1,228 @@
+//! Text for people: safe on a terminal, in columns, in words.
+
+use ob_core::Timestamp;
+
+/// Takes out of a text of an agent everything that a terminal would obey: escape sequences, control characters other
+/// than newline and tab, and the marks that reverse the direction of text.
+pub(crate) fn sanitise(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\x1b' => skip_escape(&mut chars),
+            // The one-character forms of CSI and of the string sequences.
+            '\u{9b}' => skip_control_sequence(&mut chars),
+            '\u{90}' | '\u{98}' | '\u{9d}' | '\u{9e}' | '\u{9f}' => skip_string(&mut chars),
+            '\n' | '\t' => clean.push(c),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
+            c if c.is_control() => {}
+            c => clean.push(c),
+        }
+    }
+    clean
+}
+
+/// The same on one line.
+pub(crate) fn one_line(text: &str) -> String {
+    sanitise(text).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
+
+fn skip_escape(chars: &mut Chars<'_>) {
+    match chars.peek() {
+        Some('[') => {
+            chars.next();
+            skip_control_sequence(chars);
+        }
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            chars.next();
+            skip_string(chars);
+        }
+        Some(c) if (' '..='~').contains(c) => {
+            // Two-character sequences, and those with intermediate bytes before the final one.
+            while chars.next_if(|c| (' '..='/').contains(c)).is_some() {}
+            chars.next_if(|c| ('0'..='~').contains(c));
+        }
+        _ => {}
+    }
+}
+
+fn skip_control_sequence(chars: &mut Chars<'_>) {
+    while chars.next_if(|c| (' '..='?').contains(c)).is_some() {}
+    chars.next_if(|c| ('@'..='~').contains(c));
+}
+
+/// Up to BEL or ST, but never past the line: a text must not be able to hide what follows it.
+fn skip_string(chars: &mut Chars<'_>) {
+    while let Some(c) = chars.next_if(|c| *c != '\n') {
+        if c == '\x07' || c == '\u{9c}' || (c == '\x1b' && chars.next_if_eq(&'\\').is_some()) {
+            return;
+        }
+    }
+}
+
+/// Cuts to so many characters, the last one an ellipsis.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
+    if width > 0 {
+        cut.push('…');
+    }
+    cut
+}
+
+/// Rows under a header, in columns two spaces apart. If a width is given, the widest columns but the first are cut to
+/// make the lines fit. No line ends in spaces.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
+    /// A column is never cut below this.
+    const LEAST: usize = 6;
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
+    let mut widths: Vec<usize> = header.iter().map(|name| name.chars().count()).collect();
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let total = |widths: &[usize]| widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
+    while let Some(limit) = width
+        && total(&widths) > limit
+    {
+        let Some(widest) = widths.iter_mut().skip(1).max() else { break };
+        if *widest <= LEAST {
+            break;
+        }
+        *widest -= 1;
+    }
+    let mut text = String::new();
+    let header = header.iter().map(|name| (*name).to_owned()).collect();
+    for row in std::iter::once(&header).chain(&rows) {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{:<width$}", cut(cell, *width), width = *width))
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A length of time in words: `4s`, `3m 05s`, `2h 07m`, `5d`.
+pub(crate) fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// An instant as a column shows it: `2026-11-18 11:06:40Z`.
+pub(crate) fn instant(at: Timestamp) -> String {
+    let text = at.to_string();
+    let seconds = text.get(..19).unwrap_or(&text);
+    format!("{}Z", seconds.replace('T', " "))
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn plural(count: usize, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
+/// `90s`, `15m`, `12h`, `30d`, `8w` in seconds.
+pub(crate) fn parse_duration(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds).filter(|total| *total > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through() {
+        for (dirty, clean) in [
+            ("plain\ttext\nlines", "plain\ttext\nlines"),
+            ("\x1b[31mred\x1b[0m", "red"),
+            ("\x1b[?1049h\x1b[2J\x1b[Hgone", "gone"),
+            ("\x1b]0;title\x07after", "after"),
+            ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
+            ("\x1b]52;c;ZXZpbA==\x07x", "x"),
+            ("\u{9b}31mred", "red"),
+            ("\u{9d}0;title\u{9c}after", "after"),
+            ("a\rb\x08c\x07d\x00e\x7f", "abcde"),
+            ("\x1b(Bascii\x1b7\x1b8", "ascii"),
+            ("\x1b", ""),
+            ("\x1b[", ""),
+            ("\x1b]never ends\nnext line", "\nnext line"),
+            ("user\u{202e}txt.exe", "usertxt.exe"),
+            ("naïve — 日本 ✓", "naïve — 日本 ✓"),
+        ] {
+            assert_eq!(sanitise(dirty), clean, "{dirty:?}");
+        }
+    }
+
+    #[test]
+    fn no_mixture_of_parts_gets_an_escape_through() {
+        let parts =
+            ["\x1b", "[", "]", "31", "m", "\x07", "\u{9b}", "\n", "a", "\\", "P", ";", "\r", "\u{202e}", " "];
+        for a in parts {
+            for b in parts {
+                for c in parts {
+                    for d in parts {
+                        let clean = sanitise(&[a, b, c, d].concat());
+                        assert!(clean.chars().all(|x| x == '\n' || !x.is_control()), "{a:?}{b:?}{c:?}{d:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_fits_its_width_and_keeps_its_first_column() {
+        let rows = vec![
+            vec!["gogol_20261118_110640_deadbeef".into(), "running".into(), "a very long title ".repeat(9)],
+            vec!["x".into(), "y".into(), "evil\x1b[2J\nsecond line".into()],
+        ];
+        let text = table(&["ID", "STATE", "TITLE"], &rows, Some(60));
+        assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+        assert!(text.contains("gogol_20261118_110640_deadbeef"), "{text}");
+        assert!(text.contains("evil second line"), "{text}");
+        assert_eq!(text.lines().count(), 3, "a row is a line");
+        assert!(
+            table(&["ID", "STATE", "TITLE"], &rows, None).contains(&"a very long title ".repeat(9)[..160])
+        );
+        assert_eq!(table(&["ID", "NAME"], &[], Some(10)), "ID  NAME\n");
+    }
+
+    #[test]
+    fn times_and_counts_in_words() {
+        assert_eq!(
+            ["4s", "3m 05s", "2h 07m", "5d"],
+            [4, 185, 7620, 432_001].map(duration).each_ref().map(String::as_str)
+        );
+        assert_eq!(instant(Timestamp::from_micros(1_795_000_000_000_000)), "2026-11-18 11:06:40Z");
+        assert_eq!((plural(1, "file"), plural(0, "file")), ("1 file".into(), "0 files".into()));
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_an_end() {
+        assert_eq!(parse_duration("30d"), Some(2_592_000));
+        assert_eq!(parse_duration("90s"), Some(90));
+        for wrong in ["", "d", "30", "0d", "-1d", "1.5h", "30 d", "99999999999999999999d", "3é"] {
+            assert_eq!(parse_duration(wrong), None, "{wrong}");
+        }
+    }
+}

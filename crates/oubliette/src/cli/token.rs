@@ -1,0 +1,164 @@
+//! `oubliette token`: straight on `auth.db`, so that it works with the server up or down and takes effect at once.
+
+use ob_config::Loaded;
+use ob_core::Refusal;
+use ob_core::Scope;
+use ob_core::Timestamp;
+use ob_core::operation::TokenCreate;
+use ob_core::operation::TokenCreated;
+use ob_core::record::TokenRecord;
+use ob_store::tokens;
+use ob_store::tokens::SharedTokens;
+
+use super::OK;
+use super::args::TokenCommand;
+use super::failed;
+use super::output::Output;
+use super::text;
+
+/// Runs the command.
+pub(crate) async fn command(command: TokenCommand, loaded: Loaded, output: &Output) -> Result<u8, Refusal> {
+    let home = &loaded.home;
+    if ob_config::make_home(home).map_err(|error| failed("make the home", &error))? {
+        output.hint(&format!("made a home at {}", home.root().display()));
+    }
+    let tokens =
+        ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
+    let now = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
+    perform(command, &tokens, now, output).await
+}
+
+async fn perform(
+    command: TokenCommand,
+    tokens: &SharedTokens,
+    now: Timestamp,
+    output: &Output,
+) -> Result<u8, Refusal> {
+    match command {
+        TokenCommand::Create { name, scope, expires_in } => {
+            let scope: Scope = scope.parse()?;
+            let created = create(tokens, now, &name, scope, expires_in.as_deref()).await?;
+            output.data(&created, || format!("{}\n", created.secret));
+            output.hint(&format!("token {} ({}) — the secret is shown this once", created.record.id, scope));
+        }
+        TokenCommand::List => {
+            let list = tokens.list().await.map_err(|error| error.refusal())?;
+            output.data(&list, || {
+                let rows: Vec<_> = list.iter().map(|record| row(record, now)).collect();
+                output.table(&["ID", "NAME", "SCOPE", "STATE", "CREATED", "EXPIRES"], &rows)
+            });
+        }
+        TokenCommand::Revoke { token } => {
+            let record = tokens
+                .revoke(&token, now)
+                .await
+                .map_err(|error| error.refusal())?
+                .ok_or_else(|| unknown(&token))?;
+            output.data(&record, || format!("revoked {} ({})\n", record.id, record.name));
+        }
+        TokenCommand::Info { token } => {
+            let record =
+                tokens.get(&token).await.map_err(|error| error.refusal())?.ok_or_else(|| unknown(&token))?;
+            output.data(&record, || {
+                let names = ["id", "name", "scope", "state", "created", "expires"];
+                let row = row(&record, now);
+                names.iter().zip(row).map(|(name, value)| format!("{name:<8} {value}\n")).collect()
+            });
+        }
+    }
+    Ok(OK)
+}
+
+async fn create(
+    tokens: &SharedTokens,
+    now: Timestamp,
+    name: &str,
+    scope: Scope,
+    expires_in: Option<&str>,
+) -> Result<TokenCreated, Refusal> {
+    let seconds = |length: &str| {
+        text::parse_duration(length).ok_or_else(|| {
+            Refusal::invalid(format!("`{}` is no length of time", text::one_line(length)))
+                .fix("use a number with s, m, h, d or w: `30d`")
+        })
+    };
+    let expires_in_s = expires_in.map(seconds).transpose()?;
+    let params = TokenCreate { name: name.to_owned(), scope, expires_in_s };
+    let mut random = [0; 40];
+    rand::fill(&mut random);
+    tokens::issue(&**tokens, &params, now, random).await
+}
+
+fn row(record: &TokenRecord, now: Timestamp) -> Vec<String> {
+    let state = match record.revoked_at {
+        Some(_) => "revoked",
+        None if record.is_valid_at(now) => "valid",
+        None => "expired",
+    };
+    vec![
+        record.id.to_string(),
+        record.name.clone(),
+        record.scope.to_string(),
+        state.to_owned(),
+        text::instant(record.created_at),
+        record.expires_at.map_or_else(|| "never".to_owned(), text::instant),
+    ]
+}
+
+fn unknown(token: &str) -> Refusal {
+    Refusal::not_found("token", text::one_line(token)).fix("list them with `oubliette token list`")
+}
+
+#[cfg(test)]
+mod tests {
+    use ob_core::RefusalCode;
+
+    use super::*;
+
+    /// On a real `auth.db`, as with the server down.
+    async fn opened(folder: &tempfile::TempDir) -> SharedTokens {
+        ob_store::sqlite::open_tokens(&folder.path().join("auth.db")).await.expect("a token store")
+    }
+
+    #[tokio::test]
+    async fn a_token_is_made_found_listed_and_revoked_with_the_server_down() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let now = Timestamp::from_micros(1_795_000_000_000_000);
+        let tokens = opened(&folder).await;
+        let made = create(&tokens, now, "ci", Scope::AdminReadOnly, Some("30d")).await.expect("a token");
+        assert!(made.secret.starts_with("oub_") && made.secret.len() == 68);
+        assert_ne!(made.record.id.as_str(), made.secret);
+        let taken = create(&tokens, now, "ci", Scope::Admin, None).await.err().expect("the name is taken");
+        assert_eq!(taken.code, RefusalCode::Conflict);
+
+        // Another process sees it at once.
+        let other = opened(&folder).await;
+        let found = other.find(&tokens::hash(&made.secret)).await.expect("a read").expect("the token");
+        assert_eq!(found, made.record);
+        let list = text::table(
+            &["ID", "NAME", "SCOPE", "STATE", "CREATED", "EXPIRES"],
+            &other.list().await.expect("a read").iter().map(|r| row(r, now)).collect::<Vec<_>>(),
+            None,
+        );
+        let mut lines = list.lines();
+        assert!(lines.next().is_some_and(|line| line.starts_with("ID ")));
+        assert!(lines.clone().all(|line| line.starts_with("tok_") && !line.contains("ID")), "{list}");
+        assert!(!list.contains(&made.secret));
+        for _ in 0..2 {
+            let revoked = other.revoke("ci", now).await.expect("a write").expect("the token");
+            assert_eq!(revoked.revoked_at, Some(now), "revoking twice is fine");
+        }
+        let found = tokens.find(&tokens::hash(&made.secret)).await.expect("a read").expect("the token");
+        assert!(!found.is_valid_at(now), "revoking takes effect at once");
+    }
+
+    #[tokio::test]
+    async fn names_and_lengths_of_time_are_checked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tokens = opened(&folder).await;
+        for (name, expires) in [("", None), ("A", None), ("a b", None), ("a/b", None), ("a", Some("soon"))] {
+            let refusal = create(&tokens, Timestamp::default(), name, Scope::Admin, expires).await;
+            assert_eq!(refusal.err().map(|r| r.code), Some(RefusalCode::InvalidArgument), "{name}");
+        }
+    }
+}

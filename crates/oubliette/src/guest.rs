@@ -1,0 +1,3 @@
+//! The guest's program, embedded by the build script.
+
+include!(concat!(env!("OUT_DIR"), "/guest.rs"));
