@@ -6,7 +6,7 @@
 //!                               +-> doorbells (after the commit) -> whoever listens
 //! ```
 //!
-//! - [`apply`] holds the rules of a commit, [`record`] and [`ledger`] its statements, [`query`] those of reads.
+//! - `apply` holds the rules of a commit, `record` and `ledger` its statements, `query` those of reads.
 //! - Dropping the store ends it like [`Store::close`], without waiting.
 
 use std::path::Path;

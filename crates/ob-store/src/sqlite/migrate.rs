@@ -220,16 +220,13 @@ mod tests {
 
     #[test]
     fn applied_migrations_are_not_edited() {
-        // Written by hand: a migration that was released never changes again.
-        assert_eq!(MAIN.len(), 1);
-        assert_eq!(AUTH.len(), 1);
-        for migrations in [MAIN, AUTH] {
-            let folder = tempfile::tempdir().expect("folder");
-            let path = folder.path().join("x.db");
-            assert_eq!(
-                verify(&open(&path, migrations).expect("open"), &path, migrations).expect("verify"),
-                1
-            );
+        // Written by hand: a migration that was released never changes again; a new one gets a line here.
+        let released = [
+            (MAIN, vec!["f57456f69bb0dea8caf8efbc2f3ff8602acdd99ee0044a12fd9e5bc53d686af5"]),
+            (AUTH, vec!["496dca31287057fdd7f264d9311724a49e752058ddaec82253f52163caac7866"]),
+        ];
+        for (migrations, sums) in released {
+            assert_eq!(migrations.iter().map(checksum).collect::<Vec<_>>(), sums);
         }
     }
 }
