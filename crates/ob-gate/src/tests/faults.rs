@@ -24,8 +24,8 @@ const CHUNK: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"word\"}}]}\n\
 /// Bounds that make a silent provider fail soon, and an event too large at once.
 fn small() -> GateOptions {
     GateOptions {
-        head_timeout: Duration::from_millis(300),
-        stream_idle_timeout: Duration::from_millis(300),
+        head_timeout: Duration::from_secs(1),
+        stream_idle_timeout: Duration::from_secs(1),
         max_event: 2000,
         settle_backoff: Duration::from_millis(1),
         ..GateOptions::default()
