@@ -52,17 +52,30 @@ impl Groups {
         &self.unenforced
     }
 
-    /// The version 2 group, for a child to be born in. Version 1 has no such thing.
+    /// The version 2 group, for a child to be born in.
     pub(super) fn birthplace(&self) -> Option<fs::File> {
         self.paths.iter().find(|path| is_unified(path)).and_then(|path| fs::File::open(path).ok())
     }
 
-    /// Takes the calling process in, except where it was born.
-    pub(super) fn join(&self, was_born_inside: bool) -> io::Result<()> {
-        self.paths
-            .iter()
-            .filter(|path| !(was_born_inside && is_unified(path)))
-            .try_for_each(|path| fs::write(path.join("cgroup.procs"), "0"))
+    /// Takes the calling process into the version 2 group.
+    pub(super) fn join_unified(&self) -> io::Result<()> {
+        let mut unified = self.paths.iter().filter(|path| is_unified(path));
+        unified.try_for_each(|path| fs::write(path.join("cgroup.procs"), "0"))
+    }
+
+    /// True if there are groups that processes have to be moved to.
+    pub(super) fn has_legacy(&self) -> bool {
+        self.paths.iter().any(|path| !is_unified(path))
+    }
+
+    /// Takes processes into the version 1 groups.
+    pub(super) fn adopt(&self, pids: &[Pid]) -> io::Result<()> {
+        for path in self.paths.iter().filter(|path| !is_unified(path)) {
+            for pid in pids {
+                fs::write(path.join("cgroup.procs"), pid.as_raw_nonzero().to_string())?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends the end to every member.

@@ -84,8 +84,8 @@ pub(super) fn close_all_above_stderr() -> Result<(), Errno> {
 /// Makes `fd` also `number`, open across exec. The caller keeps `number` free of anything owned.
 pub(super) fn duplicate_at(fd: BorrowedFd<'_>, number: u32) -> Result<(), Errno> {
     let number = i32::try_from(number).map_err(|_| Errno::INVAL)?;
-    // SAFETY: every descriptor this program owns was opened at `LOWEST_OWN_FD` or above, or is standard; `number` is
-    // between them, and the process executes another program or exits next.
+    // SAFETY: only a forked child calls this; what it still uses was moved to `LOWEST_OWN_FD` or above, and what it
+    // has at `number` it never touches again, for it executes another program or exits at once.
     match unsafe { libc::dup2(fd.as_raw_fd(), number) } {
         -1 => Err(last_error()),
         _ => Ok(()),
