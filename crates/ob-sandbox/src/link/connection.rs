@@ -38,8 +38,9 @@ const STREAM_CREDIT: u32 = 64 * 1024;
 const CONNECTION_CREDIT: u32 = (2 * MAX_PROCESSES as u32 + 16) * STREAM_CREDIT;
 /// Input of one request that is handed to the connection at once.
 const SEND_BUFFER: usize = 128 * 1024;
-/// A guest that resets more streams than this while they are being given up breaks the protocol.
-const RESET_STREAMS: usize = 64;
+/// Streams that callers gave up and whose last frames may still come: more than there can be at once, so that those
+/// frames are never taken for a breach.
+const GIVEN_UP_STREAMS: usize = 4 * MAX_PROCESSES + 1024;
 /// This many cuts in a row without any progress are followed at once by the next try.
 const QUICK_RETRIES: u32 = 3;
 /// The longest wait before a further try.
@@ -109,7 +110,7 @@ where
         .initial_stream_window_size(STREAM_CREDIT)
         .initial_connection_window_size(CONNECTION_CREDIT)
         .max_send_buf_size(SEND_BUFFER)
-        .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_concurrent_reset_streams(GIVEN_UP_STREAMS)
         .handshake(TokioIo::new(io))
         .await;
     let Ok((sender, connection)) = handshake else {

@@ -198,3 +198,25 @@ async fn processes_that_do_not_read_hold_up_no_others() {
         assert_eq!(ended.expect("no panic"), Err(LinkError::Closed));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_give_up_harm_no_one() {
+    let Some(sandbox) = Sandbox::start().await else { return };
+    let guest = &sandbox.guest;
+    in_time(guest.spawn("full", &sh("seq 1 1000000"))).await.expect("it starts");
+    let exit = guest.exit("full");
+    let give_up = async {
+        for _ in 0..4 {
+            let mut readers: Vec<_> = (0..500).map(|_| guest.output("full", Output::Stdout, 0)).collect();
+            for reader in &mut readers {
+                in_time(reader.next()).await.expect("more").expect("more");
+            }
+            drop(readers);
+            in_time(guest.run("small", &sh("true"), 0)).await.expect("it runs");
+        }
+        in_time(read_all(guest, "full", Output::Stdout)).await
+    };
+    let (exit, read) = in_time(async { tokio::join!(exit, give_up) }).await;
+    assert!(read.expect("all of it") == seq(1_000_000));
+    assert!(exit.expect("the link held").is_success());
+}
