@@ -141,7 +141,7 @@ pub(crate) async fn build(
     let backend: Arc<dyn Backend> = Arc::new(NamespaceBackend::new(NamespaceOptions {
         guest: guest::GUEST.map_or(GuestImage::Missing, GuestImage::Embedded),
         programs: home.programs(),
-        bwrap: bubblewrap(context),
+        bwrap: settings.sandbox.bubblewrap.clone().or_else(|| bubblewrap(context)),
         first_process: None,
     }));
     registry.register(Domain::Adapter, ob_engine::SANDBOX, NAMESPACE, backend);

@@ -150,12 +150,6 @@ impl Home {
         until("the killed server to be gone", || !is_alive(pid));
     }
 
-    /// Makes a project of this folder; its id.
-    pub(crate) fn project(&self, source: &Path) -> String {
-        let project = self.json(&["project", "create", "thing", "--source", source.to_str().unwrap()]);
-        project["id"].as_str().unwrap().to_owned()
-    }
-
     /// Spawns a session over the control socket without following it; its id.
     pub(crate) fn spawn(&self, project: &Path, task: &str) -> String {
         let answer = self.json(&["run", task, "--project", project.to_str().unwrap(), "--detach", "--keep"]);
