@@ -3,7 +3,7 @@
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET_ENV := $(shell echo $(HOST) | tr 'a-z-' 'A-Z_')
 GUEST_PROFILE ?= guest
-GUEST_DIR := $(subst dev,debug,$(GUEST_PROFILE))
+GUEST_DIR := $(if $(filter dev,$(GUEST_PROFILE)),debug,$(GUEST_PROFILE))
 GUEST := $(CURDIR)/target/guest/$(HOST)/$(GUEST_DIR)/oubliette-guest
 # The build of `oubliette` embeds this file; the tests of sandboxes use it as it is.
 export OUBLIETTE_GUEST := $(GUEST)

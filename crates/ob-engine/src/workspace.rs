@@ -18,7 +18,7 @@ use ob_core::Refusal;
 use ob_core::RefusalCode;
 
 /// Where the base repository is inside the sandbox that makes a patch.
-pub(crate) const BASE_DIR: &str = "/run/base.git";
+pub(crate) const BASE_DIR: &str = "/base.git";
 
 /// The most bytes of a patch.
 pub(crate) const PATCH_MAX: usize = 64 * 1024 * 1024;
