@@ -146,7 +146,19 @@ async fn finish(
     let target = SessionTarget { session_id: accepted.session_id.clone() };
     let view: SessionView = hub.client.call(Operation::SessionGet, &target).await?;
     let code = exit_code(&view, interrupted);
-    let diff: SessionDiff = hub.client.call(Operation::SessionDiff, &target).await?;
+    let diff = match hub.client.call::<SessionDiff>(Operation::SessionDiff, &target).await {
+        Ok(diff) => diff,
+        Err(error) => {
+            // How the work ended is told first: it is done and kept, whatever became of its diff.
+            output.hint(&outcome(&view, code));
+            let refusal = Refusal::from(error);
+            if code == OK {
+                return Err(refusal);
+            }
+            output.refused(&refusal);
+            return Ok(code);
+        }
+    };
     // A patch of a turn that failed may be half done: it is shown, and applied only by hand.
     let apply = run.apply && code == OK && !diff.patch.is_empty();
     if apply {

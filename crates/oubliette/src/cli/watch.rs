@@ -124,6 +124,15 @@ impl Watch<'_> {
                 self.output.hint(&format!("connected again; going on after event {}", self.cursor));
             }
             let turn_over = self.show(&page, &mut view);
+            if turn_over && interrupts.count > 0 && page.status == SessionStatus::Active {
+                // The second Ctrl-C was promised to end the session, so there must be somebody to take it.
+                self.output.hint(&format!(
+                    "the session is idle and kept; Ctrl-C again ends it, `oubliette session message {} TASK` goes on",
+                    self.session
+                ));
+                self.until = Until::Over;
+                continue;
+            }
             let over = page.status != SessionStatus::Active;
             let done = match self.until {
                 Until::Now => page.events.is_empty(),
