@@ -27,7 +27,7 @@ pub(super) fn find_bubblewrap(configured: Option<&Path>) -> Result<PathBuf, Refu
     match configured {
         Some(path) if is_program(path) => Ok(path.to_owned()),
         Some(path) => Err(Refusal::unavailable(format!("bubblewrap is not at {}", path.display()))
-            .fix("correct the path, or leave it out to have it found")),
+            .fix("correct `sandbox.bubblewrap`, or leave it out and install it with `apt-get install bubblewrap`")),
         None => PROGRAM_FOLDERS
             .iter()
             .map(|folder| Path::new(folder).join("bwrap"))

@@ -29,6 +29,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -79,6 +81,9 @@ pub struct NamespaceOptions {
     pub first_process: Option<Vec<String>>,
 }
 
+/// The machine is tried, which makes a sandbox, no more often than this; only a good answer is kept.
+const CHECK_HOLDS: Duration = Duration::from_secs(30);
+
 /// Makes sandboxes with bubblewrap.
 #[derive(Debug)]
 pub struct NamespaceBackend {
@@ -88,6 +93,8 @@ pub struct NamespaceBackend {
     host: OnceLock<Host>,
     program: Mutex<Option<PathBuf>>,
     held: Mutex<HashMap<String, Ending>>,
+    /// When the machine was last found able.
+    checked_at: Mutex<Option<Instant>>,
 }
 
 /// What is found out about the machine once.
@@ -112,6 +119,7 @@ impl NamespaceBackend {
             host: OnceLock::new(),
             program: Mutex::default(),
             held: Mutex::default(),
+            checked_at: Mutex::default(),
         }
     }
 
@@ -303,7 +311,13 @@ impl Backend for NamespaceBackend {
         let bwrap = check::find_bubblewrap(self.options.bwrap.as_deref())?;
         self.filters()?;
         self.program()?;
-        check::machine(&bwrap).await
+        let is_fresh = |at: &Instant| at.elapsed() < CHECK_HOLDS;
+        if self.checked_at.lock().expect("no one panics with it").as_ref().is_some_and(is_fresh) {
+            return Ok(());
+        }
+        check::machine(&bwrap).await?;
+        *self.checked_at.lock().expect("no one panics with it") = Some(Instant::now());
+        Ok(())
     }
 
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {

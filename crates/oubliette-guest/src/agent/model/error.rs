@@ -109,7 +109,10 @@ impl ModelError {
         match self {
             // A limit of our own does not go away by waiting, and what makes no sense will not begin to.
             Self::Status { code: Some(code), .. } | Self::Broken { code: Some(code), .. }
-                if matches!(code.as_str(), "limit_exceeded" | "insufficient_quota" | "bad_model_stream") =>
+                if matches!(
+                    code.as_str(),
+                    "limit_exceeded" | "insufficient_quota" | "bad_model_stream" | "provider_refused_key"
+                ) =>
             {
                 false
             }
