@@ -121,6 +121,7 @@ impl SqliteStore {
             doorbells: Arc::clone(&doorbells),
             readers: Arc::clone(&readers),
             ended: ended_sender,
+            runtime: tokio::runtime::Handle::current(),
         }
         .start()?;
         Ok(Self { writer, room: Arc::new(Semaphore::new(QUEUE_KIB)), readers, doorbells, blobs, ended })
