@@ -1,6 +1,5 @@
 //! The configuration as its document shows it: every key with its kind, its default and its effect.
 
-use crate::schema::BACKENDS;
 use crate::schema::Kind;
 use crate::schema::ROOT;
 use crate::schema::Shape;
@@ -177,6 +176,7 @@ mod tests {
 
     use super::*;
     use crate::LoadOptions;
+    use crate::schema::BACKENDS;
 
     #[test]
     fn every_key_is_described_and_nothing_else_is() {

@@ -230,7 +230,9 @@ fn start_failure(why: &str, code: Option<i32>, log: &std::path::Path) -> Refusal
     };
     let mut message = String::new();
     let mut fix = None;
-    for line in why.lines() {
+    // What stands before the refusal are hints, like that a home was made.
+    let lines = why.lines().skip_while(|line| why.contains("error: ") && !line.starts_with("error: "));
+    for line in lines {
         if let Some(text) = line.strip_prefix("  fix: ") {
             fix = Some(text.to_owned());
         } else {
@@ -283,6 +285,8 @@ mod tests {
         let log = std::path::Path::new("/h/log");
         let refusal = start_failure("error: address in use\n  fix: stop pid 7\n", Some(6), log);
         assert_eq!(refusal, Refusal::unavailable("address in use").fix("stop pid 7"));
+        let hinted = "made a home at /h\nerror: address in use\nby pid 7\n";
+        assert_eq!(start_failure(hinted, Some(6), log).message, "address in use\nby pid 7");
         let refusal = start_failure("", None, log);
         assert_eq!(refusal.code.exit_code(), 1);
         assert!(refusal.fix.is_some_and(|fix| fix.contains("/h/log")));

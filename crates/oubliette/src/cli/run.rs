@@ -123,7 +123,9 @@ async fn project_of(hub: &Hub, folder: &Path, output: &Output) -> Result<Project
 fn announce(accepted: &SessionAccepted, detached: bool, output: &Output) {
     let label = text::one_line(&accepted.model.to_string());
     if !output.json {
-        output.text(&format!("session: {}\nmodel: {label}\n", accepted.session_id));
+        // Who watches is told the model by the session's own events.
+        let model = if detached { format!("model: {label}\n") } else { String::new() };
+        output.text(&format!("session: {}\n{model}", accepted.session_id));
         return;
     }
     let mut value = json!(accepted);
@@ -172,7 +174,7 @@ async fn finish(
         return Ok(code);
     }
     if !diff.in_place {
-        patch::show(&diff.patch, output);
+        patch::show_short(&diff, output);
     }
     output.hint(&outcome(&view, code));
     output.hint(&advice(&diff, apply));
