@@ -198,9 +198,20 @@ fn outcome(view: &SessionView, code: u8) -> String {
         INTERRUPTED => "interrupted by you",
         _ => "failed",
     };
-    let reason = view.reason.as_deref().map(text::one_line).filter(|reason| !reason.is_empty());
-    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    // A session that is over has a reason of its own, which tells nothing of a turn that failed in it.
+    let reason = match (view.status, code, view.last_stop) {
+        (SessionStatus::Failed, ..) => view.reason.as_deref().map(text::one_line).unwrap_or_default(),
+        (_, FAILED, Some(TurnStop::Error)) => "the agent's turn ended with an error".to_owned(),
+        (_, FAILED, Some(stop)) => format!("the agent's turn ended with {}", wire_name(stop)),
+        _ => String::new(),
+    };
+    let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
     format!("{how}{reason}; model: {}", text::one_line(&view.model.to_string()))
+}
+
+/// How it is called in events.
+fn wire_name(stop: TurnStop) -> String {
+    serde_json::to_value(stop).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn advice(diff: &SessionDiff, applied: bool) -> String {

@@ -8,7 +8,7 @@ use crate::read;
 use crate::root;
 
 /// Every Markdown document of the repository's root and of `docs`.
-fn documents() -> Vec<PathBuf> {
+pub(crate) fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for folder in ["", "docs", "docs/design"] {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
