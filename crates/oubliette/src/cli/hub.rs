@@ -85,19 +85,32 @@ impl Hub {
     }
 
     /// Makes sure that a server is ready: starts one if none runs. Returns true if it started one.
+    ///
+    /// A server that was killed is there for a moment longer: its socket may still take a connection, and its lock may
+    /// still be held. So what was found is looked at again until a server is ready.
     pub(crate) async fn ensure(&self, output: &Output) -> Result<bool, Refusal> {
-        match self.client.ready().await {
-            Ok(()) => return Ok(false),
-            Err(CallError::Absent) => {}
-            Err(_) => {
-                self.wait_ready().await?;
-                return Ok(false);
+        let deadline = Instant::now() + READY_MAX;
+        let (mut said, mut started) = (false, false);
+        loop {
+            match self.client.ready().await {
+                Ok(()) => return Ok(started),
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(CallError::Absent) => {
+                    if !std::mem::replace(&mut said, true) {
+                        let home = self.loaded.home.root().display();
+                        output.hint(&format!("no server runs on {home}: starting one"));
+                    }
+                    if self.start()?.0 {
+                        // It said that it is ready.
+                        started = true;
+                        continue;
+                    }
+                }
+                Err(error) if error.may_pass() => {}
+                Err(error) => return Err(error.into()),
             }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        output.hint(&format!("no server runs on {}: starting one", self.loaded.home.root().display()));
-        let (started, _) = self.start()?;
-        self.wait_ready().await?;
-        Ok(started)
     }
 
     /// Starts a server in the background and waits until it is ready; also fine if one runs already (`false`).
@@ -137,19 +150,6 @@ impl Hub {
             return Ok((false, holder));
         }
         Err(start_failure(&why, status.code(), &self.loaded.home.log_file()))
-    }
-
-    async fn wait_ready(&self) -> Result<(), Refusal> {
-        let deadline = Instant::now() + READY_MAX;
-        loop {
-            match self.client.ready().await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.may_pass() && Instant::now() < deadline => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 
     /// `oubliette status`.

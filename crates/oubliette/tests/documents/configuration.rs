@@ -36,7 +36,7 @@ The home is the folder that `--dir` names, else `OUBLIETTE_HOME`, else `~/.oubli
 | `data/logs/oubliette.log` | the log of the server |
 | `data/server.lock`, `data/oubliette.pid` | who serves this home |
 
-Sockets are in `$XDG_RUNTIME_DIR`, or in a private folder under `/run` or `/tmp`.
+Sockets are in `/run/oubliette` (root), `$XDG_RUNTIME_DIR/oubliette`, or `/tmp/oubliette-UID`.
 
 "#;
 

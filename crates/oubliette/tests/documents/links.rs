@@ -97,3 +97,35 @@ fn every_page_for_users_is_found_from_the_front_page() {
         }
     }
 }
+
+/// The source of the program, without these tests.
+fn source() -> String {
+    let mut text = String::new();
+    let mut open = vec![root().join("crates")];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("tests") && !path.ends_with("target") {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn every_symptom_is_something_that_the_program_says() {
+    let page = read("docs/troubleshooting.md");
+    let quoted: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')).collect();
+    assert!(quoted.len() > 10, "{quoted:?}");
+    let source = source();
+    let unsaid: Vec<_> = quoted
+        .iter()
+        .filter(|symptom| !symptom.split('…').all(|part| source.contains(part.trim())))
+        .collect();
+    assert!(unsaid.is_empty(), "nothing says: {unsaid:#?}");
+    assert!(!source.contains("a symptom that nothing has"), "the positive control");
+}
