@@ -29,7 +29,7 @@ use ob_core::model::ModelSource;
 use ob_gate::GateSession;
 use ob_gate::Gates;
 use ob_gate::models::Models;
-use ob_sandbox::Backend;
+use ob_sandbox::Backend as _;
 use ob_sandbox::Limits;
 use ob_sandbox::SandboxSpec;
 use ob_sandbox::WorkspaceMount;
