@@ -260,10 +260,7 @@ impl Engine {
         if !wait.is_zero() && !record.core.state.is_over() {
             let mut doorbell = store.doorbell(&record.id).await.map_err(|error| error.refusal())?;
             // No event in time is an empty page.
-            let _: Result<Result<_, _>, _> =
-                tokio::time::timeout(wait, doorbell.wait_for(|next| *next > from))
-                    .await
-                    .map(|r| r.map(|_| ()));
+            drop(tokio::time::timeout(wait, doorbell.wait_for(|next| *next > from)).await);
         }
         let events = store.events(&record.id, from, limit).await.map_err(|error| error.refusal())?;
         // The state is read after the events: a session that is over has no event behind these but what the next page has.
