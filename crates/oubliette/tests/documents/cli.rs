@@ -1,5 +1,7 @@
 //! `docs/cli.md`: the help of every command, as the program prints it.
 
+use std::fmt::Write as _;
+
 use std::process::Command;
 
 use crate::is_current;
@@ -25,7 +27,7 @@ fn the_page_of_the_commands_is_their_help() {
     while let Some(path) = open.pop() {
         let help = help(&path);
         let name = ["oubliette"].iter().chain(&path).copied().collect::<Vec<_>>().join(" ");
-        page.push_str(&format!("\n## `{name}`\n\n```text\n{}\n```\n", help.trim_end()));
+        writeln!(page, "\n## `{name}`\n\n```text\n{}\n```", help.trim_end()).unwrap();
         for command in commands(&help).into_iter().rev() {
             // Names live as long as the test: there are two dozen.
             let command: &'static str = String::leak(command);

@@ -1,5 +1,7 @@
 //! `docs/configuration.md`: every key and every variable, from the tables that the program reads them by.
 
+use std::fmt::Write as _;
+
 use crate::cell;
 use crate::is_current;
 
@@ -46,17 +48,17 @@ fn the_page_of_the_configuration_has_every_key() {
     page.push_str("## Keys\n\n| key | value | default | effect |\n| --- | --- | --- | --- |\n");
     for key in ob_config::reference() {
         let default = key.default.map(|default| format!("`{default}`")).unwrap_or_default();
-        page.push_str(&format!("| `{}` | {} | {default} | {} |\n", key.path, cell(&key.kind), cell(key.doc)));
+        writeln!(page, "| `{}` | {} | {default} | {} |", key.path, cell(&key.kind), cell(key.doc)).unwrap();
     }
     page.push_str(
         "\n`<name>` is a name of your choice: letters, digits, `.`, `_` and `-`, at most 64. Sizes are powers of 1024.\n\
          \nThese keys of other versions are known and have no effect in this one; setting one is a warning:\n",
     );
     let later: Vec<_> = ob_config::reference_later().iter().map(|key| format!("`{key}`")).collect();
-    page.push_str(&format!("{}.\n", wrap(&later.join(", "))));
+    writeln!(page, "{}.", wrap(&later.join(", "))).unwrap();
     page.push_str("\n## Variables\n\n| variable | effect |\n| --- | --- |\n");
     for variable in ob_config::VARIABLES {
-        page.push_str(&format!("| `{}` | {} |\n", variable.name, cell(variable.doc)));
+        writeln!(page, "| `{}` | {} |", variable.name, cell(variable.doc)).unwrap();
     }
     page.push_str(
         "\n`OUBLIETTE_SANDBOX__MEMORY=8G` sets `sandbox.memory`: two underscores between the names of the path. A value that is\n\

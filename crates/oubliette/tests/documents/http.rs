@@ -1,5 +1,7 @@
 //! `docs/http.md`: every route, from the operation table, the schemas and the authoriser.
 
+use std::fmt::Write as _;
+
 use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::Principal;
@@ -72,7 +74,7 @@ fn the_page_of_the_routes_is_the_operation_table() {
     let mut page = HEAD.to_owned();
     page.push_str("| `code` | status |\n| --- | --- |\n");
     for code in RefusalCode::ALL {
-        page.push_str(&format!("| `{code}` | {} |\n", code.http_status()));
+        writeln!(page, "| `{code}` | {} |", code.http_status()).unwrap();
     }
     page.push_str(
         "\nHTTP itself adds 405 for a method that a route has not, 408 and 413 for a body that is too late or too large, and 415 for\n\
@@ -80,13 +82,15 @@ fn the_page_of_the_routes_is_the_operation_table() {
     );
     for operation in Operation::ALL {
         let spec = operation.spec();
-        page.push_str(&format!(
-            "| [`{}`](#{}) | `{}` | {} |\n",
+        writeln!(
+            page,
+            "| [`{}`](#{}) | `{}` | {} |",
             route(*operation),
             spec.name().replace('.', ""),
             spec.name(),
             scopes(*operation)
-        ));
+        )
+        .unwrap();
     }
     page.push_str(
         "\n`project` is `project:ID`, and reaches its own project only; to it, any other is `not_found`. Lists show what the token may see.\n",
@@ -99,7 +103,7 @@ fn the_page_of_the_routes_is_the_operation_table() {
     page.push_str("| `type` | what happened |\n| --- | --- |\n");
     for kind in kinds["oneOf"].as_array().unwrap() {
         let doc = kind["description"].as_str().unwrap();
-        page.push_str(&format!("| `{}` | {} |\n", kind["const"].as_str().unwrap(), cell(doc)));
+        writeln!(page, "| `{}` | {} |", kind["const"].as_str().unwrap(), cell(doc)).unwrap();
     }
     page.push_str("\nBeside `index` and `at`, an event has those of these fields that its kind needs:\n\n");
     page.push_str(&fields(&schema_for!(EventBody), &[], false));
@@ -175,12 +179,12 @@ fn described(operation: Operation) -> String {
     let mut text = format!("\n### {}\n\n`{}`: {}\n", spec.name(), route(operation), cell(spec.doc));
     let parameters = fields(&schema, &in_path, true);
     if !parameters.is_empty() {
-        text.push_str(&format!("\n{parameters}"));
+        write!(text, "\n{parameters}").unwrap();
     }
     match answer(operation) {
-        Answer::Exactly(form) => text.push_str(&format!("\nAnswers `{form}`.\n")),
-        Answer::One(schema) => text.push_str(&format!("\nAnswers {}.\n", names(&schema))),
-        Answer::List(schema) => text.push_str(&format!("\nAnswers a list, each with {}.\n", names(&schema))),
+        Answer::Exactly(form) => writeln!(text, "\nAnswers `{form}`.").unwrap(),
+        Answer::One(schema) => writeln!(text, "\nAnswers {}.", names(&schema)).unwrap(),
+        Answer::List(schema) => writeln!(text, "\nAnswers a list, each with {}.", names(&schema)).unwrap(),
     }
     text
 }
@@ -215,7 +219,7 @@ fn fields(schema: &Schema, in_path: &[&str], parameters: bool) -> String {
         };
         let doc = property["description"].as_str().unwrap_or_default();
         assert!(!doc.is_empty(), "{name} is not described");
-        table.push_str(&format!("| `{name}` | {}{place} | {} |\n", cell(&kind(property, &root)), cell(doc)));
+        writeln!(table, "| `{name}` | {}{place} | {} |", cell(&kind(property, &root)), cell(doc)).unwrap();
     }
     table
 }
