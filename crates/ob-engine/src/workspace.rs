@@ -70,11 +70,34 @@ pub(crate) fn worker_failed() -> Refusal {
 
 /// Removes a folder and what is in it, following no link. Nothing there is fine.
 pub(crate) async fn remove_all(path: &Path) -> Result<(), Refusal> {
-    match tokio::fs::remove_dir_all(path).await {
+    let mut removed = tokio::fs::remove_dir_all(path).await;
+    if removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+        // An agent that runs as our own user may have closed folders to their owner.
+        let closed = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || open_folders(&closed)).await;
+        opened.map_err(|_| worker_failed())?;
+        removed = tokio::fs::remove_dir_all(path).await;
+    }
+    match removed {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Refusal::unavailable(format!("cannot remove `{}`: {error}", path.display()))
             .fix("check the permissions of the home's folders")),
+    }
+}
+
+/// Lets the owner into every folder, as far as that is possible; follows no link.
+fn open_folders(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        if !std::fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+            continue;
+        }
+        if let Err(error) = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)) {
+            tracing::debug!(folder = %folder.display(), %error, "a folder cannot be opened");
+        }
+        folders.extend(std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()));
     }
 }
 

@@ -70,7 +70,7 @@ fn catalogue(settings: ModelSettings, demonstration: bool) -> Catalogue {
 async fn what_was_named_comes_before_every_default_and_each_default_before_the_next() {
     let model_server = ModelServer::start().await.expect("a loopback port");
     let listed = serde_json::json!({ "object": "list", "data": [{ "id": "found", "object": "model" }] });
-    model_server.otherwise(Answer::raw("application/json", listed.to_string()));
+    model_server.otherwise(Answer::status(200, listed.to_string()));
     let with_local = |mut settings: ModelSettings| {
         settings.discover_ports = vec![model_server.address().port()];
         settings
