@@ -19,6 +19,12 @@ const DIAL: Duration = Duration::from_secs(15);
 /// A patch is made within this.
 const WITHIN: Duration = Duration::from_secs(120);
 
+/// True if a sandbox of this id makes a patch. No session's sandbox has a `-` in its id.
+pub(crate) fn is_id(name: &str) -> bool {
+    let numbers = name.strip_prefix('d').and_then(|rest| rest.split_once('-'));
+    numbers.is_some_and(|(epoch, number)| epoch.parse::<u64>().is_ok() && number.parse::<u64>().is_ok())
+}
+
 /// The patch of a session's workspace against its base.
 pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result<SessionDiff, Refusal> {
     let project = shared.project(record.project).await?;

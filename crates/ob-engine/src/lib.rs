@@ -7,6 +7,7 @@ mod actor;
 mod claims;
 mod clock;
 mod diff;
+mod leftovers;
 mod models;
 mod operations;
 mod workspace;
@@ -210,6 +211,8 @@ impl Engine {
     pub async fn start(options: EngineOptions) -> Result<Arc<Self>, Refusal> {
         let refuse = |error: ob_store::StoreError| error.refusal();
         let epoch = options.store.new_epoch().await.map_err(refuse)?;
+        // Looked at before anything is made: what is there now and belongs to nobody never will.
+        let known = leftovers::look(&options.home).await;
         let started_at = options.clock.now();
         let shared = Arc::new(Shared {
             home: options.home,
@@ -244,6 +247,10 @@ impl Engine {
         });
         engine.settle_orphans().await?;
         engine.recover().await?;
+        // Nobody waits for it, and a stop waits for it.
+        let shared = Arc::clone(&engine.shared);
+        let claims = engine.claims.clone();
+        engine.tracker.spawn(async move { leftovers::remove(&shared, &claims, &known).await });
         Ok(engine)
     }
 

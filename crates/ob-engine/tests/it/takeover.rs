@@ -99,10 +99,11 @@ async fn a_later_server_takes_over_and_the_earlier_one_lets_go() {
     let session = spawn(&earlier, project, json!({})).await;
     world.state(&session, "idle", 1).await;
     let later = world.engine(second).await;
-    world.until(&session, "the sandbox", |log| has_text(log, "sandbox found again")).await;
 
     let asked = json!({ "session_id": session, "message": "whose are you?" });
     refused(&earlier, Operation::SessionMessage, asked.clone()).await;
+    // The guest dials again as soon as the earlier server has closed its gate.
+    world.until(&session, "the sandbox", |log| has_text(log, "sandbox found again")).await;
     eventually("the earlier owner's leave", async || earlier.gauges().await.sandboxes == 0).await;
     refused(&earlier, Operation::SessionMessage, asked.clone()).await;
     world.model.push(Answer::text("yours"));
@@ -183,4 +184,35 @@ async fn a_stop_while_the_model_answers_waits_for_the_books() {
     latch.open();
     world.store.reopen();
     assert!(world.store.open_charges().await.expect("charges").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_belong_to_nobody_go_at_the_next_start_and_all_others_stay() {
+    let world = World::new().await;
+    let mut record = seeded(1);
+    record.core.state = SessionState::Ended;
+    world.store.seed_session(&record, TreeLimits::default()).await.expect("a session");
+    let gone = seeded(2);
+    let home = &world.home;
+    let stays = [
+        home.workspace(record.project, record.workspace),
+        home.workspace_base(record.project, record.workspace),
+        home.session_home(record.project, &record.id),
+        home.projects().join("not-ours"),
+    ];
+    let goes = [
+        home.project(gone.project),
+        home.workspace(record.project, gone.workspace),
+        home.workspace_base(record.project, gone.workspace),
+        home.session_home(record.project, &gone.id),
+    ];
+    for folder in stays.iter().chain(&goes) {
+        std::fs::create_dir_all(folder.join("inside")).expect("a folder");
+    }
+    let engine = world.engine(Broken::new(true)).await;
+    eventually("the removal", async || goes.iter().all(|folder| !folder.exists())).await;
+    engine.shutdown(false).await;
+    for folder in &stays {
+        assert!(folder.join("inside").exists(), "{}", folder.display());
+    }
 }
