@@ -9,6 +9,7 @@
 //! write.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Output;
@@ -62,13 +63,41 @@ pub(crate) async fn prepare(plan: &ClonePlan) -> Result<Cloned, Refusal> {
     Ok(cloned)
 }
 
+/// A thread for blocking work was lost.
+pub(crate) fn worker_failed() -> Refusal {
+    Refusal::internal("a worker thread failed").fix("see the log, then try again")
+}
+
 /// Removes a folder and what is in it, following no link. Nothing there is fine.
 pub(crate) async fn remove_all(path: &Path) -> Result<(), Refusal> {
-    match tokio::fs::remove_dir_all(path).await {
+    let mut removed = tokio::fs::remove_dir_all(path).await;
+    if removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+        // An agent that runs as our own user may have closed folders to their owner.
+        let closed = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || open_folders(&closed)).await;
+        opened.map_err(|_| worker_failed())?;
+        removed = tokio::fs::remove_dir_all(path).await;
+    }
+    match removed {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Refusal::unavailable(format!("cannot remove `{}`: {error}", path.display()))
             .fix("check the permissions of the home's folders")),
+    }
+}
+
+/// Lets the owner into every folder, as far as that is possible; follows no link.
+fn open_folders(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        if !std::fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+            continue;
+        }
+        if let Err(error) = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)) {
+            tracing::debug!(folder = %folder.display(), %error, "a folder cannot be opened");
+        }
+        folders.extend(std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()));
     }
 }
 
@@ -109,9 +138,13 @@ async fn base_of_source(source: &Path, base: &Path) -> Result<Cloned, Refusal> {
             )
             .fix("run the server as the owner of the repository"));
         }
-        return snapshot_folder(source, base).await;
+        if text(&top.stderr).contains("not a git repository") {
+            return snapshot_folder(source, base).await;
+        }
+        // Taken for a plain folder, it would lose its history without a word.
+        return Err(failed("read the project's repository", &top));
     }
-    let top = PathBuf::from(text(&top.stdout).trim_end_matches('\n'));
+    let top = PathBuf::from(OsStr::from_bytes(top.stdout.strip_suffix(b"\n").unwrap_or(&top.stdout)));
     if top != source {
         return Err(Refusal::invalid(format!(
             "`{}` is inside the git repository `{}`",
@@ -276,7 +309,7 @@ async fn give(path: &Path, owner: Option<u32>) -> Result<(), Refusal> {
         })
     })
     .await;
-    given.map_err(|_| Refusal::internal("a worker thread failed"))?
+    given.map_err(|_| worker_failed())?
 }
 
 async fn make_private_parent(path: &Path) -> Result<(), Refusal> {
@@ -289,7 +322,7 @@ async fn make_private_parent(path: &Path) -> Result<(), Refusal> {
         })
     })
     .await;
-    made.map_err(|_| Refusal::internal("a worker thread failed"))?
+    made.map_err(|_| worker_failed())?
 }
 
 fn identity() -> [(&'static str, &'static str); 4] {
@@ -343,16 +376,17 @@ async fn run_git(mut command: tokio::process::Command) -> Result<Output, Refusal
 }
 
 fn succeed(what: &str, output: Output) -> Result<Output, Refusal> {
-    if output.status.success() {
-        return Ok(output);
-    }
+    if output.status.success() { Ok(output) } else { Err(failed(what, &output)) }
+}
+
+fn failed(what: &str, output: &Output) -> Refusal {
     let said: String = text(&output.stderr).trim().chars().take(400).collect();
     let fix = if said.contains("No space left") {
         "free some space on the disk of the home"
     } else {
         "mend what git says, then try again"
     };
-    Err(Refusal::unavailable(format!("cannot {what}: {said}")).fix(fix))
+    Refusal::unavailable(format!("cannot {what}: {said}")).fix(fix)
 }
 
 fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
