@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what a bare Debian machine lacks for building and for sandboxes: bubblewrap, git, a C compiler, make.
+# Installs what a bare Debian machine lacks for building, for sandboxes and for the test of the documents:
+# bubblewrap, git, a C compiler, make, curl.
 set -eu
 
 missing=""
@@ -10,6 +11,7 @@ need bwrap bubblewrap
 need git git
 need cc gcc
 need make make
+need curl curl
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -1,3 +1,5 @@
+//! Whole configurations in, settings, origins and mistakes out.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use xtask::bench;
 use xtask::tidy;
 
-const USAGE: &str =
-    "usage: cargo xtask tidy [ROOT]   checks what the compiler does not: layers, words, house rules";
+const USAGE: &str = "\
+usage: cargo xtask tidy [ROOT]   checks what the compiler does not: layers, words, house rules
+       cargo xtask bench         measures, prints and writes target/bench/figures.json";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +18,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match words.as_slice() {
         ["tidy"] => tidy_up(&workspace_root()?),
         ["tidy", root] => tidy_up(Path::new(root)),
+        ["bench"] => bench::run(&workspace_root()?).map(|()| ExitCode::SUCCESS),
         _ => {
             writeln!(std::io::stderr(), "{USAGE}")?;
             Ok(ExitCode::from(2))

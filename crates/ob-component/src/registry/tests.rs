@@ -1,3 +1,5 @@
+//! Permits, holds and drains, by table and under load.
+
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;

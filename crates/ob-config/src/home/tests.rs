@@ -1,3 +1,5 @@
+//! Which home is found, for every way to name one.
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::symlink;

@@ -130,6 +130,7 @@ pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "the condition did not come true");
+        // tidy: sleep: paces a poll that has a deadline.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -59,6 +59,7 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool)
     let deadline = Instant::now() + DEADLINE;
     while !is_so().await {
         assert!(Instant::now() < deadline, "never came true: {what}");
+        // tidy: sleep: paces a poll that has a deadline.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,3 +1,5 @@
+//! Each event touches the metrics that it is about, and no other.
+
 use std::sync::Arc;
 use std::sync::Mutex;
 

@@ -1,3 +1,5 @@
+//! Lines as they come out of the log: redacted, in both forms, into a file that is reopened.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 

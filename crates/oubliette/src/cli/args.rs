@@ -7,6 +7,9 @@ use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
 
+/// Over the options that every command has, so that they do not stand among its own.
+const EVERYWHERE: &str = "Options of every command";
+
 const EXAMPLES: &str = "\
 Examples:
   oubliette run \"make the tests pass\" --project .    on a clone; you get a diff
@@ -69,13 +72,13 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Global {
     /// The home: where the server keeps its things
-    #[arg(long, global = true, value_name = "D")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "D")]
     pub(crate) dir: Option<PathBuf>,
     /// The configuration file (also `-config F`)
-    #[arg(long, global = true, value_name = "F")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "F")]
     pub(crate) config: Option<PathBuf>,
     /// Print data as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
 }
 

@@ -65,6 +65,7 @@ async fn look(context: &Context, loaded: &Loaded) -> Vec<Finding> {
         home(loaded.home.root()),
         disk(loaded.home.root()),
     ];
+    findings.push(toolchains(loaded));
     findings.push(addresses(loaded));
     findings.push(models(loaded).await);
     findings
@@ -172,6 +173,20 @@ fn disk(root: &Path) -> Finding {
             "look at `df`",
         ),
     }
+}
+
+fn toolchains(loaded: &Loaded) -> Finding {
+    let folders = &loaded.settings.sandbox.read_only;
+    if folders.is_empty() {
+        let mut finding = found("toolchains", false, "sandboxes see those of /usr only");
+        finding.fix = Some(
+            "if the agent shall build or test with others, name their folders in `sandbox.read_only`"
+                .to_owned(),
+        );
+        return finding;
+    }
+    let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    found("toolchains", false, format!("/usr, {}; read-only in sandboxes", folders.join(", ")))
 }
 
 fn addresses(loaded: &Loaded) -> Finding {

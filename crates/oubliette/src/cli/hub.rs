@@ -85,19 +85,32 @@ impl Hub {
     }
 
     /// Makes sure that a server is ready: starts one if none runs. Returns true if it started one.
+    ///
+    /// A server that was killed is there for a moment longer: its socket may still take a connection, and its lock may
+    /// still be held. So what was found is looked at again until a server is ready.
     pub(crate) async fn ensure(&self, output: &Output) -> Result<bool, Refusal> {
-        match self.client.ready().await {
-            Ok(()) => return Ok(false),
-            Err(CallError::Absent) => {}
-            Err(_) => {
-                self.wait_ready().await?;
-                return Ok(false);
+        let deadline = Instant::now() + READY_MAX;
+        let (mut said, mut started) = (false, false);
+        loop {
+            match self.client.ready().await {
+                Ok(()) => return Ok(started),
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(CallError::Absent) => {
+                    if !std::mem::replace(&mut said, true) {
+                        let home = self.loaded.home.root().display();
+                        output.hint(&format!("no server runs on {home}: starting one"));
+                    }
+                    if self.start()?.0 {
+                        // It said that it is ready.
+                        started = true;
+                        continue;
+                    }
+                }
+                Err(error) if error.may_pass() => {}
+                Err(error) => return Err(error.into()),
             }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        output.hint(&format!("no server runs on {}: starting one", self.loaded.home.root().display()));
-        let (started, _) = self.start()?;
-        self.wait_ready().await?;
-        Ok(started)
     }
 
     /// Starts a server in the background and waits until it is ready; also fine if one runs already (`false`).
@@ -137,19 +150,6 @@ impl Hub {
             return Ok((false, holder));
         }
         Err(start_failure(&why, status.code(), &self.loaded.home.log_file()))
-    }
-
-    async fn wait_ready(&self) -> Result<(), Refusal> {
-        let deadline = Instant::now() + READY_MAX;
-        loop {
-            match self.client.ready().await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.may_pass() && Instant::now() < deadline => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 
     /// `oubliette status`.
@@ -230,7 +230,9 @@ fn start_failure(why: &str, code: Option<i32>, log: &std::path::Path) -> Refusal
     };
     let mut message = String::new();
     let mut fix = None;
-    for line in why.lines() {
+    // What stands before the refusal are hints, like that a home was made.
+    let lines = why.lines().skip_while(|line| why.contains("error: ") && !line.starts_with("error: "));
+    for line in lines {
         if let Some(text) = line.strip_prefix("  fix: ") {
             fix = Some(text.to_owned());
         } else {
@@ -283,6 +285,8 @@ mod tests {
         let log = std::path::Path::new("/h/log");
         let refusal = start_failure("error: address in use\n  fix: stop pid 7\n", Some(6), log);
         assert_eq!(refusal, Refusal::unavailable("address in use").fix("stop pid 7"));
+        let hinted = "made a home at /h\nerror: address in use\nby pid 7\n";
+        assert_eq!(start_failure(hinted, Some(6), log).message, "address in use\nby pid 7");
         let refusal = start_failure("", None, log);
         assert_eq!(refusal.code.exit_code(), 1);
         assert!(refusal.fix.is_some_and(|fix| fix.contains("/h/log")));

@@ -14,6 +14,13 @@ use super::failed;
 use super::output::Output;
 use super::text;
 
+/// Lines of a patch that a run shows: what a person reads, and a few screens more.
+const SHOWN_LINES_MAX: usize = 500;
+/// Bytes of a line that a run shows; what is longer was written by a program, for a program.
+const SHOWN_LINE_MAX: usize = 2000;
+/// Lines of what git says against a patch: the first ones tell why, the others are the same for more files.
+const CONFLICT_LINES_MAX: usize = 8;
+
 /// Prints a patch: as it is into a pipe, so that it applies; safe and in colour on a terminal.
 pub(crate) fn show(patch: &str, output: &Output) {
     if output.terminal {
@@ -21,6 +28,38 @@ pub(crate) fn show(patch: &str, output: &Output) {
     } else {
         output.text(patch);
     }
+}
+
+/// Prints what a person wants to see of a patch at the end of a run: text, and not without end. All of it is in
+/// `session diff`.
+pub(crate) fn show_short(diff: &SessionDiff, output: &Output) {
+    let (short, left_out) = shorten(&diff.patch);
+    show(&short, output);
+    if left_out > 0 {
+        output.hint(&format!(
+            "{} left out here; see all of it with `oubliette session diff {}`",
+            text::plural(left_out, "line"),
+            diff.session_id
+        ));
+    }
+}
+
+/// The first lines of a patch, without the contents of binary files, and how many lines are left out.
+fn shorten(patch: &str) -> (String, usize) {
+    let (mut short, mut lines, mut left_out, mut binary) = (String::new(), 0, 0, false);
+    for line in patch.split_inclusive('\n') {
+        if line.starts_with("diff --git ") {
+            binary = false;
+        }
+        if binary || lines >= SHOWN_LINES_MAX || line.len() > SHOWN_LINE_MAX {
+            left_out += 1;
+            continue;
+        }
+        binary = line.starts_with("GIT binary patch");
+        short.push_str(line);
+        lines += 1;
+    }
+    (short, left_out)
 }
 
 fn coloured(patch: &str, colour: bool) -> String {
@@ -70,10 +109,17 @@ pub(crate) fn apply(diff: &SessionDiff, folder: &Path, check: bool) -> Result<()
 }
 
 fn conflict(session: &SessionId, folder: &Path, why: &str) -> Refusal {
+    let why = text::sanitise(why);
+    let mut lines: Vec<&str> = why.trim_end().lines().take(CONFLICT_LINES_MAX).collect();
+    let more = why.trim_end().lines().count() - lines.len();
+    let and_more = format!("and {more} more");
+    if more > 0 {
+        lines.push(&and_more);
+    }
     Refusal::conflict(format!(
         "the changes do not fit {}; nothing was changed there\n{}",
         folder.display(),
-        text::sanitise(why).trim_end()
+        lines.join("\n")
     ))
     .fix(format!("save them with `oubliette session diff {session} > changes.patch` and merge them with `git apply --3way changes.patch`"))
 }
@@ -168,6 +214,25 @@ mod tests {
         // The positive control: the same patch under a plain name.
         fs::write(folder.join("a.txt"), "one\n").expect("written");
         apply(&diff(PATCH), &folder, false).expect("it fits");
+    }
+
+    #[test]
+    fn a_run_shows_text_and_counts_what_it_leaves_out() {
+        let binary = "diff --git a/x b/x\nindex 0..1\nGIT binary patch\nliteral 3\nKabc\n\n";
+        let (short, left_out) = shorten(&format!("{binary}{PATCH}"));
+        assert_eq!(short, format!("diff --git a/x b/x\nindex 0..1\nGIT binary patch\n{PATCH}"));
+        assert_eq!(left_out, 3);
+        let (short, left_out) = shorten(&"+line\n".repeat(SHOWN_LINES_MAX + 7));
+        assert_eq!((short.lines().count(), left_out), (SHOWN_LINES_MAX, 7));
+        assert_eq!(shorten(PATCH), (PATCH.to_owned(), 0));
+    }
+
+    #[test]
+    fn a_conflict_of_many_files_names_the_first() {
+        let why: String = (0..90).map(|n| format!("error: file{n}: already exists\n")).collect();
+        let refusal = conflict(&diff("").session_id, Path::new("/thing"), &why);
+        assert_eq!(refusal.message.lines().count(), 1 + CONFLICT_LINES_MAX + 1);
+        assert!(refusal.message.ends_with("and 82 more"), "{}", refusal.message);
     }
 
     #[test]

@@ -123,7 +123,9 @@ async fn project_of(hub: &Hub, folder: &Path, output: &Output) -> Result<Project
 fn announce(accepted: &SessionAccepted, detached: bool, output: &Output) {
     let label = text::one_line(&accepted.model.to_string());
     if !output.json {
-        output.text(&format!("session: {}\nmodel: {label}\n", accepted.session_id));
+        // Who watches is told the model by the session's own events.
+        let model = if detached { format!("model: {label}\n") } else { String::new() };
+        output.text(&format!("session: {}\n{model}", accepted.session_id));
         return;
     }
     let mut value = json!(accepted);
@@ -172,7 +174,7 @@ async fn finish(
         return Ok(code);
     }
     if !diff.in_place {
-        patch::show(&diff.patch, output);
+        patch::show_short(&diff, output);
     }
     output.hint(&outcome(&view, code));
     output.hint(&advice(&diff, apply));
@@ -196,9 +198,20 @@ fn outcome(view: &SessionView, code: u8) -> String {
         INTERRUPTED => "interrupted by you",
         _ => "failed",
     };
-    let reason = view.reason.as_deref().map(text::one_line).filter(|reason| !reason.is_empty());
-    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    // A session that is over has a reason of its own, which tells nothing of a turn that failed in it.
+    let reason = match (view.status, code, view.last_stop) {
+        (SessionStatus::Failed, ..) => view.reason.as_deref().map(text::one_line).unwrap_or_default(),
+        (_, FAILED, Some(TurnStop::Error)) => "the agent's turn ended with an error".to_owned(),
+        (_, FAILED, Some(stop)) => format!("the agent's turn ended with {}", wire_name(stop)),
+        _ => String::new(),
+    };
+    let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
     format!("{how}{reason}; model: {}", text::one_line(&view.model.to_string()))
+}
+
+/// How it is called in events.
+fn wire_name(stop: TurnStop) -> String {
+    serde_json::to_value(stop).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn advice(diff: &SessionDiff, applied: bool) -> String {

@@ -118,7 +118,7 @@ impl View {
                 }
             }
             EventKind::Status | EventKind::System => {
-                if !shown.trim().is_empty() {
+                if !shown.trim().is_empty() && !is_routine(event) {
                     self.end_stream(&mut lines);
                     self.line(&mut lines, DIM, &format!("· {}", text::one_line(&shown)));
                 }
@@ -287,6 +287,13 @@ impl View {
     }
 }
 
+/// A change of state that what stands around it tells already.
+fn is_routine(event: &EventView) -> bool {
+    const ROUTINE: [&str; 5] = ["created", "running", "idle", "ending", "ended"];
+    let state = event.body.data.as_ref().and_then(|data| data["state"].as_str());
+    event.body.kind == EventKind::Status && state.is_some_and(|state| ROUTINE.contains(&state))
+}
+
 fn paint(colour: bool, code: &str) -> &str {
     if colour { code } else { "" }
 }
@@ -317,6 +324,7 @@ mod tests {
     /// A recorded session: a task, a thought, streaming, tools that work and that fail, an attack, the end.
     fn recorded() -> Vec<EventView> {
         let bodies = json!([
+            { "type": "status", "text": "created", "data": { "state": "created" } },
             { "type": "status", "text": "starting", "data": { "state": "starting" } },
             { "type": "message", "role": "user", "text": "make the tests pass" },
             { "type": "system", "text": "agent ready: builtin 0.1.0" },
@@ -337,6 +345,7 @@ mod tests {
             { "type": "error", "text": "the model answered 529; try again" },
             { "type": "tool_call", "tool_name": "run", "tool_call_id": "c4", "arguments": { "command": "sleep 100" } },
             { "type": "completion", "text": "Done.", "data": { "stop_reason": "cancelled" } },
+            { "type": "status", "text": "idle", "data": { "state": "idle" } },
         ]);
         let bodies: Vec<ob_core::EventBody> = serde_json::from_value(bodies).expect("events");
         let at = ob_core::Timestamp::from_micros(1_795_000_000_000_000);

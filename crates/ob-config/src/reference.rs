@@ -1,0 +1,218 @@
+//! The configuration as its document shows it: every key with its kind, its default and its effect.
+
+use crate::schema::Kind;
+use crate::schema::ROOT;
+use crate::schema::Shape;
+
+/// A key that has an effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyReference {
+    /// Its path, with dots; `<name>` stands for a name that the operator chooses.
+    pub path: String,
+    /// What may stand there, in words.
+    pub kind: String,
+    /// What is used if it is not set, as JSON; nothing if there is no such value.
+    pub default: Option<&'static str>,
+    /// What it does, one or two sentences.
+    pub doc: &'static str,
+}
+
+/// Default and effect of each key, in the order of the schema. A test holds the defaults against the settings.
+const DOCS: &[(&str, Option<&str>, &str)] = &[
+    (
+        "server.address",
+        Some("\"localhost:8080\""),
+        "Where HTTP is served; port 0 takes a free one. The commands do not need it: they use a socket of the home.",
+    ),
+    (
+        "credentials.providers.credentials.<name>.provider",
+        None,
+        "Which well-known provider this is, if the name does not say so; it gives the base URL.",
+    ),
+    ("credentials.providers.credentials.<name>.api_key", None, "The key. It never enters a sandbox."),
+    (
+        "credentials.providers.credentials.<name>.base_url",
+        None,
+        "The base URL of a server that speaks OpenAI's chat completions, with `/v1`.",
+    ),
+    (
+        "credentials.providers.credentials.<name>.default_model",
+        None,
+        "The model to use if a session names only the provider, or nothing.",
+    ),
+    ("credentials.providers.credentials.<name>.description", None, "For people."),
+    ("credentials.providers.default", None, "The provider to use if several are configured."),
+    (
+        "defaults.limits.max_cost_usd",
+        Some("10.00"),
+        "What one session and everything that it starts may spend. A call that could exceed it is refused before it is made.",
+    ),
+    ("defaults.agent.model", None, "As `models.defaults.session_model`, which goes before it."),
+    ("models.models.<name>.model", None, "The model's name at the provider; the alias's own name if unset."),
+    ("models.models.<name>.displayName", None, "For people."),
+    ("models.models.<name>.baseUrl", None, "Instead of the provider's base URL."),
+    ("models.models.<name>.apiKey", None, "Instead of the provider's key."),
+    ("models.models.<name>.maxOutputTokens", None, "The most tokens of one answer."),
+    ("models.models.<name>.provider", None, "A configured provider; the default one if unset."),
+    ("models.models.<name>.extraHeaders", None, "Added to each request."),
+    (
+        "models.models.<name>.price.input",
+        None,
+        "For a million tokens that the model reads. Without prices, use is counted in tokens and costs nothing.",
+    ),
+    ("models.models.<name>.price.output", None, "For a million tokens that the model writes."),
+    (
+        "models.models.<name>.price.cached_input",
+        None,
+        "For a million tokens that the provider had cached; the price of input if unset.",
+    ),
+    (
+        "models.defaults.session_model",
+        None,
+        "The model of sessions that name none: an alias, or `provider/model`.",
+    ),
+    (
+        "models.discover_ports",
+        Some("[11434, 8000, 8080, 1234, 8081]"),
+        "Ports of this machine on which a local model server is looked for if no provider is configured. The server's own is left out.",
+    ),
+    (
+        "models.demonstration",
+        Some("true"),
+        "Use the scripted demonstration, which is not a language model, if there is no other model and its program lies beside `oubliette`.",
+    ),
+    ("sandbox.backend", Some("\"auto\""), "How sandboxes are made; `auto` is `namespace`."),
+    (
+        "sandbox.read_only",
+        Some("[]"),
+        "More folders that sandboxes may read, at the same place inside. Folders that hold keys are refused.",
+    ),
+    (
+        "sandbox.toolchains",
+        Some("\"auto\""),
+        "`auto` shows Rust's toolchains (`~/.rustup` and `~/.cargo/bin`, never cargo's credentials) to sandboxes.",
+    ),
+    (
+        "sandbox.bubblewrap",
+        None,
+        "The bubblewrap program, if the system does not keep it where it should be.",
+    ),
+    ("sandbox.env", Some("{}"), "Variables of everything inside. Not for secrets: the agent reads them."),
+    ("sandbox.memory", Some("\"4G\""), "Memory of one sandbox; at most what the machine has."),
+    ("sandbox.cpus", Some("4"), "Processors of one sandbox; at most what the machine has."),
+    ("sandbox.pids", Some("4096"), "Processes and threads of one sandbox."),
+    (
+        "sandbox.lease_s",
+        Some("900"),
+        "Seconds that a sandbox goes on without a server, after a crash or `stop --keep-sandboxes`; then it ends.",
+    ),
+    ("log.format", Some("\"text\""), "How the log file is written."),
+    ("log.level", Some("\"info\""), "A level, or levels of parts: `info,ob_gate=debug`."),
+    ("runtime.preference", None, "The old name of `sandbox.backend`."),
+    ("runtime.memory", None, "The old name of `sandbox.memory`."),
+    ("runtime.cpus", None, "The old name of `sandbox.cpus`."),
+    ("recursion.max_cost_usd", None, "The old name of `defaults.limits.max_cost_usd`."),
+];
+
+/// Every key that has an effect, in the order of the schema.
+pub fn reference() -> Vec<KeyReference> {
+    let mut leaves = Vec::new();
+    walk(ROOT, String::new(), &mut leaves);
+    let values = leaves.into_iter().filter_map(|(path, kind)| Some((path, kind?)));
+    values
+        .map(|(path, kind)| {
+            // A test sees to it that each key has its row.
+            let row = DOCS.iter().find(|(known, ..)| *known == path);
+            let (default, doc) = row.map_or((None, ""), |(_, default, doc)| (*default, *doc));
+            KeyReference { path, kind: in_words(kind), default, doc }
+        })
+        .collect()
+}
+
+/// Keys that are known and have no effect in this version: setting one is a warning.
+pub fn reference_later() -> Vec<String> {
+    let mut leaves = Vec::new();
+    walk(ROOT, String::new(), &mut leaves);
+    leaves.into_iter().filter(|(_, kind)| kind.is_none()).map(|(path, _)| path).collect()
+}
+
+fn walk(shape: Shape, path: String, leaves: &mut Vec<(String, Option<Kind>)>) {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match shape {
+        Shape::Section(keys) => keys.iter().for_each(|key| walk(key.shape, below(key.name), leaves)),
+        Shape::Named(each) => walk(*each, below("<name>"), leaves),
+        Shape::Value(kind) => leaves.push((path, Some(kind))),
+        Shape::Later => leaves.push((path, None)),
+    }
+}
+
+fn in_words(kind: Kind) -> String {
+    let plain = match kind {
+        Kind::Text => "text",
+        Kind::Secret => "secret text",
+        Kind::Choice(choices) => {
+            return choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ");
+        }
+        Kind::Flag => "`true` or `false`",
+        Kind::Usd => "US dollars",
+        Kind::Whole { least, most } => return format!("{least} to {most}"),
+        Kind::Cpus => "processors, like `2` or `0.5`",
+        Kind::Size => "bytes, like `\"4G\"`",
+        Kind::Paths => "a list of folders",
+        Kind::Ports => "a list of ports",
+        Kind::Variables => "names to text",
+        Kind::Headers => "names to text",
+        Kind::Url => "URL",
+        Kind::Address => "address",
+        Kind::Filter => "log filter",
+    };
+    plain.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::LoadOptions;
+    use crate::schema::BACKENDS;
+
+    #[test]
+    fn every_key_is_described_and_nothing_else_is() {
+        let mut leaves = Vec::new();
+        walk(ROOT, String::new(), &mut leaves);
+        let keys: Vec<_> =
+            leaves.into_iter().filter(|(_, kind)| kind.is_some()).map(|(path, _)| path).collect();
+        let described: Vec<_> = DOCS.iter().map(|(path, ..)| *path).collect();
+        assert_eq!(keys, described);
+        assert_eq!(BACKENDS, ["auto", "namespace"], "`sandbox.backend` says what `auto` is");
+    }
+
+    #[test]
+    fn a_default_that_is_written_down_changes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = |variable: Option<(String, &str)>| {
+            let env: BTreeMap<OsString, OsString> = variable
+                .map(|(name, value)| (name.into(), value.into()))
+                .into_iter()
+                .chain([("HOME".into(), folder.path().into())])
+                .collect();
+            let options = LoadOptions {
+                dir: Some(folder.path().join("home")),
+                env,
+                cwd: folder.path().to_owned(),
+                ..LoadOptions::default()
+            };
+            format!("{:?}", crate::load(&options).expect("a configuration").settings)
+        };
+        let plain = settings(None);
+        for key in reference() {
+            let Some(default) = key.default else { continue };
+            let variable = format!("OUBLIETTE_{}", key.path.to_uppercase().replace('.', "__"));
+            assert_eq!(settings(Some((variable, default))), plain, "{}", key.path);
+        }
+        // The positive control: another value is seen.
+        assert_ne!(settings(Some(("OUBLIETTE_SANDBOX__PIDS".to_owned(), "100"))), plain);
+    }
+}

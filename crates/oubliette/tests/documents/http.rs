@@ -1,0 +1,265 @@
+//! `docs/http.md`: every route, from the operation table, the schemas and the authoriser.
+
+use ob_core::EventBody;
+use ob_core::EventKind;
+use ob_core::Principal;
+use ob_core::RefusalCode;
+use ob_core::Scope;
+use ob_core::authorize;
+use ob_core::operation as op;
+use ob_core::operation::Method;
+use ob_core::operation::Operation;
+use ob_core::operation::TargetKind;
+use ob_core::record;
+use schemars::Schema;
+use schemars::schema_for;
+use serde_json::Value;
+
+use crate::cell;
+use crate::is_current;
+
+const HEAD: &str = r#"# HTTP
+
+<!-- Generated from the operation table by `UPDATE_DOCS=1 cargo test -p oubliette --test documents`. -->
+
+The server listens on `server.address`, by default `localhost:8080`. Routes under `/api/v1` want
+`Authorization: Bearer oub_…`; `oubliette token create --name N --scope S` makes one, with the server up or down. A listener on
+loopback serves only requests whose `Host` is this machine, and no page of another origin.
+
+Parameters stand in the path, and for `GET` in the query, for `POST` in a JSON body (`Content-Type: application/json`, at most
+1 MiB). An unknown parameter is refused, with the names of those that there are. Every answer is JSON, or an event stream.
+
+## Probes
+
+| route | token | answer |
+| --- | --- | --- |
+| `GET /health` | no | 200 `{"status": "ok"}`; for requests from this machine, or with a token `admin` or `admin:ro`, also `checks` with status, message and fix of each part |
+| `GET /ready` | no | 200 `{"status": "ready"}`, or 503 with the reason, what is missing, and `Retry-After` |
+| `GET /metrics` | from this machine no, else `admin` or `admin:ro` | Prometheus text, see [metrics.md](metrics.md) |
+
+## Errors
+
+```json
+{ "error": { "code": "not_found", "message": "…", "fix": "…" }, "request_id": "…" }
+```
+
+Branch on `code` only. `fix` is there if something can be done. The log has the details under `request_id`, which is your
+`X-Request-ID` if you sent one (at most 64 letters, digits, `.`, `_`, `-`), and comes back in that header.
+
+"#;
+
+const EVENTS: &str = r#"
+## Events and cursors
+
+A session's events are numbered from 0 without a gap, and are on disk before anyone sees them. A number never changes its
+meaning, so the number of the last event that you have is all that you need to go on: after a cut, after a restart of the
+server, after a year. `cursor=N` means events with a number above `N`; `-1` is all of them.
+
+**As pages.** `GET …/events?cursor=N` answers with at most `limit` events and `last_index`, the next cursor. With
+`wait_ms` an empty page waits for the first event, so a loop of such calls misses nothing and does not hurry.
+
+**As a stream.** With `Accept: text/event-stream` the same route sends each event as `id: N`, `event: TYPE`, `data: JSON`,
+first those that are there, then each as it happens. When the session is over and everything was sent, `event: end` comes and
+the stream closes; one that closes without it was cut: connect again with `Last-Event-ID: N` (browsers do that by
+themselves) or `cursor=N`. A fault on the way is `event: refused`. A comment is sent every 15 seconds.
+
+### Kinds of events
+
+"#;
+
+#[test]
+fn the_page_of_the_routes_is_the_operation_table() {
+    let mut page = HEAD.to_owned();
+    page.push_str("| `code` | status |\n| --- | --- |\n");
+    for code in RefusalCode::ALL {
+        page.push_str(&format!("| `{code}` | {} |\n", code.http_status()));
+    }
+    page.push_str(
+        "\nHTTP itself adds 405 for a method that a route has not, 408 and 413 for a body that is too late or too large, and 415 for\n\
+         a body that is not JSON.\n\n## Routes\n\n| route | operation | scopes |\n| --- | --- | --- |\n",
+    );
+    for operation in Operation::ALL {
+        let spec = operation.spec();
+        page.push_str(&format!(
+            "| [`{}`](#{}) | `{}` | {} |\n",
+            route(*operation),
+            spec.name().replace('.', ""),
+            spec.name(),
+            scopes(*operation)
+        ));
+    }
+    page.push_str(
+        "\n`project` is `project:ID`, and reaches its own project only; to it, any other is `not_found`. Lists show what the token may see.\n",
+    );
+    for operation in Operation::ALL {
+        page.push_str(&described(*operation));
+    }
+    page.push_str(EVENTS);
+    let kinds = serde_json::to_value(schema_for!(EventKind)).unwrap();
+    page.push_str("| `type` | what happened |\n| --- | --- |\n");
+    for kind in kinds["oneOf"].as_array().unwrap() {
+        let doc = kind["description"].as_str().unwrap();
+        page.push_str(&format!("| `{}` | {} |\n", kind["const"].as_str().unwrap(), cell(doc)));
+    }
+    page.push_str("\nBeside `index` and `at`, an event has those of these fields that its kind needs:\n\n");
+    page.push_str(&fields(&schema_for!(EventBody), &[], false));
+    is_current("docs/http.md", &page);
+}
+
+fn route(operation: Operation) -> String {
+    let spec = operation.spec();
+    let method = match spec.method {
+        Method::Get => "GET",
+        Method::Post => "POST",
+        Method::Delete => "DELETE",
+    };
+    format!("{method} /api/v1{}", spec.path)
+}
+
+/// The scopes that the authoriser lets through, asked of the authoriser.
+fn scopes(operation: Operation) -> String {
+    let project = "00000000-0000-4000-8000-000000000001".parse().unwrap();
+    let target = match operation.spec().target {
+        TargetKind::Global => authorize::Target::Global,
+        TargetKind::Project => authorize::Target::Project(project),
+    };
+    let known = [
+        ("admin", Scope::Admin),
+        ("admin:ro", Scope::AdminReadOnly),
+        ("project", Scope::Project(project)),
+        ("project:ro", Scope::ProjectReadOnly(project)),
+    ];
+    let allowed = known.iter().filter(|(_, scope)| {
+        let principal = Principal::Token { id: "tok_000000000000".parse().unwrap(), scope: *scope };
+        authorize::decide(&principal, operation, target).allowed
+    });
+    let names: Vec<_> = allowed.map(|(name, _)| format!("`{name}`")).collect();
+    assert!(!names.is_empty(), "{operation:?}");
+    names.join(", ")
+}
+
+/// What an operation answers: a value with these fields, a list of them, or exactly this.
+enum Answer {
+    One(Schema),
+    List(Schema),
+    Exactly(&'static str),
+}
+
+fn answer(operation: Operation) -> Answer {
+    match operation {
+        Operation::ProjectCreate | Operation::ProjectGet => Answer::One(schema_for!(record::ProjectRecord)),
+        Operation::ProjectList => Answer::List(schema_for!(record::ProjectRecord)),
+        Operation::ProjectDelete | Operation::WorkspaceDelete => Answer::Exactly(r#"{ "deleted": ID }"#),
+        Operation::WorkspaceList => Answer::List(schema_for!(record::WorkspaceRecord)),
+        Operation::SessionSpawn | Operation::SessionMessage => Answer::One(schema_for!(op::SessionAccepted)),
+        Operation::SessionInterrupt => Answer::Exactly(r#"{ "session_id": ID, "interrupted": true }"#),
+        Operation::SessionEnd => Answer::Exactly(r#"{ "session_id": ID, "ended": true }"#),
+        Operation::SessionGet => Answer::One(schema_for!(record::SessionView)),
+        Operation::SessionList => Answer::List(schema_for!(record::SessionView)),
+        Operation::SessionEvents => Answer::Exactly(
+            r#"{ "session_id": ID, "state": WORD, "status": WORD, "last_index": N, "events": [EVENT, …] }"#,
+        ),
+        Operation::SessionDiff => Answer::One(schema_for!(op::SessionDiff)),
+        Operation::TokenCreate => Answer::One(schema_for!(op::TokenCreated)),
+        Operation::TokenList => Answer::List(schema_for!(record::TokenRecord)),
+        Operation::TokenRevoke | Operation::TokenInfo => Answer::One(schema_for!(record::TokenRecord)),
+        Operation::ServerStatus => Answer::One(schema_for!(op::ServerStatus)),
+        Operation::ServerStop => Answer::Exactly(r#"{ "stopping": true, "keep_sandboxes": FLAG }"#),
+    }
+}
+
+fn described(operation: Operation) -> String {
+    let spec = operation.spec();
+    let schema = (spec.parameters)();
+    let in_path: Vec<&str> = spec.path.split(['{', '}']).skip(1).step_by(2).collect();
+    let mut text = format!("\n### {}\n\n`{}`: {}\n", spec.name(), route(operation), cell(spec.doc));
+    let parameters = fields(&schema, &in_path, true);
+    if !parameters.is_empty() {
+        text.push_str(&format!("\n{parameters}"));
+    }
+    match answer(operation) {
+        Answer::Exactly(form) => text.push_str(&format!("\nAnswers `{form}`.\n")),
+        Answer::One(schema) => text.push_str(&format!("\nAnswers {}.\n", names(&schema))),
+        Answer::List(schema) => text.push_str(&format!("\nAnswers a list, each with {}.\n", names(&schema))),
+    }
+    text
+}
+
+/// The names of an answer's fields.
+fn names(schema: &Schema) -> String {
+    let properties = schema.get("properties").and_then(Value::as_object).unwrap();
+    let names: Vec<_> = properties.keys().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
+}
+
+/// The fields of a schema as a table; nothing if there are none.
+fn fields(schema: &Schema, in_path: &[&str], parameters: bool) -> String {
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return String::new() };
+    if properties.is_empty() {
+        return String::new();
+    }
+    let root = serde_json::to_value(schema).unwrap();
+    let required = root["required"].as_array().cloned().unwrap_or_default();
+    let mut table = if parameters {
+        "| parameter | value | |\n| --- | --- | --- |\n".to_owned()
+    } else {
+        "| field | value | |\n| --- | --- | --- |\n".to_owned()
+    };
+    for (name, property) in properties {
+        let place = if in_path.contains(&name.as_str()) {
+            ", in the path"
+        } else if parameters && required.iter().any(|required| required == name) {
+            ", required"
+        } else {
+            ""
+        };
+        let doc = property["description"].as_str().unwrap_or_default();
+        assert!(!doc.is_empty(), "{name} is not described");
+        table.push_str(&format!("| `{name}` | {}{place} | {} |\n", cell(&kind(property, &root)), cell(doc)));
+    }
+    table
+}
+
+/// The kind of a value, in words.
+fn kind(schema: &Value, root: &Value) -> String {
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.rsplit('/').next().unwrap_or_default();
+        return match name {
+            "ProjectId" | "WorkspaceId" => "UUID".to_owned(),
+            "SessionId" => "session id".to_owned(),
+            "Scope" => "scope".to_owned(),
+            name => kind(&root["$defs"][name], root),
+        };
+    }
+    if let Some(choices) = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array()) {
+        let constants: Vec<_> =
+            choices.iter().filter_map(|one| one["const"].as_str()).map(|one| format!("`{one}`")).collect();
+        if !constants.is_empty() {
+            return constants.join(" or ");
+        }
+        let real = choices.iter().find(|one| one["type"] != "null");
+        return real.map(|one| kind(one, root)).unwrap_or_default();
+    }
+    if let Some(values) = schema["enum"].as_array() {
+        return values
+            .iter()
+            .map(|one| format!("`{}`", one.as_str().unwrap()))
+            .collect::<Vec<_>>()
+            .join(" or ");
+    }
+    let types: Vec<&str> = match &schema["type"] {
+        Value::String(one) => vec![one],
+        Value::Array(many) => many.iter().filter_map(Value::as_str).filter(|one| *one != "null").collect(),
+        _ => return "any".to_owned(),
+    };
+    let word = match types.as_slice() {
+        ["string"] => "text",
+        ["integer"] => "whole number",
+        ["number"] => "number",
+        ["boolean"] => "flag",
+        ["object"] => "object",
+        ["array"] => "list",
+        _ => "any",
+    };
+    word.to_owned()
+}
