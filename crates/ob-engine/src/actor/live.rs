@@ -553,6 +553,7 @@ async fn prepared_workspace(shared: &Shared, record: &SessionRecord) -> Result<W
     let project = shared.project(record.project).await?;
     let plan = workspace::ClonePlan {
         source: project.source.clone(),
+        home: shared.home.root().to_owned(),
         base: shared.home.workspace_base(record.project, workspace.id),
         workspace: (workspace.kind == WorkspaceKind::Clone).then(|| workspace.path.clone()),
         owner: shared.owner_of(&project),

@@ -373,6 +373,12 @@ impl Engine {
                 Refusal::invalid("the project has no source folder to work in")
                     .fix("leave `in_place` out, or make a project with `source`")
             })?;
+            if shared.home.root().starts_with(&source) {
+                return Err(Refusal::invalid(
+                    "the server's own home, with its keys, is in the project's folder",
+                )
+                .fix("leave `in_place` out, or keep the home elsewhere (`--dir`)"));
+            }
             (WorkspaceKind::InPlace, source)
         } else {
             (WorkspaceKind::Clone, shared.home.workspace(project.id, id))
