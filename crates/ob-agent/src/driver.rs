@@ -279,6 +279,12 @@ impl Driver {
         }
     }
 
+    /// True if the agent was told to stop the active turn and has not answered yet.
+    #[must_use]
+    pub fn is_cancelling(&self) -> bool {
+        matches!(self.state.phase, Phase::Prompting { cancelling: true, .. })
+    }
+
     /// Tells the agent to stop the active turn; nothing if there is none. Twice is fine.
     #[must_use]
     pub fn cancel(&mut self) -> Vec<Output> {

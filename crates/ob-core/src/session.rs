@@ -259,6 +259,18 @@ impl Input {
 // === impl TurnStop ===
 
 impl TurnStop {
+    /// The reason in one word, as on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EndTurn => "end_turn",
+            Self::MaxTokens => "max_tokens",
+            Self::MaxTurnRequests => "max_turn_requests",
+            Self::Refusal => "refusal",
+            Self::Cancelled => "cancelled",
+            Self::Error => "error",
+        }
+    }
+
     /// The state that a turn which stopped so is in.
     pub const fn turn_state(self) -> TurnState {
         match self {

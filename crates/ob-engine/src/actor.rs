@@ -35,6 +35,7 @@ use ob_store::StoreError;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
 use live::Live;
@@ -55,6 +56,8 @@ const CANCEL_GRACE: Duration = Duration::from_secs(20);
 const EXIT_GRACE: Duration = Duration::from_secs(2);
 /// Starts in a row without a finished turn before the session fails.
 const MAX_STARTS: u32 = 3;
+/// A sandbox that was lost comes again after this, and that long more for each further loss.
+const RESTART_PAUSE: Duration = Duration::from_millis(250);
 /// While the store cannot write, it is tried again after this.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -98,7 +101,12 @@ enum What {
     /// The sandbox is there and its guest has dialled.
     Started(Box<Live>),
     /// It could not be made.
-    StartFailed(Refusal),
+    StartFailed {
+        /// Why.
+        refusal: Refusal,
+        /// True if another try may help.
+        may_help: bool,
+    },
     /// An earlier server's sandbox is gone.
     AdoptFailed(String),
     /// Bytes of the agent's standard output.
@@ -135,8 +143,10 @@ pub(crate) struct Actor {
     generation: u32,
     driver: Option<Driver>,
     live: Option<Live>,
-    /// The task that makes or adopts a sandbox.
+    /// The task that makes, adopts or ends a sandbox.
     starting: Option<tokio::task::JoinHandle<()>>,
+    /// Tells a start that is no longer wanted to stop before it makes anything.
+    unwanted: CancellationToken,
     /// Starts in a row without a finished turn.
     starts: u32,
     deadline: Option<(Instant, Deadline)>,
@@ -144,10 +154,14 @@ pub(crate) struct Actor {
     stdout_ended: bool,
     /// The turn that is given now was cut off before.
     given_again: bool,
-    /// A person stopped the turn while its sandbox was being found again.
-    cancel_when_found: bool,
-    /// The number of the next event.
-    next_index: u64,
+    /// A person stopped the active turn, and the agent has not said yet that it did.
+    cancelling: bool,
+    /// The active turn, if the agent that was to get it never did.
+    undelivered: Option<TurnNumber>,
+    /// The session is to end as soon as that can be written.
+    end_asked: Option<String>,
+    /// The number of the first event of the newest commit.
+    first_index: u64,
     /// The session belongs to a later server, or the store is closed.
     dispossessed: bool,
 }
@@ -167,7 +181,6 @@ impl Actor {
         shared: Arc<Shared>,
         record: SessionRecord,
         turns: Vec<TurnRecord>,
-        next_index: u64,
     ) -> (Self, mpsc::Sender<Command>) {
         let (command, commands) = mpsc::channel(COMMANDS);
         let (signal, signals) = mpsc::channel(SIGNALS);
@@ -184,13 +197,16 @@ impl Actor {
             driver: None,
             live: None,
             starting: None,
+            unwanted: CancellationToken::new(),
             starts: 0,
             deadline: None,
             exit: None,
             stdout_ended: false,
             given_again: false,
-            cancel_when_found: false,
-            next_index,
+            cancelling: false,
+            undelivered: None,
+            end_asked: None,
+            first_index: 0,
             dispossessed: false,
         };
         (actor, command)
@@ -203,7 +219,12 @@ impl Actor {
             Begin::Recover => self.recover().await,
         }
         while !self.is_done() {
+            if let Some(reason) = self.end_asked.take() {
+                self.end(reason, None).await;
+                continue;
+            }
             let deadline = self.deadline;
+            // The deadline comes before the signals: an agent that never stops talking must not hold it up.
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -216,13 +237,20 @@ impl Actor {
                     // The engine dropped its handle: it is being torn down without a stop.
                     None => return,
                 },
+                () = sleep_until(deadline) => self.on_deadline().await,
                 signal = self.signals.recv() => {
                     if let Some(signal) = signal {
                         self.on_signals(signal).await;
                     }
                 }
-                () = sleep_until(deadline) => self.on_deadline().await,
             }
+        }
+        if self.dispossessed
+            && let Some(starting) = self.starting.take()
+        {
+            // What it would make belongs to nobody; what it made already ends by its lease, or by its new owner.
+            self.unwanted.cancel();
+            starting.abort();
         }
     }
 
@@ -242,13 +270,12 @@ impl Actor {
             Command::Interrupt { reply } => {
                 let outcome = self.try_input(Input::Interrupt, None).await;
                 if outcome.is_ok() && self.driver.as_ref().is_some_and(|driver| driver.active().is_some()) {
-                    self.deadline = Some((Instant::now() + CANCEL_GRACE, Deadline::Cancel));
+                    self.expect_stop();
                 }
                 drop(reply.send(outcome));
             }
             Command::End { reason, reply } => {
-                let outcome = self.end(reason).await;
-                drop(reply.send(outcome));
+                self.end(reason, Some(reply)).await;
             }
             Command::Park { .. } => unreachable!("handled by the loop, which it ends"),
         }
@@ -258,7 +285,6 @@ impl Actor {
         if self.record.core.state == SessionState::Ending || self.record.core.state.is_over() {
             return Err(self.over());
         }
-        let before = self.next_index;
         let number = self.record.last_turn.next();
         let turn = TurnRecord {
             session: self.record.id.clone(),
@@ -280,32 +306,52 @@ impl Actor {
             return Err(Refusal::conflict(denied.to_string()).fix("see `oubliette session get`"));
         }
         self.commit_or_undo(step, undo).await?;
-        Ok((number, i64::try_from(before).unwrap_or(i64::MAX) - 1))
+        // The gate writes to the same log, so only the commit knows which numbers these events got.
+        Ok((number, i64::try_from(self.first_index).unwrap_or(i64::MAX) - 1))
     }
 
-    async fn end(&mut self, reason: String) -> Result<(), Refusal> {
+    async fn end(&mut self, reason: String, reply: Option<oneshot::Sender<Result<(), Refusal>>>) {
+        let tell = |outcome| {
+            if let Some(reply) = reply {
+                // Whoever asked may be gone.
+                drop(reply.send(outcome));
+            }
+        };
         if self.record.core.state.is_over() {
-            return Ok(());
+            return tell(Ok(()));
         }
-        let first = self.record.core.state != SessionState::Ending;
-        if first {
+        if self.record.core.state != SessionState::Ending {
             self.record.reason = Some(reason);
         }
         let mut step = Step::default();
-        self.apply(&mut step, Input::End).map_err(|denied| Refusal::conflict(denied.to_string()))?;
+        self.input_into(&mut step, Input::End);
         match self.commit_once(&step).await {
             Ok(()) => {
                 self.after(step).await;
-                Ok(())
+                tell(Ok(()));
             }
-            Err(StoreError::Fenced { .. } | StoreError::Closed) => Err(self.lost_ownership()),
+            Err(StoreError::Fenced { .. } | StoreError::Closed | StoreError::Missing { .. }) => {
+                tell(Err(self.lost_ownership()));
+            }
             // A session can always be killed: the sandbox goes first, and the record follows when the store can write.
             Err(error) => {
-                let refusal = error.refusal();
                 self.after_effects(&step);
+                step.without_effects();
+                tell(Err(error.refusal()));
                 self.commit(step).await;
-                Err(refusal)
             }
+        }
+    }
+
+    /// The agent was told to stop its turn.
+    fn expect_stop(&mut self) {
+        self.deadline = Some((Instant::now() + CANCEL_GRACE, Deadline::Cancel));
+    }
+
+    /// What this deadline waited for has happened; any other goes on.
+    fn met(&mut self, kind: Deadline) {
+        if self.deadline.is_some_and(|(_, deadline)| deadline == kind) {
+            self.deadline = None;
         }
     }
 
@@ -336,14 +382,15 @@ impl Actor {
     }
 
     fn on_signal(&mut self, step: &mut Step, signal: Signal) {
-        if signal.generation != self.generation {
+        // What comes from a sandbox that this very step replaces or ends is as stale as what comes later.
+        if signal.generation != self.generation || step.lets_go_of_sandbox() {
             return;
         }
         match signal.what {
             What::Started(live) => self.started(step, *live),
-            What::StartFailed(refusal) => {
+            What::StartFailed { refusal, may_help } => {
                 self.starting = None;
-                self.fail_or_retry(step, refusal);
+                self.fail_or_retry(step, refusal, may_help);
             }
             What::AdoptFailed(reason) => {
                 self.starting = None;
@@ -414,11 +461,12 @@ impl Actor {
         self.driver = Some(driver);
         self.live = Some(live);
         step.driver_changed();
-        if std::mem::take(&mut self.cancel_when_found)
+        if self.cancelling
             && let Some(driver) = &mut self.driver
         {
             let outputs = driver.cancel();
             self.take(step, outputs);
+            self.expect_stop();
         }
     }
 
@@ -428,7 +476,7 @@ impl Actor {
             match output {
                 Output::Event(event) => step.event(*event),
                 Output::Ready { resumed } => {
-                    self.deadline = None;
+                    self.met(Deadline::Handshake);
                     if let Some(live) = &mut self.live {
                         live.resumed = resumed;
                     }
@@ -436,7 +484,8 @@ impl Actor {
                 }
                 Output::TurnStopped(stop) => {
                     self.starts = 0;
-                    self.deadline = None;
+                    self.cancelling = false;
+                    self.met(Deadline::Cancel);
                     self.input_into(step, Input::TurnStopped(stop));
                 }
                 Output::Failed(refusal) => self.agent_failed(step, refusal),
@@ -463,39 +512,54 @@ impl Actor {
         } else {
             Refusal { message: format!("{} (its last words: {words})", refusal.message), ..refusal }
         };
-        self.fail_or_retry(step, refusal);
+        self.fail_or_retry(step, refusal, true);
     }
 
-    fn fail_or_retry(&mut self, step: &mut Step, refusal: Refusal) {
+    fn fail_or_retry(&mut self, step: &mut Step, refusal: Refusal, may_help: bool) {
         if self.record.core.state == SessionState::Ending {
             return self.input_into(step, Input::Lost);
         }
         step.event(EventBody::error(&refusal));
-        // A refusal of this machine is not mended by trying again.
-        let hopeless = self.starts >= MAX_STARTS || (self.live.is_none() && refusal.fix.is_some());
-        if hopeless {
+        if may_help && self.starts < MAX_STARTS {
+            self.start_again(step);
+        } else {
             self.record.reason = Some(refusal.to_string());
             self.input_into(step, Input::Fail);
-        } else {
-            self.input_into(step, Input::Lost);
-            self.restart(step);
         }
     }
 
     /// The sandbox is gone.
     fn lost(&mut self, step: &mut Step, reason: &str) {
-        self.deadline = None;
-        let was_ending = self.record.core.state == SessionState::Ending;
-        self.input_into(step, Input::Lost);
-        if was_ending {
+        if self.record.core.state == SessionState::Ending {
             self.live = None;
-            return;
+            return self.input_into(step, Input::Lost);
         }
         step.event(EventBody::system(format!("the sandbox is gone: {reason}")));
-        if self.starts >= MAX_STARTS {
+        if self.starts < MAX_STARTS {
+            self.start_again(step);
+        } else {
             self.record.reason = Some(format!("the sandbox was lost {MAX_STARTS} times: {reason}"));
             self.input_into(step, Input::Fail);
-        } else {
+        }
+    }
+
+    /// What is left of the sandbox goes, and another one comes.
+    fn start_again(&mut self, step: &mut Step) {
+        self.deadline = None;
+        // A prompt that is still in our hands is one that the agent has not seen.
+        if self
+            .driver
+            .as_ref()
+            .is_some_and(|driver| driver.active().is_some() && !driver.outbox().1.is_empty())
+        {
+            self.undelivered = self.record.core.active;
+        }
+        // A turn that a person stopped must not be given again.
+        if std::mem::take(&mut self.cancelling) {
+            self.input_into(step, Input::TurnStopped(ob_core::session::TurnStop::Cancelled));
+        }
+        if self.record.core.state != SessionState::Ending {
+            self.input_into(step, Input::Lost);
             self.restart(step);
         }
     }
@@ -523,14 +587,13 @@ impl Actor {
                 let refusal = Refusal::unavailable(format!(
                     "the agent did not stop its turn within {} s and was ended",
                     CANCEL_GRACE.as_secs()
-                ));
-                // The turn was cancelled by a person: it must not be given again.
+                ))
+                .fix("nothing to do: the session goes on with another one");
                 if let Some(turn) = self.record.core.active {
                     step.event(EventBody::error(&refusal).turn(turn));
                 }
-                self.input_into(&mut step, Input::TurnStopped(ob_core::session::TurnStop::Cancelled));
-                self.input_into(&mut step, Input::Lost);
-                self.restart(&mut step);
+                self.cancelling = true;
+                self.start_again(&mut step);
             }
             Deadline::Exit => {
                 self.stdout_ended = true;
@@ -547,6 +610,8 @@ impl Actor {
         match self.record.core.state {
             SessionState::Created | SessionState::Interrupted => self.input(Input::Start).await,
             state if state.is_over() => {}
+            // The end was durable, and what was to be done about it may not have been.
+            SessionState::Ending => self.input(Input::End).await,
             _ => {
                 let saved = match self.shared.store.driver(&self.record.id).await {
                     Ok(saved) => saved.and_then(|bytes| SavedDriver::decode(&bytes)),
@@ -555,6 +620,11 @@ impl Actor {
                         None
                     }
                 };
+                // Should it not be found again: a turn that a person stopped is not given again.
+                self.cancelling = saved
+                    .as_ref()
+                    .and_then(|saved| Driver::restore(&saved.driver).ok())
+                    .is_some_and(|driver| driver.is_cancelling());
                 self.generation += 1;
                 self.starting = Some(live::adopt(
                     Arc::clone(&self.shared),
@@ -569,19 +639,31 @@ impl Actor {
 
     /// Lets go of the session because the server stops. Everything is durable already.
     async fn park(&mut self, keep_sandbox: bool) {
-        if let Some(starting) = self.starting.take() {
-            // A start that is under way ends in bounded time, and what it made must be known to be ended.
-            drop(starting.await);
-            while let Ok(signal) = self.signals.try_recv() {
-                if let What::Started(live) = signal.what {
-                    self.live = Some(*live);
+        self.unwanted.cancel();
+        let mut late = Vec::new();
+        if let Some(mut starting) = self.starting.take() {
+            // A start that is under way ends in bounded time, and what it made must be known to be ended. Its report may
+            // wait behind older ones.
+            loop {
+                tokio::select! {
+                    _ = &mut starting => break,
+                    signal = self.signals.recv() => late.extend(signal),
                 }
+            }
+        }
+        late.extend(std::iter::from_fn(|| self.signals.try_recv().ok()));
+        let mut step = Step::default();
+        for signal in late {
+            match signal.what {
+                What::Started(live) if signal.generation == self.generation => self.live = Some(*live),
+                // What the agent said already is kept, so that no work is done twice.
+                What::Stdout(_) if !keep_sandbox => self.on_signal(&mut step, signal),
+                _ => {}
             }
         }
         if keep_sandbox || self.record.core.state.is_over() {
             return;
         }
-        let mut step = Step::default();
         step.event(EventBody::system("the server stops; the session goes on when it is back"));
         self.input_into(&mut step, Input::Lost);
         step.without_effects();

@@ -19,11 +19,19 @@ const DIAL: Duration = Duration::from_secs(15);
 /// A patch is made within this.
 const WITHIN: Duration = Duration::from_secs(120);
 
+/// True if a sandbox of this id makes a patch. No session's sandbox has a `-` in its id.
+pub(crate) fn is_id(name: &str) -> bool {
+    let numbers = name.strip_prefix('d').and_then(|rest| rest.split_once('-'));
+    numbers.is_some_and(|(epoch, number)| epoch.parse::<u64>().is_ok() && number.parse::<u64>().is_ok())
+}
+
 /// The patch of a session's workspace against its base.
 pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result<SessionDiff, Refusal> {
     let project = shared.project(record.project).await?;
     let found = shared.store.workspace(record.workspace).await.map_err(|error| error.refusal())?;
-    let found = found.ok_or_else(|| Refusal::not_found("workspace", record.workspace))?;
+    let found = found.ok_or_else(|| {
+        Refusal::not_found("workspace", record.workspace).fix("it was deleted, and its changes with it")
+    })?;
     let mut answer = SessionDiff {
         session_id: record.id.clone(),
         source: project.source.clone(),
@@ -34,6 +42,8 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
     // Nothing was copied yet, so nothing can have changed.
     let Some(base_commit) = found.base_commit.clone() else { return Ok(answer) };
 
+    let turn = tokio::time::timeout(WITHIN, Arc::clone(&shared.patches).acquire_owned()).await;
+    let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
     let backend = shared.backend()?;
     backend.check().await?;
     let number = shared.diffs.fetch_add(1, Ordering::Relaxed);
@@ -45,15 +55,13 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await?;
     let work = async {
-        backend.start(&spec).await.map_err(|error| Refusal::unavailable(error.to_string()))?;
-        guest.connected(DIAL).await.map_err(|error| Refusal::unavailable(error.to_string()))?;
+        backend.start(&spec).await.map_err(|error| no_sandbox(&error))?;
+        guest.connected(DIAL).await.map_err(|error| no_sandbox(&error))?;
         let mut outputs = Vec::new();
         for (name, argv) in ["patch", "files"].into_iter().zip(workspace::diff_script(&base_commit)) {
             let spec = ProcessSpec { argv, cwd: None, env: std::collections::BTreeMap::new(), stdin: false };
-            let output = guest
-                .run(name, &spec, workspace::PATCH_MAX)
-                .await
-                .map_err(|error| Refusal::unavailable(format!("cannot make the patch: {error}")))?;
+            let output =
+                guest.run(name, &spec, workspace::PATCH_MAX).await.map_err(|error| no_sandbox(&error))?;
             if !output.exit.is_success() {
                 let said: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(400).collect();
                 return Err(Refusal::unavailable(format!(
@@ -92,4 +100,12 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
         .map(|name| String::from_utf8_lossy(name).into_owned())
         .collect();
     Ok(answer)
+}
+
+fn no_sandbox(error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::unavailable(format!("cannot make the patch: {error}")).fix("see the log, and `oubliette doctor`")
+}
+
+fn busy() -> Refusal {
+    Refusal::unavailable("too many patches are being made").fix("try again in a moment")
 }

@@ -4,8 +4,10 @@
 //! driven by one [`actor`]; what it must not forget is in the store before anyone sees it.
 
 mod actor;
+mod claims;
 mod clock;
 mod diff;
+mod leftovers;
 mod models;
 mod operations;
 mod workspace;
@@ -14,23 +16,32 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream;
 use ob_component::Domain;
 use ob_component::Permit;
 use ob_component::Registry;
 use ob_config::SandboxSettings;
+use ob_core::EventBody;
+use ob_core::EventKind;
 use ob_core::Home;
 use ob_core::ProjectId;
 use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::Timestamp;
+use ob_core::WorkspaceId;
+use ob_core::event::Usage;
 use ob_core::ledger::MicroUsd;
 use ob_core::record::ProjectRecord;
 use ob_core::record::SessionRecord;
+use ob_core::record::TurnRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
 use ob_core::session::SessionStatus;
@@ -44,12 +55,15 @@ use ob_sandbox::WorkspaceMount;
 use ob_sandbox::link::Guest;
 use ob_store::Commit;
 use ob_store::Epoch;
+use ob_store::OpenCharge;
 use ob_store::SessionFilter;
 use ob_store::SharedStore;
+use ob_store::StoreError;
 use ob_store::Write;
 use ob_store::tokens::SharedTokens;
 use ob_telemetry::Metrics;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -63,6 +77,7 @@ pub use models::Demonstration;
 use actor::Actor;
 use actor::Begin;
 use actor::Command;
+use claims::Claims;
 
 /// The key under which the sandbox backend is registered, in the domain of adapters.
 pub const SANDBOX: &str = "sandbox";
@@ -73,6 +88,14 @@ pub const FIRST_HOST_UID: u32 = 1_900_000_000;
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Letting go of all sessions takes no longer than this at a stop.
 const PARK: Duration = Duration::from_secs(20);
+/// Calls to models that a stop cut off are booked within this.
+const SETTLE: Duration = Duration::from_secs(5);
+/// Sandboxes that are being made at once: more of them only wait for each other's processors.
+const STARTS: usize = 8;
+/// Sandboxes that make patches at once.
+const DIFFS: usize = 4;
+/// Sessions that are taken over at once, so that their claims share transactions.
+const RECOVERIES: usize = 64;
 
 /// What an engine needs.
 pub struct EngineOptions {
@@ -109,13 +132,22 @@ pub struct EngineOptions {
 /// The live system. Shared by all doors.
 pub struct Engine {
     shared: Arc<Shared>,
-    actors: Mutex<HashMap<SessionId, mpsc::Sender<Command>>>,
+    actors: Mutex<Actors>,
+    claims: Claims,
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
     addresses: Vec<String>,
     version: String,
     started_at: Timestamp,
+}
+
+/// The sessions that are driven.
+#[derive(Default)]
+struct Actors {
+    by_session: HashMap<SessionId, mpsc::Sender<Command>>,
+    /// No session is driven any more.
+    closed: bool,
 }
 
 /// What actors and operations share.
@@ -132,9 +164,15 @@ pub(crate) struct Shared {
     is_root: bool,
     uid: u32,
     pub(crate) epoch: Epoch,
-    /// One workspace is prepared at a time.
-    pub(crate) preparing: tokio::sync::Mutex<()>,
+    /// One turn for each workspace that is being prepared.
+    preparing: Mutex<HashMap<WorkspaceId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Turns to make a sandbox.
+    pub(crate) starts: Arc<Semaphore>,
+    /// Turns to make a patch.
+    pub(crate) patches: Arc<Semaphore>,
     diffs: AtomicU64,
+    /// Sessions whose sandbox runs.
+    pub(crate) sandboxes: AtomicU64,
     pub(crate) metrics: Metrics,
 }
 
@@ -173,6 +211,8 @@ impl Engine {
     pub async fn start(options: EngineOptions) -> Result<Arc<Self>, Refusal> {
         let refuse = |error: ob_store::StoreError| error.refusal();
         let epoch = options.store.new_epoch().await.map_err(refuse)?;
+        // Looked at before anything is made: what is there now and belongs to nobody never will.
+        let known = leftovers::look(&options.home).await;
         let started_at = options.clock.now();
         let shared = Arc::new(Shared {
             home: options.home,
@@ -187,13 +227,17 @@ impl Engine {
             is_root: options.is_root,
             uid: options.uid,
             epoch,
-            preparing: tokio::sync::Mutex::new(()),
+            preparing: Mutex::default(),
+            starts: Arc::new(Semaphore::new(STARTS)),
+            patches: Arc::new(Semaphore::new(DIFFS)),
             diffs: AtomicU64::new(0),
+            sandboxes: AtomicU64::new(0),
             metrics: options.metrics,
         });
         let engine = Arc::new(Self {
             shared,
             actors: Mutex::default(),
+            claims: Claims::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),
@@ -203,21 +247,48 @@ impl Engine {
         });
         engine.settle_orphans().await?;
         engine.recover().await?;
+        // Nobody waits for it, and a stop waits for it.
+        let shared = Arc::clone(&engine.shared);
+        let claims = engine.claims.clone();
+        engine.tracker.spawn(async move { leftovers::remove(&shared, &claims, &known).await });
         Ok(engine)
     }
 
-    /// Calls to a model that a crash cut off: the provider may have answered, so what was reserved counts as spent.
+    /// Calls to a model that a crash cut off: the provider may have answered, so what was reserved counts as spent. What
+    /// cannot be booked now stays reserved until the next start.
     async fn settle_orphans(&self) -> Result<(), Refusal> {
-        let store = &self.shared.store;
-        for open in store.open_charges().await.map_err(|error| error.refusal())? {
-            let commit = Commit {
-                writes: vec![Write::Settle { charge: open.charge, used: open.amount }],
-                fence: None,
-            };
-            store.commit(commit).await.map_err(|error| error.refusal())?;
-            tracing::warn!(session = %open.session, cost = %open.amount.cost, "a model call was cut off; its reservation counts as spent");
+        for open in self.shared.store.open_charges().await.map_err(|error| error.refusal())? {
+            match self.settle_orphan(&open).await {
+                Ok(()) => {
+                    tracing::warn!(session = %open.session, cost = %open.amount.cost, "a model call was cut off; its reservation counts as spent");
+                }
+                Err(error) => tracing::error!(session = %open.session, %error, "a model call was not booked"),
+            }
         }
         Ok(())
+    }
+
+    async fn settle_orphan(&self, open: &OpenCharge) -> Result<(), StoreError> {
+        let Shared { store, epoch, .. } = &*self.shared;
+        let settle = Write::Settle { charge: open.charge, used: open.amount };
+        let Some(record) = store.session(&open.session).await? else {
+            return store.commit(Commit { writes: vec![settle], fence: None }).await.map(drop);
+        };
+        // Ours from now on, so that an earlier server which still runs cannot book it as well.
+        store.claim(&open.session, *epoch).await?;
+        let mut event = EventBody::new(EventKind::Usage)
+            .data(serde_json::json!({ "charge": open.charge, "cut": true, "reserved": true }));
+        event.turn = record.core.active;
+        event.usage = Some(Usage {
+            // Only the sum was reserved.
+            input_tokens: open.amount.tokens,
+            cost: open.amount.cost,
+            model: record.model.model,
+            estimated: true,
+            ..Usage::default()
+        });
+        let append = Write::Append { session: open.session.clone(), events: vec![event] };
+        store.commit(Commit { writes: vec![settle, append], fence: Some(*epoch) }).await.map(drop)
     }
 
     async fn recover(self: &Arc<Self>) -> Result<(), Refusal> {
@@ -232,39 +303,59 @@ impl Engine {
             let page = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
             let Some(last) = page.last() else { return Ok(()) };
             before = Some(last.id.clone());
-            for record in page {
-                self.shared
-                    .store
-                    .claim(&record.id, self.shared.epoch)
-                    .await
-                    .map_err(|error| error.refusal())?;
-                tracing::info!(session = %record.id, state = record.core.state.as_str(), "session found");
-                self.spawn_actor(record, Begin::Recover).await?;
+            let taken = stream::iter(page)
+                .map(|record| async move { (record.id.clone(), self.take_over(record).await) })
+                .buffer_unordered(RECOVERIES)
+                .collect::<Vec<_>>()
+                .await;
+            for (session, taken) in taken {
+                // One that cannot be taken over must not keep the others from being.
+                if let Err(error) = taken {
+                    tracing::error!(%session, %error, "a session was not taken over");
+                }
             }
         }
     }
 
-    /// Starts the actor of a session.
-    async fn spawn_actor(self: &Arc<Self>, record: SessionRecord, begin: Begin) -> Result<(), Refusal> {
+    async fn take_over(self: &Arc<Self>, record: SessionRecord) -> Result<(), StoreError> {
         let store = &self.shared.store;
-        let turns = store.turns(&record.id).await.map_err(|error| error.refusal())?;
-        let doorbell = store.doorbell(&record.id).await.map_err(|error| error.refusal())?;
-        let next_index = *doorbell.borrow();
-        let id = record.id.clone();
-        let (actor, commands) = Actor::new(Arc::clone(&self.shared), record, turns, next_index);
-        self.actors.lock().expect("no one panics with it").insert(id.clone(), commands);
-        let engine = Arc::downgrade(self);
-        self.tracker.spawn(async move {
-            actor.run(begin).await;
-            if let Some(engine) = engine.upgrade() {
-                engine.actors.lock().expect("no one panics with it").remove(&id);
-            }
-        });
+        store.claim(&record.id, self.shared.epoch).await?;
+        // As its owner left it: until it was ours, it may have changed.
+        let Some(record) = store.session(&record.id).await?.filter(|record| !record.core.state.is_over())
+        else {
+            return Ok(());
+        };
+        let turns = store.turns(&record.id).await?;
+        tracing::info!(session = %record.id, state = record.core.state.as_str(), "session found");
+        self.spawn_actor(record, turns, Begin::Recover);
         Ok(())
     }
 
+    /// Starts the actor of a session. Once the server lets go of its sessions, the next one does.
+    fn spawn_actor(self: &Arc<Self>, record: SessionRecord, turns: Vec<TurnRecord>, begin: Begin) {
+        let id = record.id.clone();
+        let (actor, commands) = Actor::new(Arc::clone(&self.shared), record, turns);
+        {
+            let mut actors = self.actors();
+            if actors.closed {
+                return;
+            }
+            actors.by_session.insert(id.clone(), commands);
+        }
+        let listed = Listed { engine: Arc::downgrade(self), session: id };
+        self.tracker.spawn(async move {
+            // Also after a panic.
+            let _listed = listed;
+            actor.run(begin).await;
+        });
+    }
+
+    fn actors(&self) -> MutexGuard<'_, Actors> {
+        self.actors.lock().expect("no one panics with it")
+    }
+
     fn actor(&self, session: &SessionId) -> Option<mpsc::Sender<Command>> {
-        self.actors.lock().expect("no one panics with it").get(session).cloned()
+        self.actors().by_session.get(session).cloned()
     }
 
     /// Ready, or why not.
@@ -334,7 +425,7 @@ impl Engine {
 
     /// Numbers for `/metrics`.
     pub async fn gauges(&self) -> Gauges {
-        let sandboxes = self.actors.lock().expect("no one panics with it").len() as u64;
+        let sandboxes = self.shared.sandboxes.load(Ordering::Relaxed);
         let projects = self.shared.store.projects().await.map_or(0, |projects| projects.len() as u64);
         let mut by_project: HashMap<ProjectId, u64> = HashMap::new();
         let active =
@@ -353,10 +444,20 @@ impl Engine {
         keep.unwrap_or(false)
     }
 
-    /// Takes no more work, ends (or keeps) sandboxes, flushes and closes the store.
+    /// Takes no more work, ends (or keeps) sandboxes, books what models did, flushes and closes the store.
     pub async fn shutdown(&self, keep_sandboxes: bool) {
         self.draining.store(true, Ordering::Relaxed);
-        let actors: Vec<_> = self.actors.lock().expect("no one panics with it").values().cloned().collect();
+        // Whoever follows a log has seen the last of it.
+        self.stop.send_if_modified(|asked| {
+            let first = asked.is_none();
+            asked.get_or_insert(keep_sandboxes);
+            first
+        });
+        let actors: Vec<_> = {
+            let mut actors = self.actors();
+            actors.closed = true;
+            actors.by_session.values().cloned().collect()
+        };
         let parked = async {
             let parks = actors.into_iter().map(|actor| async move {
                 let (reply, parked) = tokio::sync::oneshot::channel();
@@ -371,8 +472,28 @@ impl Engine {
         if tokio::time::timeout(PARK, parked).await.is_err() {
             tracing::warn!("some sessions did not let go in time; they are found again at the next start");
         }
+        // Closing a gate cuts its calls, and what they cost is booked behind our back.
+        if tokio::time::timeout(SETTLE, self.shared.gates.settled()).await.is_err() {
+            tracing::warn!("some model calls were not booked in time; the next start books them as reserved");
+        }
         if let Err(error) = self.shared.store.close().await {
             tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+}
+
+/// A session among those that are driven, for as long as its actor runs.
+struct Listed {
+    engine: Weak<Engine>,
+    session: SessionId,
+}
+
+// === impl Listed ===
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.actors().by_session.remove(&self.session);
         }
     }
 }
@@ -382,6 +503,18 @@ impl Engine {
 impl Shared {
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// The turn of whoever prepares this workspace.
+    pub(crate) fn preparing(&self, workspace: WorkspaceId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut preparing = self.preparing.lock().expect("no one panics with it");
+        preparing.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = preparing.get(&workspace).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        preparing.insert(workspace, Arc::downgrade(&turn));
+        turn
     }
 
     /// Leave to use the sandbox backend.
@@ -497,7 +630,7 @@ impl Shared {
             }
         })
         .await;
-        made.map_err(|_| Refusal::internal("a worker thread failed"))?.map_err(|error| {
+        made.map_err(|_| workspace::worker_failed())?.map_err(|error| {
             Refusal::unavailable(format!("cannot make `{}`: {error}", home.display()))
                 .fix("check the space and the permissions of the home")
         })

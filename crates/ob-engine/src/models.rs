@@ -76,18 +76,19 @@ impl Catalogue {
     }
 
     async fn default_model(&self) -> Result<ModelRef, Refusal> {
-        let with_key = |(_, provider): &(&String, &ProviderSettings)| provider.default_model.is_some();
-        if let Some((name, provider)) = self.settings.providers.iter().find(with_key) {
-            return Ok(reference(
-                name,
-                provider.default_model.clone().unwrap_or_default(),
-                ModelSource::Configured,
-            ));
+        // The default provider's model is `session_model` already; of several without a default, the first will do.
+        let providers = &self.settings.providers;
+        let with_model = |(name, provider): (&String, &ProviderSettings)| {
+            provider.default_model.clone().map(|model| reference(name, model, ModelSource::Configured))
+        };
+        if let Some(model) = providers.iter().find_map(with_model) {
+            return Ok(model);
         }
-        if !self.settings.providers.is_empty() {
-            let names = self.settings.providers.keys().cloned().collect::<Vec<_>>().join("`, `");
+        if !providers.is_empty() {
+            let names: Vec<&str> = providers.keys().map(String::as_str).collect();
             return Err(Refusal::invalid(format!(
-                "no model was named, and provider `{names}` has no default model"
+                "no model was named, and none of the providers has a default model: `{}`",
+                names.join("`, `")
             ))
             .fix("set `models.defaults.session_model`, or pass `--model PROVIDER/MODEL`"));
         }
@@ -112,13 +113,11 @@ impl Catalogue {
         {
             return Ok(reference(name, model.clone(), ModelSource::Configured));
         }
-        if name == DEMONSTRATION || name == "demo" {
-            let demonstration = self.demonstration()?;
-            return Ok(reference(
-                DEMONSTRATION,
-                demonstration.model().to_owned(),
-                ModelSource::Demonstration,
-            ));
+        let demonstration = self.demonstration.as_ref().map(|demonstration| demonstration.model());
+        let names_it = name.strip_prefix(DEMONSTRATION).and_then(|rest| rest.strip_prefix('/'));
+        if name == DEMONSTRATION || name == "demo" || (names_it.is_some() && names_it == demonstration) {
+            let model = self.demonstration()?.model().to_owned();
+            return Ok(reference(DEMONSTRATION, model, ModelSource::Demonstration));
         }
         if let Some((provider, model)) = name.split_once('/') {
             if self.settings.providers.contains_key(provider) && !model.is_empty() {
@@ -140,7 +139,9 @@ impl Catalogue {
     }
 
     fn alias(&self, name: &str) -> Result<ModelRef, Refusal> {
-        let alias = self.settings.aliases.get(name).ok_or_else(|| Refusal::not_found("model", name))?;
+        let alias = self.settings.aliases.get(name).ok_or_else(|| {
+            Refusal::not_found("model", name).fix("use an alias of the configuration, or PROVIDER/MODEL")
+        })?;
         // The alias is the provider's name here, since it may override the provider's URL and key.
         Ok(reference(name, alias.model.clone(), ModelSource::Configured))
     }
@@ -193,3 +194,6 @@ fn plain(base_url: String) -> Provider {
         price: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,7 @@ use ob_telemetry::RefusalGiven;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tracing::Instrument as _;
 
 use crate::Engine;
 
@@ -41,7 +42,18 @@ impl Engine {
         params: Value,
     ) -> Result<Value, Refusal> {
         let began = std::time::Instant::now();
-        let outcome = self.perform(principal, operation, params).await;
+        let outcome = if operation == Operation::SessionEvents {
+            // It only reads, and may wait for long: it goes when its caller goes.
+            self.perform(principal, operation, params).await
+        } else {
+            // A caller that goes away half way must not leave things half done.
+            let (engine, principal) = (Arc::clone(self), principal.clone());
+            let work = async move { engine.perform(&principal, operation, params).await };
+            self.tracker.spawn(work.in_current_span()).await.unwrap_or_else(|error| {
+                tracing::error!(%error, "an operation was cut off");
+                Err(Refusal::internal("the operation was cut off").fix("see the log, then try again"))
+            })
+        };
         let metrics = &self.shared.metrics;
         if let Err(refusal) = &outcome {
             RefusalGiven { asked: &operation.spec().name(), refusal }.emit(metrics);
@@ -124,6 +136,8 @@ impl Engine {
             O::SessionDiff => {
                 let params: SessionTarget = parse(params)?;
                 let record = self.permit_session(principal, operation, &params.session_id).await?;
+                let _project_is_used = self.claims.uses("project", record.project.as_uuid())?;
+                let _workspace_is_used = self.claims.uses("workspace", record.workspace.as_uuid())?;
                 answer(crate::diff::diff(&self.shared, &record).await?)
             }
             O::TokenCreate => {
@@ -225,6 +239,6 @@ pub(crate) fn parse<T: DeserializeOwned>(params: Value) -> Result<T, Refusal> {
 fn answer(value: impl Serialize) -> Result<Value, Refusal> {
     serde_json::to_value(value).map_err(|error| {
         tracing::error!(%error, "an answer cannot be written as JSON");
-        Refusal::internal("the answer cannot be written")
+        Refusal::internal("the answer cannot be written").fix("see the log")
     })
 }

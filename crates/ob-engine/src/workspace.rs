@@ -9,6 +9,8 @@
 //! write.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Output;
@@ -27,6 +29,8 @@ pub(crate) const PATCH_MAX: usize = 64 * 1024 * 1024;
 pub(crate) struct ClonePlan {
     /// The user's folder; none for an empty workspace.
     pub(crate) source: Option<PathBuf>,
+    /// Our own home: were it inside the source, its keys and tokens would come along.
+    pub(crate) home: PathBuf,
     /// The base repository to make.
     pub(crate) base: PathBuf,
     /// The working directory to make; none if the agent works in the source itself.
@@ -49,7 +53,7 @@ pub(crate) async fn prepare(plan: &ClonePlan) -> Result<Cloned, Refusal> {
     remove_all(&plan.base).await?;
     make_private_parent(&plan.base).await?;
     let cloned = match &plan.source {
-        Some(source) => base_of_source(source, &plan.base).await?,
+        Some(source) => base_of_source(source, &plan.base, &all_but(source, &plan.home)).await?,
         None => Cloned { base_commit: base_of_nothing(&plan.base).await?, dirty: false },
     };
     if let Some(workspace) = &plan.workspace {
@@ -62,13 +66,41 @@ pub(crate) async fn prepare(plan: &ClonePlan) -> Result<Cloned, Refusal> {
     Ok(cloned)
 }
 
+/// A thread for blocking work was lost.
+pub(crate) fn worker_failed() -> Refusal {
+    Refusal::internal("a worker thread failed").fix("see the log, then try again")
+}
+
 /// Removes a folder and what is in it, following no link. Nothing there is fine.
 pub(crate) async fn remove_all(path: &Path) -> Result<(), Refusal> {
-    match tokio::fs::remove_dir_all(path).await {
+    let mut removed = tokio::fs::remove_dir_all(path).await;
+    if removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+        // An agent that runs as our own user may have closed folders to their owner.
+        let closed = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || open_folders(&closed)).await;
+        opened.map_err(|_| worker_failed())?;
+        removed = tokio::fs::remove_dir_all(path).await;
+    }
+    match removed {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Refusal::unavailable(format!("cannot remove `{}`: {error}", path.display()))
             .fix("check the permissions of the home's folders")),
+    }
+}
+
+/// Lets the owner into every folder, as far as that is possible; follows no link.
+fn open_folders(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        if !std::fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+            continue;
+        }
+        if let Err(error) = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)) {
+            tracing::debug!(folder = %folder.display(), %error, "a folder cannot be opened");
+        }
+        folders.extend(std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()));
     }
 }
 
@@ -99,7 +131,7 @@ pub(crate) fn diff_script(base_commit: &str) -> [Vec<String>; 2] {
     ]
 }
 
-async fn base_of_source(source: &Path, base: &Path) -> Result<Cloned, Refusal> {
+async fn base_of_source(source: &Path, base: &Path, files: &[OsString]) -> Result<Cloned, Refusal> {
     let top = git(Some(source), ["rev-parse", "--show-toplevel"]).await?;
     if !top.status.success() {
         if text(&top.stderr).contains("dubious ownership") {
@@ -109,9 +141,13 @@ async fn base_of_source(source: &Path, base: &Path) -> Result<Cloned, Refusal> {
             )
             .fix("run the server as the owner of the repository"));
         }
-        return snapshot_folder(source, base).await;
+        if text(&top.stderr).contains("not a git repository") {
+            return snapshot_folder(source, base, files).await;
+        }
+        // Taken for a plain folder, it would lose its history without a word.
+        return Err(failed("read the project's repository", &top));
     }
-    let top = PathBuf::from(text(&top.stdout).trim_end_matches('\n'));
+    let top = PathBuf::from(OsStr::from_bytes(top.stdout.strip_suffix(b"\n").unwrap_or(&top.stdout)));
     if top != source {
         return Err(Refusal::invalid(format!(
             "`{}` is inside the git repository `{}`",
@@ -123,7 +159,7 @@ async fn base_of_source(source: &Path, base: &Path) -> Result<Cloned, Refusal> {
     let head = git(Some(source), ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await?;
     if !head.status.success() {
         // A repository without a commit is a folder with files.
-        return snapshot_folder(source, base).await;
+        return snapshot_folder(source, base, files).await;
     }
     let head = text(&head.stdout).trim().to_owned();
     succeed(
@@ -144,26 +180,46 @@ async fn base_of_source(source: &Path, base: &Path) -> Result<Cloned, Refusal> {
     )?;
     let status = succeed(
         "read the state of the project",
-        git(Some(source), ["status", "--porcelain=v1", "-z", "--ignore-submodules=all"]).await?,
+        git(
+            Some(source),
+            ["status", "--porcelain=v1", "-z", "--ignore-submodules=all", "--"]
+                .map(OsStr::new)
+                .into_iter()
+                .chain(files.iter().map(OsString::as_os_str)),
+        )
+        .await?,
     )?;
     if status.stdout.is_empty() {
         return Ok(Cloned { base_commit: head, dirty: false });
     }
-    let base_commit = snapshot(source, base, Some(&head)).await?;
+    let base_commit = snapshot(source, base, Some(&head), files).await?;
     Ok(Cloned { base_commit, dirty: true })
 }
 
+/// The files of the source as git names them: all, without our home if that is among them.
+fn all_but(source: &Path, home: &Path) -> Vec<OsString> {
+    let mut files = vec![OsString::from(".")];
+    if let Ok(inside) = home.strip_prefix(source)
+        && !inside.as_os_str().is_empty()
+    {
+        let mut exclude = OsString::from(":(exclude,top,literal)");
+        exclude.push(inside);
+        files.push(exclude);
+    }
+    files
+}
+
 /// A base for a folder that is no repository.
-async fn snapshot_folder(source: &Path, base: &Path) -> Result<Cloned, Refusal> {
+async fn snapshot_folder(source: &Path, base: &Path, files: &[OsString]) -> Result<Cloned, Refusal> {
     init_bare(base).await?;
-    Ok(Cloned { base_commit: snapshot(source, base, None).await?, dirty: false })
+    Ok(Cloned { base_commit: snapshot(source, base, None, files).await?, dirty: false })
 }
 
 async fn base_of_nothing(base: &Path) -> Result<String, Refusal> {
     init_bare(base).await?;
     let empty = base.join("empty");
     make_private_parent(&empty.join("x")).await?;
-    let commit = snapshot(&empty, base, None).await;
+    let commit = snapshot(&empty, base, None, &[".".into()]).await;
     remove_all(&empty).await?;
     commit
 }
@@ -187,9 +243,14 @@ async fn init_bare(base: &Path) -> Result<(), Refusal> {
 }
 
 /// Commits the files of `source`, as they are, to the base, on top of `parent`; without a parent also as its `HEAD`.
-async fn snapshot(source: &Path, base: &Path, parent: Option<&str>) -> Result<String, Refusal> {
+async fn snapshot(
+    source: &Path,
+    base: &Path,
+    parent: Option<&str>,
+    files: &[OsString],
+) -> Result<String, Refusal> {
     let index = base.join("snapshot-index");
-    let run = |args: Vec<String>| {
+    let run = |args: Vec<OsString>| {
         let mut command = git_command();
         command
             .arg("--git-dir")
@@ -202,11 +263,13 @@ async fn snapshot(source: &Path, base: &Path, parent: Option<&str>) -> Result<St
             .envs(identity());
         run_git(command)
     };
-    let args = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let args = |list: &[&str]| list.iter().map(OsString::from).collect::<Vec<_>>();
     if let Some(parent) = parent {
         succeed("read the project's commit", run(args(&["read-tree", parent])).await?)?;
     }
-    succeed("copy the project's files", run(args(&["add", "--all", "."])).await?)?;
+    let mut add = args(&["add", "--all", "--"]);
+    add.extend(files.iter().cloned());
+    succeed("copy the project's files", run(add).await?)?;
     let tree = succeed("copy the project's files", run(args(&["write-tree"])).await?)?;
     let tree = text(&tree.stdout).trim().to_owned();
     let mut commit_args =
@@ -276,7 +339,7 @@ async fn give(path: &Path, owner: Option<u32>) -> Result<(), Refusal> {
         })
     })
     .await;
-    given.map_err(|_| Refusal::internal("a worker thread failed"))?
+    given.map_err(|_| worker_failed())?
 }
 
 async fn make_private_parent(path: &Path) -> Result<(), Refusal> {
@@ -289,7 +352,7 @@ async fn make_private_parent(path: &Path) -> Result<(), Refusal> {
         })
     })
     .await;
-    made.map_err(|_| Refusal::internal("a worker thread failed"))?
+    made.map_err(|_| worker_failed())?
 }
 
 fn identity() -> [(&'static str, &'static str); 4] {
@@ -343,16 +406,17 @@ async fn run_git(mut command: tokio::process::Command) -> Result<Output, Refusal
 }
 
 fn succeed(what: &str, output: Output) -> Result<Output, Refusal> {
-    if output.status.success() {
-        return Ok(output);
-    }
+    if output.status.success() { Ok(output) } else { Err(failed(what, &output)) }
+}
+
+fn failed(what: &str, output: &Output) -> Refusal {
     let said: String = text(&output.stderr).trim().chars().take(400).collect();
     let fix = if said.contains("No space left") {
         "free some space on the disk of the home"
     } else {
         "mend what git says, then try again"
     };
-    Err(Refusal::unavailable(format!("cannot {what}: {said}")).fix(fix))
+    Refusal::unavailable(format!("cannot {what}: {said}")).fix(fix)
 }
 
 fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {

@@ -108,6 +108,11 @@ impl MemoryStore {
         self.lock().fault = Some((fault, commits));
     }
 
+    /// Opens a closed store again, as the next server does.
+    pub fn reopen(&self) {
+        self.lock().closed = false;
+    }
+
     /// Every event of a session.
     pub fn log(&self, session: &SessionId) -> Vec<Event> {
         self.lock().logs.get(session).map(|log| log.events.clone()).unwrap_or_default()

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,6 @@ use ob_agent::presets;
 use ob_component::Permit;
 use ob_core::Refusal;
 use ob_core::link::Ack;
-use ob_core::link::ProcessSpec;
 use ob_core::link::WORKSPACE_DIR;
 use ob_core::record::SessionRecord;
 use ob_core::record::WorkspaceKind;
@@ -84,6 +84,8 @@ pub(super) struct Live {
     last_words: Arc<Mutex<VecDeque<u8>>>,
     pumps: CancellationToken,
     _stop_pumps: DropGuard,
+    /// Counts this sandbox among those that run.
+    _counted: Counted,
     /// Open for as long as the sandbox is ours.
     _gate: OpenGate,
 }
@@ -117,6 +119,7 @@ impl Live {
         guest: Guest,
         gate: OpenGate,
         backend: Arc<Permit<dyn Backend>>,
+        counted: Counted,
     ) -> Self {
         let pumps = CancellationToken::new();
         Self {
@@ -135,6 +138,7 @@ impl Live {
             last_words: Arc::default(),
             _stop_pumps: pumps.clone().drop_guard(),
             pumps,
+            _counted: counted,
             _gate: gate,
         }
     }
@@ -195,6 +199,24 @@ impl Live {
                 tracing::error!(%error, "cannot end a sandbox");
             }
         });
+    }
+}
+
+/// One sandbox that runs, as the gauge counts them.
+struct Counted(Arc<Shared>);
+
+// === impl Counted ===
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.sandboxes.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.sandboxes.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -278,39 +300,78 @@ impl Pump {
         while let Some((offset, bytes)) = inputs.recv().await {
             match self.guest.write_stdin(&self.process, offset, bytes).await {
                 Ok(offset) => self.tell(What::Sent(offset)).await,
-                // Whether the process or the sandbox is gone is told by others.
-                Err(_) => return,
+                // That the process or the sandbox is gone is told by others.
+                Err(LinkError::Refused { .. } | LinkError::Closed) => return,
+                Err(error) => return self.tell(What::SandboxEnded(error.to_string())).await,
             }
         }
     }
 
     async fn exit(self) {
-        if let Ok(exit) = self.guest.exit(&self.process).await {
-            self.tell(What::Exit(exit)).await;
+        match self.guest.exit(&self.process).await {
+            Ok(exit) => self.tell(What::Exit(exit)).await,
+            Err(LinkError::Closed) => {}
+            Err(error) => self.tell(What::SandboxEnded(error.to_string())).await,
         }
     }
 }
 
+/// What a start needs besides the session.
+pub(super) struct Start {
+    /// What is left of an earlier sandbox; it is ended first.
+    pub(super) old: Option<Live>,
+    /// What must be over before.
+    pub(super) before: Option<JoinHandle<()>>,
+    /// A pause, so that what fails at once does not fail again at once.
+    pub(super) after: Duration,
+    /// The start is no longer wanted: it stops before it makes a sandbox.
+    pub(super) unwanted: CancellationToken,
+    /// Which start it is.
+    pub(super) generation: u32,
+    /// Where to tell.
+    pub(super) signal: mpsc::Sender<Signal>,
+}
+
+/// Why a start failed.
+struct StartFailure {
+    refusal: Refusal,
+    may_help: bool,
+}
+
+// === impl StartFailure ===
+
+impl StartFailure {
+    /// Another try may succeed.
+    fn passing(refusal: Refusal) -> Self {
+        Self { refusal, may_help: true }
+    }
+
+    /// Somebody has to do something first.
+    fn lasting(refusal: Refusal) -> Self {
+        Self { refusal, may_help: false }
+    }
+}
+
 /// Makes a sandbox for the session, after what is left of an earlier one has ended.
-pub(super) fn start(
-    shared: Arc<Shared>,
-    record: SessionRecord,
-    old: Option<Live>,
-    before: Option<JoinHandle<()>>,
-    generation: u32,
-    signal: mpsc::Sender<Signal>,
-) -> JoinHandle<()> {
+pub(super) fn start(shared: Arc<Shared>, record: SessionRecord, start: Start) -> JoinHandle<()> {
+    let Start { old, before, after, unwanted, generation, signal } = start;
     tokio::spawn(async move {
         wait_for(before).await;
-        let what = match try_start(&shared, &record, old, generation).await {
-            Ok(live) => {
+        let started = match unwanted.run_until_cancelled(tokio::time::sleep(after)).await {
+            Some(()) => try_start(&shared, &record, old, generation, &unwanted).await,
+            None => Ok(None),
+        };
+        let what = match started {
+            Ok(Some(live)) => {
                 watch_end(&shared, &record, &live, generation, signal.clone());
                 What::Started(Box::new(live))
             }
-            Err(refusal) => {
+            // Whoever did not want it any more does what is to be done.
+            Ok(None) => return,
+            Err(StartFailure { refusal, may_help }) => {
                 SandboxStartFailed { session: &record.id, backend: &record.backend, refusal: &refusal }
                     .emit(&shared.metrics);
-                What::StartFailed(refusal)
+                What::StartFailed { refusal, may_help }
             }
         };
         drop(signal.send(Signal { generation, what }).await);
@@ -383,37 +444,46 @@ async fn try_start(
     record: &SessionRecord,
     old: Option<Live>,
     generation: u32,
-) -> Result<Live, Refusal> {
-    end_sandbox(shared, record, old).await?;
-    let backend = shared.backend()?;
-    backend.check().await?;
-    shared.catalogue.ensure(&record.model).await?;
-    let workspace = prepared_workspace(shared, record).await?;
-    let spec = shared.sandbox_spec(record, &workspace).await?;
+    unwanted: &CancellationToken,
+) -> Result<Option<Live>, StartFailure> {
+    end_sandbox(shared, record, old).await.map_err(StartFailure::passing)?;
+    let prepare = async {
+        // After a crash, all sessions want a sandbox at once.
+        let turn = Arc::clone(&shared.starts).acquire_owned().await;
+        let turn = turn.map_err(|_| {
+            StartFailure::lasting(Refusal::internal("no start is allowed any more").fix("see the log"))
+        })?;
+        let preset = presets::find(&record.agent).map_err(StartFailure::lasting)?;
+        let backend = shared.backend().map_err(StartFailure::lasting)?;
+        backend.check().await.map_err(StartFailure::lasting)?;
+        shared.catalogue.ensure(&record.model).await.map_err(StartFailure::lasting)?;
+        let workspace = prepared_workspace(shared, record).await.map_err(StartFailure::lasting)?;
+        let spec = shared.sandbox_spec(record, &workspace).await.map_err(StartFailure::passing)?;
+        Ok((turn, preset, backend, spec))
+    };
+    // Only what makes no sandbox is cut off: a sandbox that is being made must be known to be ended.
+    let Some(prepared) = unwanted.run_until_cancelled(prepare).await else { return Ok(None) };
+    let (_turn, preset, backend, spec) = prepared?;
     let guest = Guest::new();
-    let gate = shared.open_gate(record, &spec, guest.clone()).await?;
+    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
     let began = std::time::Instant::now();
-    let started = backend.start(&spec).await.map_err(refuse)?;
+    let started = backend.start(&spec).await.map_err(|error| match error {
+        SandboxError::Refused(refusal) => StartFailure::lasting(refusal),
+        failed @ SandboxError::Failed { .. } => StartFailure::passing(refuse(failed)),
+    })?;
     let process = format!("agent-{}-{generation}", shared.epoch.0);
     let ready = async {
         guest.connected(DIAL).await?;
-        let preset = presets::find(&record.agent).map_err(|refusal| LinkError::Refused {
-            code: refusal.code.to_string(),
-            message: refusal.to_string(),
-        })?;
-        let agent = ProcessSpec {
-            argv: preset.argv,
-            cwd: Some(WORKSPACE_DIR.to_owned()),
-            env: preset.env.into_iter().collect(),
-            stdin: true,
-        };
-        guest.spawn(&process, &agent).await
+        guest.spawn(&process, &preset.process(WORKSPACE_DIR)).await
     };
     if let Err(error) = ready.await {
         guest.close();
-        backend.end(&spec.id, &spec.runtime).await.map_err(refuse)?;
-        return Err(Refusal::unavailable(format!("the sandbox did not come up: {error}"))
-            .fix("see the log, and `oubliette doctor`"));
+        if let Err(error) = backend.end(&spec.id, &spec.runtime).await {
+            tracing::error!(session = %record.id, %error, "cannot end a sandbox that did not come up");
+        }
+        let refusal = Refusal::unavailable(format!("the sandbox did not come up: {error}"))
+            .fix("see the log, and `oubliette doctor`");
+        return Err(StartFailure::passing(refusal));
     }
     SandboxStarted { session: &record.id, backend: backend.name(), took: began.elapsed() }
         .emit(&shared.metrics);
@@ -425,9 +495,10 @@ async fn try_start(
         Err(_) => None,
     };
     let place = Place { id: spec.id, runtime: spec.runtime };
-    let mut live = Live::new(process, place, started.enforcement, guest, gate, backend);
+    let counted = Counted::new(shared);
+    let mut live = Live::new(process, place, started.enforcement, guest, gate, backend, counted);
     live.resume = resume;
-    Ok(live)
+    Ok(Some(live))
 }
 
 async fn try_adopt(
@@ -450,7 +521,8 @@ async fn try_adopt(
     let status = guest.status(&saved.process).await.map_err(|error| error.to_string())?;
     let place = Place { id: spec.id, runtime: spec.runtime };
     let enforcement = Enforcement::BestEffort;
-    let mut live = Live::new(saved.process.clone(), place, enforcement, guest, gate, backend);
+    let counted = Counted::new(shared);
+    let mut live = Live::new(saved.process.clone(), place, enforcement, guest, gate, backend, counted);
     // What it wrote there while nobody listened is skipped: only the end of it is ever shown.
     live.stderr_from = status.stderr_end;
     live.adopted = Some(saved);
@@ -460,16 +532,28 @@ async fn try_adopt(
 
 /// The session's workspace with its files; they are copied on first use.
 async fn prepared_workspace(shared: &Shared, record: &SessionRecord) -> Result<WorkspaceRecord, Refusal> {
-    let found = shared.store.workspace(record.workspace).await.map_err(|error| error.refusal())?;
-    let mut workspace = found.ok_or_else(|| Refusal::not_found("workspace", record.workspace))?;
+    let find = async || {
+        let found = shared.store.workspace(record.workspace).await.map_err(|error| error.refusal())?;
+        found.ok_or_else(|| {
+            Refusal::not_found("workspace", record.workspace).fix("start a session in a new workspace")
+        })
+    };
+    let workspace = find().await?;
     if workspace.base_commit.is_some() {
         return Ok(workspace);
     }
-    // Two sessions may share a workspace that is not there yet.
-    let _turn = shared.preparing.lock().await;
+    // Two sessions may share a workspace that is not there yet. The later one must see what the earlier one did: making
+    // it anew would take it away from under an agent.
+    let turn = shared.preparing(record.workspace);
+    let _turn = turn.lock().await;
+    let mut workspace = find().await?;
+    if workspace.base_commit.is_some() {
+        return Ok(workspace);
+    }
     let project = shared.project(record.project).await?;
     let plan = workspace::ClonePlan {
         source: project.source.clone(),
+        home: shared.home.root().to_owned(),
         base: shared.home.workspace_base(record.project, workspace.id),
         workspace: (workspace.kind == WorkspaceKind::Clone).then(|| workspace.path.clone()),
         owner: shared.owner_of(&project),
@@ -510,7 +594,9 @@ fn watch_end(
 fn refuse(error: SandboxError) -> Refusal {
     match error {
         SandboxError::Refused(refusal) => refusal,
-        SandboxError::Failed { id, what } => Refusal::unavailable(format!("sandbox {id}: {what}")),
+        SandboxError::Failed { id, what } => {
+            Refusal::unavailable(format!("sandbox {id}: {what}")).fix("see the log, and `oubliette doctor`")
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use ob_core::session::Denied;
 use ob_core::session::Effect;
 use ob_core::session::Input;
 use ob_core::session::SessionState;
+use ob_core::session::TurnStop;
 use ob_core::turn::TurnState;
 use ob_store::Commit;
 use ob_store::StoreError;
@@ -20,9 +21,11 @@ use ob_store::Write;
 use ob_telemetry::EventsAppended;
 use ob_telemetry::SessionEnded;
 use ob_telemetry::TurnDone;
+use tokio_util::sync::CancellationToken;
 
 use super::Actor;
 use super::Command;
+use super::RESTART_PAUSE;
 use super::STORE_RETRY;
 use super::live;
 use super::live::SavedDriver;
@@ -43,6 +46,7 @@ pub(super) struct Undo {
     record: SessionRecord,
     turns: std::collections::BTreeMap<TurnNumber, TurnRecord>,
     driver: Option<Vec<u8>>,
+    cancelling: bool,
 }
 
 // === impl Step ===
@@ -66,6 +70,11 @@ impl Step {
         self.end_sandbox = false;
     }
 
+    /// True if the sandbox that was there before the step is not there after it.
+    pub(super) fn lets_go_of_sandbox(&self) -> bool {
+        self.start_sandbox || self.end_sandbox
+    }
+
     fn is_empty(&self) -> bool {
         self.events.is_empty() && self.turns.is_empty() && !self.session_changed && !self.driver_changed
     }
@@ -86,15 +95,16 @@ impl Actor {
                     let now = self.shared.now();
                     if let Some(turn) = self.turns.get_mut(&number) {
                         if state == TurnState::Running {
-                            self.given_again = turn.state == TurnState::Interrupted;
+                            self.given_again =
+                                turn.state == TurnState::Interrupted && self.undelivered != Some(number);
                         }
                         turn.state = state;
                         if state.is_over() {
                             turn.ended_at = Some(now);
                             turn.stop = match input {
                                 Input::TurnStopped(stop) => Some(stop),
-                                Input::Fail => Some(ob_core::session::TurnStop::Error),
-                                _ => Some(ob_core::session::TurnStop::Cancelled),
+                                Input::Fail => Some(TurnStop::Error),
+                                _ => Some(TurnStop::Cancelled),
                             };
                         }
                         step.put_turn(turn.clone());
@@ -112,14 +122,12 @@ impl Actor {
                 }
                 Effect::Prompt(number) => self.prompt(step, number),
                 Effect::CancelPrompt(_) => {
-                    match &mut self.driver {
-                        Some(driver) => {
-                            let outputs = driver.cancel();
-                            step.driver_changed();
-                            self.take(step, outputs);
-                        }
-                        // The sandbox is being found again; the agent is told as soon as it is.
-                        None => self.cancel_when_found = true,
+                    self.cancelling = true;
+                    // While the sandbox is being found again there is none: the agent is told as soon as it is.
+                    if let Some(driver) = &mut self.driver {
+                        let outputs = driver.cancel();
+                        step.driver_changed();
+                        self.take(step, outputs);
                     }
                 }
                 Effect::StartSandbox => step.start_sandbox = true,
@@ -141,7 +149,11 @@ impl Actor {
             }
         }
         if after == SessionState::Idle && self.record.end_when_idle && before != SessionState::Idle {
-            self.record.reason = Some("the task is done".to_owned());
+            self.record.reason = Some(match input {
+                Input::TurnStopped(TurnStop::EndTurn) => "the task is done".to_owned(),
+                Input::TurnStopped(stop) => format!("the last turn stopped: {}", stop.as_str()),
+                _ => "nothing is left to do".to_owned(),
+            });
             self.apply(step, Input::End)?;
         }
         Ok(())
@@ -178,7 +190,11 @@ impl Actor {
     fn prompt(&mut self, step: &mut Step, number: TurnNumber) {
         let Some(turn) = self.turns.get(&number) else { return };
         // An agent that did not stop when it was told is about to be replaced.
-        let Some(driver) = self.driver.as_mut().filter(|driver| driver.active().is_none()) else { return };
+        let Some(driver) = self.driver.as_mut().filter(|driver| driver.active().is_none()) else {
+            self.undelivered = Some(number);
+            return;
+        };
+        self.undelivered = None;
         let resumed = self.live.as_ref().is_some_and(|live| live.resumed);
         let text = match (self.given_again, resumed) {
             (false, _) => turn.prompt.clone(),
@@ -204,6 +220,7 @@ impl Actor {
             record: self.record.clone(),
             turns: self.turns.clone(),
             driver: self.driver.as_ref().map(Driver::save),
+            cancelling: self.cancelling,
         }
     }
 
@@ -211,6 +228,7 @@ impl Actor {
         self.record = undo.record;
         self.turns = undo.turns;
         self.driver = undo.driver.and_then(|saved| Driver::restore(&saved).ok());
+        self.cancelling = undo.cancelling;
     }
 
     /// Makes the step durable, trying for as long as it takes, then does what follows from it.
@@ -224,12 +242,25 @@ impl Actor {
                     self.dispossessed = true;
                     return;
                 }
+                Err(error @ StoreError::Missing { .. }) => {
+                    tracing::warn!(session = %self.record.id, %error, "the session was deleted; its sandbox goes");
+                    self.dispossessed = true;
+                    self.unwanted.cancel();
+                    let (live, starting) = (self.live.take(), self.starting.take());
+                    drop(
+                        live::end(Arc::clone(&self.shared), self.record.clone(), live, starting, None).await,
+                    );
+                    return;
+                }
                 Err(error) => {
                     if !warned {
                         tracing::error!(session = %self.record.id, %error, "cannot write; the agent waits");
                         warned = true;
                     }
                     self.wait_for_store(&error).await;
+                    if self.dispossessed {
+                        return;
+                    }
                 }
             }
         }
@@ -248,6 +279,7 @@ impl Actor {
             }
             Err(StoreError::Fenced { .. } | StoreError::Closed) => Err(self.lost_ownership()),
             Err(error) => {
+                // A deleted session is noticed by the next commit of its own.
                 self.undo(undo);
                 Err(error.refusal())
             }
@@ -275,7 +307,7 @@ impl Actor {
         let count = step.events.len() as u64;
         let committed = self.shared.store.commit(Commit { writes, fence: Some(self.shared.epoch) }).await?;
         if let Some(first) = committed.first_index.first() {
-            self.next_index = first + count;
+            self.first_index = *first;
             EventsAppended { count }.emit(&self.shared.metrics);
         }
         Ok(())
@@ -294,6 +326,9 @@ impl Actor {
 
     pub(super) fn after_effects(&mut self, step: &Step) {
         if step.end_sandbox {
+            // What a start that is under way, or the sandbox itself, still has to say is no news.
+            self.generation += 1;
+            self.unwanted.cancel();
             let generation = self.generation;
             self.driver = None;
             self.deadline = None;
@@ -307,16 +342,18 @@ impl Actor {
         } else if step.start_sandbox {
             self.starts += 1;
             self.generation += 1;
+            self.unwanted = CancellationToken::new();
             self.driver = None;
             self.deadline = None;
-            self.starting = Some(live::start(
-                Arc::clone(&self.shared),
-                self.record.clone(),
-                self.live.take(),
-                self.starting.take(),
-                self.generation,
-                self.signal.clone(),
-            ));
+            let start = live::Start {
+                old: self.live.take(),
+                before: self.starting.take(),
+                after: RESTART_PAUSE * self.starts.saturating_sub(1),
+                unwanted: self.unwanted.clone(),
+                generation: self.generation,
+                signal: self.signal.clone(),
+            };
+            self.starting = Some(live::start(Arc::clone(&self.shared), self.record.clone(), start));
         }
     }
 
@@ -332,8 +369,9 @@ impl Actor {
                     match command {
                         Some(Command::Message { reply, .. }) => { drop(reply.send(Err(refusal))); }
                         Some(Command::Interrupt { reply }) => { drop(reply.send(Err(refusal))); }
-                        Some(Command::End { reply, .. }) => {
-                            // Killed at once; recorded when the store can write again and notices the loss.
+                        Some(Command::End { reply, reason }) => {
+                            // Killed at once, and ended when the store can write again.
+                            self.end_asked = Some(reason);
                             if let Some(live) = &self.live {
                                 live.kill();
                             }

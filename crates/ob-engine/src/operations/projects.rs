@@ -95,6 +95,7 @@ impl Engine {
 
     pub(super) async fn project_delete(&self, id: ProjectId) -> Result<Value, Refusal> {
         let project = self.shared.project(id).await?;
+        let _deleting = self.claims.deletes("project", id.as_uuid())?;
         self.refuse_if_active(id, |_| true).await?;
         self.write(vec![Write::DeleteProject(project.id)]).await?;
         workspace::remove_all(&self.shared.home.project(id)).await?;
@@ -109,9 +110,12 @@ impl Engine {
     pub(super) async fn workspace_delete(&self, params: WorkspaceTarget) -> Result<Value, Refusal> {
         let found = self.shared.store.workspace(params.workspace_id).await;
         let found = found.map_err(|error| error.refusal())?;
-        let record = found
-            .filter(|workspace| workspace.project == params.project_id)
-            .ok_or_else(|| Refusal::not_found("workspace", params.workspace_id))?;
+        let record = found.filter(|workspace| workspace.project == params.project_id).ok_or_else(|| {
+            Refusal::not_found("workspace", params.workspace_id)
+                .fix("list them with the operation `workspace.list`")
+        })?;
+        let _project_is_used = self.claims.uses("project", params.project_id.as_uuid())?;
+        let _deleting = self.claims.deletes("workspace", record.id.as_uuid())?;
         self.refuse_if_active(params.project_id, |session| session.workspace == record.id).await?;
         self.write(vec![Write::DeleteWorkspace(record.id)]).await?;
         // A folder of the user's is never removed.
@@ -127,19 +131,21 @@ impl Engine {
         project: ProjectId,
         concerns: impl Fn(&ob_core::record::SessionRecord) -> bool,
     ) -> Result<(), Refusal> {
-        let filter = SessionFilter {
-            projects: Some(vec![project]),
-            status: Some(SessionStatus::Active),
-            before: None,
-            limit: 1000,
-        };
-        let active = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
-        match active.into_iter().find(concerns) {
-            None => Ok(()),
-            Some(session) => {
-                Err(Refusal::conflict(format!("it has active sessions, such as `{}`", session.id))
-                    .fix("end them first with `oubliette session end ID`"))
+        let mut before = None;
+        loop {
+            let filter = SessionFilter {
+                projects: Some(vec![project]),
+                status: Some(SessionStatus::Active),
+                before: before.take(),
+                limit: 1000,
+            };
+            let active = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
+            if let Some(session) = active.iter().find(|session| concerns(session)) {
+                return Err(Refusal::conflict(format!("it has active sessions, such as `{}`", session.id))
+                    .fix("end them first with `oubliette session end ID`"));
             }
+            let Some(last) = active.last() else { return Ok(()) };
+            before = Some(last.id.clone());
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::TryStreamExt as _;
 use futures_util::stream;
 use futures_util::stream::BoxStream;
 use ob_core::EventBody;
@@ -52,6 +53,8 @@ const TITLE_MAX: usize = 80;
 const PAGE: usize = 1000;
 /// The most events in one answer.
 const PAGE_MAX: u32 = 10_000;
+/// Views of sessions that are put together at once.
+const VIEWS: usize = 16;
 /// The longest wait for a first event.
 const WAIT_MAX: u32 = 60_000;
 
@@ -63,6 +66,9 @@ impl Engine {
         self.refuse_while_draining()?;
         let shared = &self.shared;
         check_message(&params.message)?;
+        let _project_is_used = self.claims.uses("project", params.project_id.as_uuid())?;
+        let _workspace_is_used =
+            params.workspace_id.map(|id| self.claims.uses("workspace", id.as_uuid())).transpose()?;
         let project = shared.project(params.project_id).await?;
         // What this machine lacks is told now, and not by a session that fails.
         let backend = shared.backend()?;
@@ -105,7 +111,7 @@ impl Engine {
         let mut writes = vec![Write::PutTree { tree, limits }];
         writes.extend(new_workspace.then(|| Write::PutWorkspace(workspace.clone())));
         writes.push(Write::PutSession(Box::new(record.clone())));
-        writes.push(Write::PutTurn(turn));
+        writes.push(Write::PutTurn(turn.clone()));
         writes.push(Write::Append {
             session: id.clone(),
             events: vec![
@@ -117,7 +123,7 @@ impl Engine {
         let commit = Commit { writes, fence: Some(shared.epoch) };
         shared.store.commit(commit).await.map_err(|error| error.refusal())?;
         SessionCreated { session: &id, project: project.id }.emit(&shared.metrics);
-        self.spawn_actor(record, Begin::Fresh).await?;
+        self.spawn_actor(record, vec![turn], Begin::Fresh);
         Ok(SessionAccepted {
             session_id: id,
             project_id: project.id,
@@ -159,7 +165,11 @@ impl Engine {
     ) -> Result<Value, Refusal> {
         if !record.core.state.is_over() {
             let reason = format!("ended by {principal}");
-            self.ask(&record.id, |reply| Command::End { reason, reply }).await?;
+            if let Err(refusal) = self.ask(&record.id, |reply| Command::End { reason, reply }).await
+                && !self.is_over(&record.id).await?
+            {
+                return Err(refusal);
+            }
         }
         Ok(json!({ "session_id": record.id, "ended": true }))
     }
@@ -169,14 +179,26 @@ impl Engine {
         session: &SessionId,
         command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
     ) -> Result<T, Refusal> {
-        let over = || {
+        let (reply, answer) = oneshot::channel();
+        if let Some(actor) = self.actor(session)
+            && actor.send(command(reply)).await.is_ok()
+            && let Ok(answer) = answer.await
+        {
+            return answer;
+        }
+        // Nobody drives it: it is over, or it is no longer ours.
+        Err(if self.is_over(session).await? {
             Refusal::conflict(format!("session `{session}` is over"))
                 .fix("start another one with `oubliette run`")
-        };
-        let actor = self.actor(session).ok_or_else(over)?;
-        let (reply, answer) = oneshot::channel();
-        actor.send(command(reply)).await.map_err(|_| over())?;
-        answer.await.map_err(|_| over())?
+        } else {
+            Refusal::unavailable(format!("session `{session}` is not driven by this server now"))
+                .fix("try again in a moment")
+        })
+    }
+
+    async fn is_over(&self, session: &SessionId) -> Result<bool, Refusal> {
+        let found = self.shared.store.session(session).await.map_err(|error| error.refusal())?;
+        Ok(found.is_none_or(|record| record.core.state.is_over()))
     }
 
     pub(super) async fn session_view(&self, record: SessionRecord) -> Result<SessionView, Refusal> {
@@ -219,20 +241,24 @@ impl Engine {
         let limit = page_size(params.limit)?;
         let projects = match (params.project_id, principal) {
             (Some(project), _) if principal.may_see(project) => Some(vec![project]),
-            (Some(project), _) => return Err(Refusal::not_found("project", project)),
+            (Some(project), _) => {
+                return Err(
+                    Refusal::not_found("project", project).fix("list them with `oubliette project list`")
+                );
+            }
             (None, Principal::Operator) => None,
             (None, _) => {
                 let all = self.shared.store.projects().await.map_err(|error| error.refusal())?;
                 Some(all.into_iter().map(|project| project.id).filter(|id| principal.may_see(*id)).collect())
             }
         };
+        if let Some(before) = &params.before {
+            // Else its answer would tell whether it exists.
+            self.permit_session(principal, Operation::SessionGet, before).await?;
+        }
         let filter = SessionFilter { projects, status: params.status, before: params.before, limit };
         let records = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
-        let mut views = Vec::with_capacity(records.len());
-        for record in records {
-            views.push(self.session_view(record).await?);
-        }
-        Ok(views)
+        stream::iter(records).map(|record| self.session_view(record)).buffered(VIEWS).try_collect().await
     }
 
     /// A page of the log; waits for a first event if asked to.
@@ -259,13 +285,20 @@ impl Engine {
         let store = &self.shared.store;
         if !wait.is_zero() && !record.core.state.is_over() {
             let mut doorbell = store.doorbell(&record.id).await.map_err(|error| error.refusal())?;
+            let mut stop = self.stop.subscribe();
             // No event in time is an empty page.
-            drop(tokio::time::timeout(wait, doorbell.wait_for(|next| *next > from)).await);
+            tokio::select! {
+                _ = doorbell.wait_for(|next| *next > from) => {}
+                _ = stop.wait_for(Option::is_some) => {}
+                () = tokio::time::sleep(wait) => {}
+            }
         }
         let events = store.events(&record.id, from, limit).await.map_err(|error| error.refusal())?;
         // The state is read after the events: a session that is over has no event behind these but what the next page has.
         let record = store.session(&record.id).await.map_err(|error| error.refusal())?;
-        let record = record.ok_or_else(|| Refusal::not_found("session", &params.session_id))?;
+        let record = record.ok_or_else(|| {
+            Refusal::not_found("session", &params.session_id).fix("list them with `oubliette session list`")
+        })?;
         let events: Vec<EventView> = events.into_iter().map(view).collect();
         Ok(EventPage {
             session_id: record.id,
@@ -312,7 +345,7 @@ impl Engine {
                 }
             }
         });
-        Ok(futures_util::TryStreamExt::try_flatten(pages).boxed())
+        Ok(pages.try_flatten().boxed())
     }
 
     async fn workspace_for(
@@ -330,9 +363,9 @@ impl Engine {
             }
             let found = shared.store.workspace(id).await.map_err(refuse)?;
             let found = found.filter(|workspace| workspace.project == project.id);
-            return found
-                .map(|workspace| (workspace, false))
-                .ok_or_else(|| Refusal::not_found("workspace", id));
+            return found.map(|workspace| (workspace, false)).ok_or_else(|| {
+                Refusal::not_found("workspace", id).fix("leave `workspace_id` out to get a new one")
+            });
         }
         let id = WorkspaceId::from_uuid(shared.clock.uuid());
         let (kind, path) = if params.in_place {
@@ -340,6 +373,12 @@ impl Engine {
                 Refusal::invalid("the project has no source folder to work in")
                     .fix("leave `in_place` out, or make a project with `source`")
             })?;
+            if shared.home.root().starts_with(&source) {
+                return Err(Refusal::invalid(
+                    "the server's own home, with its keys, is in the project's folder",
+                )
+                .fix("leave `in_place` out, or keep the home elsewhere (`--dir`)"));
+            }
             (WorkspaceKind::InPlace, source)
         } else {
             (WorkspaceKind::Clone, shared.home.workspace(project.id, id))
@@ -360,8 +399,8 @@ impl Engine {
         loop {
             let id = SessionId::new(self.shared.now(), self.random_u32());
             let lives = {
-                let actors = self.actors.lock().expect("no one panics with it");
-                actors.keys().any(|live| live.suffix() == id.suffix())
+                let actors = self.actors();
+                actors.by_session.keys().any(|live| live.suffix() == id.suffix())
             };
             let known = self.shared.store.session(&id).await.map_err(|error| error.refusal())?;
             if !lives && known.is_none() {

@@ -52,6 +52,7 @@ impl Fixture {
     fn plan(&self) -> ClonePlan {
         ClonePlan {
             source: Some(self.source()),
+            home: self.path("home"),
             base: self.path("base.git"),
             workspace: Some(self.path("workspace")),
             owner: None,
@@ -102,6 +103,21 @@ async fn changes_that_are_not_committed_come_along_as_such() {
     assert!(!workspace.join("ignored.txt").exists(), "what git ignores stays at home");
     assert_eq!(run(&workspace, &["status", "--porcelain"]), before, "the same changes, not committed");
     assert_eq!(fixture.git(&["status", "--porcelain"]), before, "the source is as it was");
+}
+
+#[tokio::test]
+async fn a_home_inside_the_source_stays_out_of_the_workspace() {
+    for fixture in [Fixture::repository(), Fixture::new()] {
+        std::fs::create_dir(fixture.source().join("our home")).expect("a folder");
+        fixture.write("our home/key", "secret\n");
+        fixture.write("new.txt", "new\n");
+        let plan = ClonePlan { home: fixture.source().join("our home"), ..fixture.plan() };
+        prepare(&plan).await.expect("cloned");
+        assert!(!fixture.path("workspace/our home").exists(), "its keys must not come along");
+        assert_eq!(read(fixture.path("workspace/new.txt")), "new\n");
+        let names = run(&fixture.path("base.git"), &["log", "--all", "--name-only", "--format="]);
+        assert!(!names.contains("our home") && names.contains("new.txt"), "{names}");
+    }
 }
 
 #[tokio::test]

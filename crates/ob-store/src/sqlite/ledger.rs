@@ -3,6 +3,7 @@
 use ob_core::MicroUsd;
 use ob_core::Timestamp;
 use ob_core::TreeId;
+use ob_core::check_invariant;
 use ob_core::id::ChargeId;
 use ob_core::ledger::Amount;
 use ob_core::ledger::Ledger;
@@ -79,6 +80,13 @@ pub(crate) fn reserve(
     }
     let amount = storable(amount);
     let ledger = ledger.reserve(amount).map_err(StoreError::OverLimit)?;
+    let committed = ledger.used.cost.plus(ledger.reserved.cost);
+    check_invariant!(
+        LimitsHold,
+        ledger.limits.max_cost.is_none_or(|limit| committed <= limit),
+        "tree {tree}: {committed} of {:?}",
+        ledger.limits.max_cost
+    );
     connection
         .prepare_cached(
             "INSERT INTO charges (id, tree_key, session_key, cost, tokens, reserved_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use ob_core::Event;
 use ob_core::MicroUsd;
 use ob_core::Timestamp;
+use ob_core::check_invariant;
 use ob_core::event::PAYLOAD_VERSION;
 use ob_core::ledger::Amount;
 use ob_core::ledger::Ledger;
@@ -85,7 +86,15 @@ pub(crate) fn events(
     while bytes < EVENTS_BYTES
         && let Some(row) = rows.next()?
     {
-        let index = row.get(0)?;
+        let index: u64 = row.get(0)?;
+        if let Some(last) = events.last() {
+            let Event { index: before, .. } = last;
+            check_invariant!(
+                AcknowledgedMeansKept,
+                index == before + 1,
+                "{session}: {index} follows {before}"
+            );
+        }
         let version: u8 = row.get(2)?;
         if version != PAYLOAD_VERSION {
             return Err(malformed(session, index, format!("its payload has version {version}")));

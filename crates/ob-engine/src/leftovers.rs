@@ -1,0 +1,103 @@
+//! What a crash left behind: folders of projects, workspaces and sessions that are deleted, and sandboxes that made a
+//! patch. The record of a deleted thing goes first and its files after it, so a crash between the two leaves files that
+//! belong to nobody.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use ob_core::Home;
+use ob_core::ProjectId;
+use ob_core::SessionId;
+use ob_core::WorkspaceId;
+use ob_store::StoreError;
+
+use crate::Shared;
+use crate::claims::Claims;
+use crate::workspace;
+
+/// What there was before the server made anything.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    projects: Vec<ProjectId>,
+    workspaces: Vec<(ProjectId, WorkspaceId)>,
+    homes: Vec<(ProjectId, SessionId)>,
+    /// Sandboxes that made patches: their ids and runtime folders.
+    patches: Vec<(String, PathBuf)>,
+}
+
+/// Looks at the home. What has a name that we do not give is none of our business.
+pub(crate) async fn look(home: &Home) -> Found {
+    let home = home.clone();
+    let looked = tokio::task::spawn_blocking(move || look_blocking(&home)).await;
+    looked.unwrap_or_default()
+}
+
+/// Removes what belongs to nobody. What fails is tried again at the next start.
+pub(crate) async fn remove(shared: &Shared, claims: &Claims, found: &Found) {
+    for (id, runtime) in &found.patches {
+        if let Ok(backend) = shared.backend()
+            && let Err(error) = backend.end(id, runtime).await
+        {
+            tracing::warn!(sandbox = id, %error, "cannot end a sandbox that made a patch");
+        }
+    }
+    if let Err(error) = remove_files(shared, claims, found).await {
+        tracing::warn!(%error, "cannot tell which files are left over");
+    }
+}
+
+async fn remove_files(shared: &Shared, claims: &Claims, found: &Found) -> Result<(), StoreError> {
+    let (home, store) = (&shared.home, &shared.store);
+    for &project in &found.projects {
+        if store.project(project).await?.is_none() {
+            remove_one(&home.project(project)).await;
+        }
+    }
+    for &(project, id) in &found.workspaces {
+        // One that an operation deletes right now is its business.
+        if let Ok(_held) = claims.deletes("workspace", id.as_uuid())
+            && store.workspace(id).await?.is_none()
+        {
+            remove_one(&home.workspace(project, id)).await;
+            remove_one(&home.workspace_base(project, id)).await;
+        }
+    }
+    for (project, id) in &found.homes {
+        if store.session(id).await?.is_none() {
+            remove_one(&home.session_home(*project, id)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn remove_one(path: &Path) {
+    match workspace::remove_all(path).await {
+        Ok(()) => tracing::info!(path = %path.display(), "removed what a crash had left"),
+        Err(refusal) => tracing::warn!(%refusal, "what a crash left stays"),
+    }
+}
+
+fn look_blocking(home: &Home) -> Found {
+    let mut found = Found::default();
+    for project in names::<ProjectId>(&home.projects(), "") {
+        found.projects.push(project);
+        let folder = home.project(project);
+        let mut workspaces = names::<WorkspaceId>(&folder.join("workspaces"), "");
+        workspaces.extend(names::<WorkspaceId>(&folder.join("bases"), ".git"));
+        workspaces.sort_unstable();
+        workspaces.dedup();
+        found.workspaces.extend(workspaces.into_iter().map(|workspace| (project, workspace)));
+        found.homes.extend(names::<SessionId>(&folder.join("homes"), "").into_iter().map(|id| (project, id)));
+    }
+    let sandboxes = home.runtime().join("s");
+    let patches = names::<String>(&sandboxes, "").into_iter().filter(|name| crate::diff::is_id(name));
+    found.patches.extend(patches.map(|id| (id.clone(), sandboxes.join(id))));
+    found
+}
+
+/// The entries of a folder whose names, without `suffix`, are ids.
+fn names<T: FromStr>(folder: &Path, suffix: &str) -> Vec<T> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(suffix)?.parse().ok()).collect()
+}
