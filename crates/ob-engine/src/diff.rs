@@ -17,7 +17,7 @@ use crate::workspace;
 /// The sandbox dials within this.
 const DIAL: Duration = Duration::from_secs(15);
 /// A patch is made within this.
-const WITHIN: Duration = Duration::from_secs(120);
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// True if a sandbox of this id makes a patch. No session's sandbox has a `-` in its id.
 pub(crate) fn is_id(name: &str) -> bool {
@@ -55,7 +55,6 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await?;
     let work = async {
-        backend.start(&spec).await.map_err(|error| no_sandbox(&error))?;
         guest.connected(DIAL).await.map_err(|error| no_sandbox(&error))?;
         let mut outputs = Vec::new();
         for (name, argv) in ["patch", "files"].into_iter().zip(workspace::diff_script(&base_commit)) {
@@ -77,6 +76,13 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
             outputs.push(output.stdout);
         }
         Ok(outputs)
+    };
+    let work = async {
+        backend.start(&spec).await.map_err(|error| no_sandbox(&error))?;
+        tokio::select! {
+            outcome = work => outcome,
+            end = backend.ended(&spec.id, &spec.runtime) => Err(no_sandbox(&end.reason)),
+        }
     };
     let outcome = tokio::time::timeout(WITHIN, work).await;
     guest.close();

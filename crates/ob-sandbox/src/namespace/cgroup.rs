@@ -5,10 +5,13 @@
 //! serves to kill all of a sandbox at once. Names are neutral: an operator's search for the product finds servers only.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
 use ob_core::launch::ControlGroup;
+use sha2::Digest as _;
+use sha2::Sha256;
 
 use crate::Limits;
 
@@ -79,9 +82,18 @@ impl Hierarchy {
         hierarchy
     }
 
-    /// The groups of the sandbox `id` with these limits.
-    pub fn groups(&self, id: &str, limits: &Limits) -> Groups {
-        let name = format!("sandbox-{id}");
+    /// The name of the groups of the sandbox in this runtime folder.
+    ///
+    /// The folder names them and not the sandbox's id: servers of other homes on this machine have sandboxes of the same
+    /// ids, and ending one must not kill another.
+    pub fn group_name(runtime: &Path) -> String {
+        let digest = Sha256::digest(runtime.as_os_str().as_bytes());
+        format!("sandbox-{}", hex::encode(&digest[..8]))
+    }
+
+    /// The groups of the sandbox in this runtime folder with these limits.
+    pub fn groups(&self, runtime: &Path, limits: &Limits) -> Groups {
+        let name = Self::group_name(runtime);
         let mut wanted = Vec::new();
         let mut covers_all = true;
         let mut unified_limits = Vec::new();
@@ -230,12 +242,12 @@ mod tests {
             unified: Some(("/sys/fs/cgroup/own".into(), vec!["cpu".into(), "memory".into(), "pids".into()])),
             legacy: vec![],
         };
-        let groups = hierarchy.groups("a", &ALL);
+        let groups = hierarchy.groups(Path::new("/a"), &ALL);
         assert!(groups.covers_all);
         assert_eq!(
             paths(&groups),
             [concat!(
-                "/sys/fs/cgroup/own/sandbox-a [(\"memory.max\", \"1073741824\"), ",
+                "/sys/fs/cgroup/own/sandbox-6a50dc8584134c7d [(\"memory.max\", \"1073741824\"), ",
                 "(\"pids.max\", \"64\"), (\"cpu.max\", \"150000 100000\")]"
             )]
         );
@@ -250,15 +262,15 @@ mod tests {
         let own = "8:pids:/\n4:memory:/jobs/7\n1:cpu,cpuacct:/\n0::/";
         let hierarchy = Hierarchy::parse(mounts, own);
         assert_eq!(hierarchy.unified, Some(("/sys/fs/cgroup/unified/".into(), vec![])));
-        let groups = hierarchy.groups("a", &ALL);
+        let groups = hierarchy.groups(Path::new("/a"), &ALL);
         assert!(groups.covers_all);
         assert_eq!(
             paths(&groups),
             [
-                "/sys/fs/cgroup/memory/jobs/7/sandbox-a [(\"memory.limit_in_bytes\", \"1073741824\")]",
-                "/sys/fs/cgroup/pids/sandbox-a [(\"pids.max\", \"64\")]",
-                "/sys/fs/cgroup/cpu/sandbox-a [(\"cpu.cfs_quota_us\", \"150000\")]",
-                "/sys/fs/cgroup/unified/sandbox-a []",
+                "/sys/fs/cgroup/memory/jobs/7/sandbox-6a50dc8584134c7d [(\"memory.limit_in_bytes\", \"1073741824\")]",
+                "/sys/fs/cgroup/pids/sandbox-6a50dc8584134c7d [(\"pids.max\", \"64\")]",
+                "/sys/fs/cgroup/cpu/sandbox-6a50dc8584134c7d [(\"cpu.cfs_quota_us\", \"150000\")]",
+                "/sys/fs/cgroup/unified/sandbox-6a50dc8584134c7d []",
             ]
         );
     }
@@ -266,7 +278,10 @@ mod tests {
     #[test]
     fn a_limit_without_a_controller_is_not_called_enforced() {
         let nothing = Hierarchy::default();
-        assert!(!nothing.groups("a", &ALL).covers_all);
-        assert!(nothing.groups("a", &Limits::default()).covers_all, "nothing asked is all enforced");
+        assert!(!nothing.groups(Path::new("/a"), &ALL).covers_all);
+        assert!(
+            nothing.groups(Path::new("/a"), &Limits::default()).covers_all,
+            "nothing asked is all enforced"
+        );
     }
 }

@@ -187,7 +187,7 @@ impl NamespaceBackend {
             env: spec.env.clone(),
             filter_fds: (FIRST_DATA_FD..).take(filters.len()).collect(),
         };
-        let groups = self.host().groups.groups(&spec.id, &spec.limits);
+        let groups = self.host().groups.groups(&spec.runtime, &spec.limits);
         let command = self.options.first_process.clone();
         let plan = LaunchPlan {
             runtime: spec.runtime.clone(),

@@ -11,6 +11,7 @@ use ob_sandbox::Backend as _;
 use ob_sandbox::Enforcement;
 use ob_sandbox::Limits;
 use ob_sandbox::SandboxError;
+use ob_sandbox::namespace::Hierarchy;
 use rustix::process::Pid;
 use rustix::process::Signal;
 
@@ -40,6 +41,21 @@ fn launcher(runtime: &Path) -> Pid {
     rustix::net::sockopt::socket_peercred(&stream).expect("a peer").pid
 }
 
+/// Found by two servers whose first patches had the same id: ending one killed the other through their common group.
+#[tokio::test]
+async fn sandboxes_of_the_same_id_on_two_homes_do_not_end_each_other() {
+    let (Some(one), Some(two)) = (World::new(), World::new()) else { return };
+    let limits = Limits { memory: Some(256 << 20), pids: Some(64), cpu_millis: Some(1000) };
+    let (mut first, mut second) = (one.spec("same"), two.spec("same"));
+    (first.limits, second.limits) = (limits, limits);
+    let backends = (one.staying(&first).await, two.staying(&second).await);
+    within(backends.0.end("same", &first.runtime)).await.expect("ends");
+    assert!(members(&one).is_empty(), "the control: an end ends it");
+    assert!(members(&two).len() >= 3, "the other goes on");
+    assert_eq!(backends.1.adopt("same", &second.runtime).await.expect("is asked"), None);
+    within(backends.1.end("same", &second.runtime)).await.expect("ends");
+}
+
 #[tokio::test]
 async fn an_end_leaves_no_process_mount_group_or_folder() {
     let Some(world) = World::new() else { return };
@@ -47,7 +63,7 @@ async fn an_end_leaves_no_process_mount_group_or_folder() {
     spec.limits = Limits { memory: Some(256 << 20), pids: Some(64), cpu_millis: Some(1000) };
     let backend = world.staying(&spec).await;
     assert!(members(&world).len() >= 3, "the control: they are seen while they run");
-    let groups = groups_named(Path::new("/sys/fs/cgroup"), "sandbox-gone", 4);
+    let groups = groups_named(Path::new("/sys/fs/cgroup"), &Hierarchy::group_name(&spec.runtime), 4);
     assert!(!is_root() || !groups.is_empty(), "the control: root has groups");
     for group in groups {
         let inside = fs::read_to_string(group.join("cgroup.procs")).expect("a group").lines().count();
@@ -59,7 +75,7 @@ async fn an_end_leaves_no_process_mount_group_or_folder() {
     told.expect("ends");
     assert_eq!(end.reason, "ended by its server");
     assert_eq!(members(&world), Vec::<u32>::new());
-    assert_eq!(traces("gone", &end), Vec::<String>::new());
+    assert_eq!(traces("gone", &spec.runtime, &end), Vec::<String>::new());
     assert!(!spec.runtime.exists());
     backend.end("gone", &spec.runtime).await.expect("a second end changes nothing");
 }
@@ -181,7 +197,7 @@ async fn killing_the_launcher_takes_everything_with_it() {
     let end = within(backend.ended("killed", &spec.runtime)).await;
     assert_eq!(end.reason, "its launcher was killed");
     until(|| members(&world).is_empty()).await;
-    assert_eq!(traces("killed", &end), Vec::<String>::new());
+    assert_eq!(traces("killed", &spec.runtime, &end), Vec::<String>::new());
     let later = world.backend("true");
     assert!(
         later.adopt("killed", &spec.runtime).await.expect("answers").is_some(),
@@ -199,6 +215,7 @@ async fn a_sandbox_without_a_server_ends_when_its_lease_runs_out() {
     let runtime = spec.runtime.clone();
     // A server of its own, which goes: its connections close.
     let inner = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = spec.runtime.clone();
     let world = std::thread::spawn(move || {
         inner.block_on(async { drop(world.staying(&spec).await) });
         drop(inner);
@@ -210,7 +227,7 @@ async fn a_sandbox_without_a_server_ends_when_its_lease_runs_out() {
     let end = world.backend("true").adopt("lease", &runtime).await.expect("answers").expect("ended");
     assert_eq!(end.reason, "lease ran out");
     assert_eq!(members(&world), Vec::<u32>::new());
-    assert_eq!(traces("lease", &end), Vec::<String>::new());
+    assert_eq!(traces("lease", &runtime, &end), Vec::<String>::new());
 }
 
 #[tokio::test]

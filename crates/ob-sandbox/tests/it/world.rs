@@ -13,6 +13,7 @@ use ob_sandbox::SandboxEnd;
 use ob_sandbox::SandboxSpec;
 use ob_sandbox::WorkspaceMount;
 use ob_sandbox::namespace::GuestImage;
+use ob_sandbox::namespace::Hierarchy;
 use ob_sandbox::namespace::NamespaceBackend;
 use ob_sandbox::namespace::NamespaceOptions;
 use ob_sandbox::namespace::give_to;
@@ -140,13 +141,13 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// What is left of a sandbox on this host, by any trace that holds its mark.
-pub(crate) fn traces(id: &str, end: &SandboxEnd) -> Vec<String> {
+pub(crate) fn traces(id: &str, runtime: &Path, end: &SandboxEnd) -> Vec<String> {
     let mut found = Vec::new();
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     for line in mounts.lines().filter(|line| line.contains(&format!("sandbox-{id}"))) {
         found.push(format!("mount {line} after {end:?}"));
     }
-    for folder in groups_named(Path::new("/sys/fs/cgroup"), &format!("sandbox-{id}"), 4) {
+    for folder in groups_named(Path::new("/sys/fs/cgroup"), &Hierarchy::group_name(runtime), 4) {
         found.push(format!("group {} after {end:?}", folder.display()));
     }
     found
