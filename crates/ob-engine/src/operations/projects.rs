@@ -45,9 +45,18 @@ impl Engine {
                     return Err(Refusal::invalid(format!("`{}` is not a folder", source.display()))
                         .fix("name the folder that holds the project"));
                 }
-                if self.shared.home.root().starts_with(&canonical) && canonical.parent().is_none() {
+                if canonical.parent().is_none() {
                     return Err(Refusal::invalid("the root folder cannot be a project")
                         .fix("name the folder that holds the project"));
+                }
+                let home = tokio::fs::canonicalize(self.shared.home.root()).await;
+                // A clone would take the configuration's keys and the tokens along.
+                if home.is_ok_and(|home| canonical == home || canonical.starts_with(home.join("data"))) {
+                    return Err(Refusal::invalid(format!(
+                        "`{}` holds this server's own files",
+                        canonical.display()
+                    ))
+                    .fix("keep the home elsewhere (`--dir`), for example in `~/.oubliette`"));
                 }
                 Some(canonical)
             }
