@@ -10,6 +10,11 @@ home="$work/home"
 repo="$work/intervals"
 export OUBLIETTE_SERVER__ADDRESS="127.0.0.1:0"
 
+if [ -n "${OPENAI_API_KEY:-}" ] && [ -z "${OPENAI_MODEL:-}" ]; then
+    echo "OPENAI_API_KEY is set and OPENAI_MODEL is not, so this uses the scripted demonstration; set OPENAI_MODEL to use your provider" >&2
+    unset OPENAI_API_KEY
+fi
+
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 fail() { printf '\ndemo: %s\n' "$*" >&2; exit 1; }
 ob() { "$bin" --dir "$home" "$@"; }

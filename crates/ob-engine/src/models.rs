@@ -90,7 +90,7 @@ impl Catalogue {
                 "no model was named, and none of the providers has a default model: `{}`",
                 names.join("`, `")
             ))
-            .fix("set `models.defaults.session_model`, or pass `--model PROVIDER/MODEL`"));
+            .fix("set OPENAI_MODEL or `models.defaults.session_model`, or pass `--model PROVIDER/MODEL`"));
         }
         if let Some((alias, _)) = self.settings.aliases.iter().find(|(_, alias)| alias.base_url.is_some()) {
             return self.alias(alias);

@@ -25,6 +25,7 @@ use ob_core::model::ModelRef;
 use ob_sandbox::link::Guest;
 use ob_store::Epoch;
 use ob_store::SharedStore;
+use ob_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 
 pub mod discovery;
@@ -92,23 +93,29 @@ pub(crate) struct Shared {
     pub(crate) client: Result<reqwest::Client, String>,
     pub(crate) options: GateOptions,
     pub(crate) tasks: TaskTracker,
+    pub(crate) metrics: Metrics,
 }
 
 // === impl Gates ===
 
 impl Gates {
-    /// Gates over this store and these models.
-    pub fn new(store: SharedStore, models: Arc<models::Models>) -> Self {
-        Self::with_options(store, models, GateOptions::default())
+    /// Gates over this store and these models; calls are counted in `metrics`.
+    pub fn new(store: SharedStore, models: Arc<models::Models>, metrics: Metrics) -> Self {
+        Self::with_options(store, models, metrics, GateOptions::default())
     }
 
     /// Gates with other bounds.
-    pub fn with_options(store: SharedStore, models: Arc<models::Models>, options: GateOptions) -> Self {
+    pub fn with_options(
+        store: SharedStore,
+        models: Arc<models::Models>,
+        metrics: Metrics,
+        options: GateOptions,
+    ) -> Self {
         let client = upstream::client(options.connect_timeout);
         let tasks = TaskTracker::new();
         // A closed tracker still takes tasks; it only lets `settled` return once none is left.
         tasks.close();
-        Self { shared: Arc::new(Shared { store, models, client, options, tasks }) }
+        Self { shared: Arc::new(Shared { store, models, client, options, tasks, metrics }) }
     }
 
     /// Opens the gate of a session: listens on `dir/gate.sock`, replacing a socket that an earlier server left; makes

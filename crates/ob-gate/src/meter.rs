@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 use http::StatusCode;
 use ob_core::EventBody;
@@ -30,6 +31,8 @@ use ob_store::Commit;
 use ob_store::SharedStore;
 use ob_store::StoreError;
 use ob_store::Write;
+use ob_telemetry::Metrics;
+use ob_telemetry::ModelCallDone;
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -54,6 +57,7 @@ pub(crate) struct Meter {
     tasks: TaskTracker,
     backoff: Duration,
     told: Arc<Told>,
+    metrics: Metrics,
 }
 
 /// Which limits the session's log already tells of, so that an agent that tries again and again does not flood it.
@@ -76,6 +80,7 @@ struct OpenCharge {
     input_tokens: u64,
     seen: Seen,
     events: Vec<EventBody>,
+    began: Instant,
 }
 
 /// What is known of a call so far.
@@ -93,7 +98,8 @@ struct Seen {
 impl Meter {
     pub(crate) fn new(shared: &Shared, session: GateSession, tasks: TaskTracker) -> Self {
         let backoff = shared.options.settle_backoff;
-        Self { store: Arc::clone(&shared.store), session, tasks, backoff, told: Arc::default() }
+        let (store, metrics) = (Arc::clone(&shared.store), shared.metrics.clone());
+        Self { store, session, tasks, backoff, told: Arc::default(), metrics }
     }
 
     /// Reserves for a call that reads and writes at most so many tokens. Nothing may be sent before this returns.
@@ -114,7 +120,10 @@ impl Meter {
             meter.commit(vec![Write::Reserve { charge: id, tree, session, amount }]).await?;
             let runtime = Handle::current();
             let (seen, events) = (Seen::default(), Vec::new());
-            Ok(Charge { open: Some(OpenCharge { meter, runtime, id, price, input_tokens, seen, events }) })
+            let began = Instant::now();
+            Ok(Charge {
+                open: Some(OpenCharge { meter, runtime, id, price, input_tokens, seen, events, began }),
+            })
         });
         // If the caller goes away here, the task's result is dropped, and with it the charge: that settles it.
         let reserved = match reserving.await {
@@ -255,6 +264,7 @@ impl OpenCharge {
         let used = usage.as_ref().map_or(Amount::default(), |usage| {
             Amount::new(usage.input_tokens.saturating_add(usage.output_tokens), usage.cost)
         });
+        self.count(usage.as_ref());
         if let Some(usage) = usage {
             let mut data = json!({ "charge": self.id });
             if self.price.is_none() {
@@ -270,6 +280,27 @@ impl OpenCharge {
         let Self { meter, runtime, id, events, .. } = self;
         let tasks = meter.tasks.clone();
         tasks.spawn_on(meter.settle(id, used, events), &runtime)
+    }
+
+    fn count(&self, usage: Option<&Usage>) {
+        // A failure is the only event that a charge has before it is settled.
+        let status = match (self.seen.sent, self.seen.whole && self.events.is_empty()) {
+            (_, true) => "ok",
+            (true, false) => "cut",
+            (false, false) => "failed",
+        };
+        let session = &self.meter.session;
+        ModelCallDone {
+            session: &session.id,
+            provider: &session.model.provider,
+            model: &session.model.model,
+            status,
+            input_tokens: usage.map_or(0, |usage| usage.input_tokens),
+            output_tokens: usage.map_or(0, |usage| usage.output_tokens),
+            cost: usage.map_or(MicroUsd(0), |usage| usage.cost),
+            took: self.began.elapsed(),
+        }
+        .emit(&self.meter.metrics);
     }
 
     /// What the call used; `None` if nothing was sent.

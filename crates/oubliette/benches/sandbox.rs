@@ -39,6 +39,7 @@ use ob_sandbox::namespace::GuestImage;
 use ob_sandbox::namespace::NamespaceBackend;
 use ob_sandbox::namespace::NamespaceOptions;
 use ob_store::Epoch;
+use ob_telemetry::Metrics;
 use ob_testkit::MemoryStore;
 
 /// Cold starts of each kind.
@@ -79,7 +80,7 @@ impl Bench {
             bwrap: None,
             first_process: None,
         });
-        let gates = Gates::new(Arc::new(MemoryStore::new()), Arc::new(Models::new()));
+        let gates = Gates::new(Arc::new(MemoryStore::new()), Arc::new(Models::new()), Metrics::new("bench"));
         Self { folder, backend, gates, number: 0 }
     }
 

@@ -119,7 +119,7 @@ impl World {
                 ..SandboxSettings::default()
             },
             max_cost: MicroUsd(10_000_000),
-            gates: Gates::new(Arc::clone(&store), Arc::clone(&models)),
+            gates: Gates::new(Arc::clone(&store), Arc::clone(&models), ob_telemetry::Metrics::new("test")),
             store,
             tokens,
             registry,

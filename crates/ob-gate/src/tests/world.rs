@@ -26,6 +26,7 @@ use ob_core::model::ModelSource;
 use ob_core::model::Price;
 use ob_core::record::SessionRecord;
 use ob_store::Store as _;
+use ob_telemetry::Metrics;
 use ob_testkit::MemoryStore;
 use ob_testkit::ModelServer;
 use serde_json::Value;
@@ -97,7 +98,8 @@ impl World {
         store.seed_session(&record, limits).await.expect("an empty store");
         let epoch = store.new_epoch().await.expect("an epoch");
         store.claim(&record.id, epoch).await.expect("free");
-        let gates = Gates::with_options(Arc::new(store.clone()), Arc::clone(&models), options);
+        let gates =
+            Gates::with_options(Arc::new(store.clone()), Arc::clone(&models), Metrics::new("test"), options);
         let dir = tempfile::tempdir().expect("a folder");
         let peer_uid = std::fs::metadata(dir.path()).expect("it was made").uid();
         let session =

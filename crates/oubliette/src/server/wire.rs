@@ -155,7 +155,7 @@ pub(crate) async fn build(
         home: home.clone(),
         sandbox: settings.sandbox.clone(),
         max_cost: settings.limits.max_cost,
-        gates: Gates::new(Arc::clone(&store), Arc::clone(&models)),
+        gates: Gates::new(Arc::clone(&store), Arc::clone(&models), telemetry.counted.clone()),
         store,
         tokens,
         registry,

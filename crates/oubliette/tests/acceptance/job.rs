@@ -67,6 +67,13 @@ async fn a_task_on_a_repository_becomes_a_patch_that_fits_it() {
         assert!(results.iter().any(|event| event.to_string().contains("passed")), "green after");
         assert!(events.iter().any(|event| event["type"] == "usage"));
 
+        let metrics = home.get("/metrics");
+        assert!(
+            metrics.contains("oubliette_model_calls_total{provider=\"openai\",status=\"ok\"} 5"),
+            "{metrics}"
+        );
+        assert!(metrics.contains("oubliette_sandbox_starts_total{backend=\"namespace\"} 1"), "{metrics}");
+
         home.ok(["session", "apply", "last"]);
         assert_eq!(std::fs::read_to_string(source.join("sum.sh")).unwrap(), "echo $(( $1 + $2 ))\n");
         let again = home.run(["session", "apply", "last"]);
