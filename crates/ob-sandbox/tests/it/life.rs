@@ -212,7 +212,6 @@ async fn a_sandbox_without_a_server_ends_when_its_lease_runs_out() {
     let Some(world) = World::new() else { return };
     let mut spec = world.spec("lease");
     spec.lease = Duration::from_millis(1500);
-    let runtime = spec.runtime.clone();
     // A server of its own, which goes: its connections close.
     let inner = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let runtime = spec.runtime.clone();
