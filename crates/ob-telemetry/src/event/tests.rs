@@ -1,6 +1,7 @@
 //! Each event touches the metrics that it is about, and no other.
 
 use std::sync::Arc;
+use std::sync::LazyLock;
 use std::sync::Mutex;
 
 use ob_core::Timestamp;
@@ -24,8 +25,14 @@ fn value(metrics: &Metrics, sample: &str) -> Option<u64> {
     line.parse().ok()
 }
 
+/// A second subscriber that is always there: with only one, a line that another test's thread comes to first, without a
+/// subscriber of its own, is taken for one that nobody wants.
+static OTHER: LazyLock<tracing::Dispatch> =
+    LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+
 /// Lines written while `act` runs, without time.
 fn lines(act: impl FnOnce()) -> String {
+    LazyLock::force(&OTHER);
     let text = Arc::new(Mutex::new(Vec::new()));
     let writer = {
         let text = Arc::clone(&text);
