@@ -216,7 +216,7 @@ impl Engine {
             addresses: self.addresses.clone(),
             started_at: self.started_at,
             active_sessions: shared.store.active_sessions().await.map_err(|error| error.refusal())?,
-            sandboxes: self.gauges().await.sandboxes,
+            sandboxes: shared.sandboxes.load(std::sync::atomic::Ordering::Relaxed),
             backend: shared
                 .backend()
                 .map_or_else(|refusal| refusal.to_string(), |backend| backend.name().to_owned()),

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::TryStreamExt as _;
 use futures_util::stream;
 use futures_util::stream::BoxStream;
+use ob_agent::presets;
 use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::Principal;
@@ -86,7 +87,7 @@ impl Engine {
             tree: tree.clone(),
             parent: None,
             core: Session::new(Some(first)),
-            agent: "builtin".to_owned(),
+            agent: presets::BUILTIN.to_owned(),
             model: model.clone(),
             backend: backend.name().to_owned(),
             title: title(&params.message),
