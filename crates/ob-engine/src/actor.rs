@@ -31,6 +31,8 @@ use ob_core::record::TurnRecord;
 use ob_core::session::Input;
 use ob_core::session::SessionState;
 use ob_core::turn::TurnState;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::StoreError;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -670,6 +672,7 @@ impl Actor {
         if let Err(error) = self.commit_once(&step).await {
             tracing::error!(session = %self.record.id, %error, "cannot record that the server stops");
         }
+        reach(CrashPoint::ParkCommitted);
         self.generation += 1;
         let end = live::end(Arc::clone(&self.shared), self.record.clone(), self.live.take(), None, None);
         drop(end.await);

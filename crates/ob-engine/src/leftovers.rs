@@ -10,6 +10,8 @@ use ob_core::Home;
 use ob_core::ProjectId;
 use ob_core::SessionId;
 use ob_core::WorkspaceId;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::StoreError;
 
 use crate::Shared;
@@ -72,7 +74,10 @@ async fn remove_files(shared: &Shared, claims: &Claims, found: &Found) -> Result
 }
 
 async fn remove_one(path: &Path) {
-    match workspace::remove_all(path).await {
+    reach(CrashPoint::LeftoverBefore);
+    let removed = workspace::remove_all(path).await;
+    reach(CrashPoint::LeftoverAfter);
+    match removed {
         Ok(()) => tracing::info!(path = %path.display(), "removed what a crash had left"),
         Err(refusal) => tracing::warn!(%refusal, "what a crash left stays"),
     }

@@ -45,6 +45,8 @@ use ob_core::record::TurnRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
 use ob_core::session::SessionStatus;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_gate::GateSession;
 use ob_gate::Gates;
 use ob_gate::OpenGate;
@@ -211,6 +213,7 @@ impl Engine {
     pub async fn start(options: EngineOptions) -> Result<Arc<Self>, Refusal> {
         let refuse = |error: ob_store::StoreError| error.refusal();
         let epoch = options.store.new_epoch().await.map_err(refuse)?;
+        reach(CrashPoint::EpochTaken);
         // Looked at before anything is made: what is there now and belongs to nobody never will.
         let known = leftovers::look(&options.home).await;
         let started_at = options.clock.now();
@@ -247,6 +250,7 @@ impl Engine {
         });
         engine.settle_orphans().await?;
         engine.recover().await?;
+        reach(CrashPoint::SessionsRecovered);
         // Nobody waits for it, and a stop waits for it.
         let shared = Arc::clone(&engine.shared);
         let claims = engine.claims.clone();
@@ -276,6 +280,7 @@ impl Engine {
         };
         // Ours from now on, so that an earlier server which still runs cannot book it as well.
         store.claim(&open.session, *epoch).await?;
+        reach(CrashPoint::OrphanClaimed);
         let mut event = EventBody::new(EventKind::Usage)
             .data(serde_json::json!({ "charge": open.charge, "cut": true, "reserved": true }));
         event.turn = record.core.active;
@@ -288,7 +293,9 @@ impl Engine {
             ..Usage::default()
         });
         let append = Write::Append { session: open.session.clone(), events: vec![event] };
-        store.commit(Commit { writes: vec![settle, append], fence: Some(*epoch) }).await.map(drop)
+        store.commit(Commit { writes: vec![settle, append], fence: Some(*epoch) }).await?;
+        reach(CrashPoint::OrphanSettled);
+        Ok(())
     }
 
     async fn recover(self: &Arc<Self>) -> Result<(), Refusal> {
@@ -320,6 +327,7 @@ impl Engine {
     async fn take_over(self: &Arc<Self>, record: SessionRecord) -> Result<(), StoreError> {
         let store = &self.shared.store;
         store.claim(&record.id, self.shared.epoch).await?;
+        reach(CrashPoint::SessionClaimed);
         // As its owner left it: until it was ours, it may have changed.
         let Some(record) = store.session(&record.id).await?.filter(|record| !record.core.state.is_over())
         else {
@@ -476,6 +484,7 @@ impl Engine {
         if tokio::time::timeout(SETTLE, self.shared.gates.settled()).await.is_err() {
             tracing::warn!("some model calls were not booked in time; the next start books them as reserved");
         }
+        reach(CrashPoint::Parked);
         if let Err(error) = self.shared.store.close().await {
             tracing::error!(%error, "the store did not close cleanly");
         }

@@ -19,6 +19,8 @@ use ob_core::link::WORKSPACE_DIR;
 use ob_core::record::SessionRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_gate::OpenGate;
 use ob_sandbox::Backend;
 use ob_sandbox::Enforcement;
@@ -285,9 +287,11 @@ impl Pump {
                     stdout: *acks.borrow_and_update(),
                     stderr: read.load(std::sync::atomic::Ordering::Relaxed),
                 };
+                reach(CrashPoint::AckBefore);
                 if let Err(LinkError::Closed) = self.guest.ack(&self.process, ack).await {
                     return;
                 }
+                reach(CrashPoint::AckSent);
             }
         };
         tokio::select! {
@@ -298,8 +302,12 @@ impl Pump {
 
     async fn stdin(self, mut inputs: mpsc::Receiver<(u64, Bytes)>) {
         while let Some((offset, bytes)) = inputs.recv().await {
+            reach(CrashPoint::PromptBefore);
             match self.guest.write_stdin(&self.process, offset, bytes).await {
-                Ok(offset) => self.tell(What::Sent(offset)).await,
+                Ok(offset) => {
+                    reach(CrashPoint::PromptGiven);
+                    self.tell(What::Sent(offset)).await;
+                }
                 // That the process or the sandbox is gone is told by others.
                 Err(LinkError::Refused { .. } | LinkError::Closed) => return,
                 Err(error) => return self.tell(What::SandboxEnded(error.to_string())).await,
@@ -436,7 +444,10 @@ async fn end_sandbox(shared: &Shared, record: &SessionRecord, live: Option<Live>
         }
         None => shared.backend()?,
     };
-    backend.end(record.id.suffix(), &shared.home.sandbox_runtime(&record.id)).await.map_err(refuse)
+    reach(CrashPoint::EndBefore);
+    backend.end(record.id.suffix(), &shared.home.sandbox_runtime(&record.id)).await.map_err(refuse)?;
+    reach(CrashPoint::EndAfter);
+    Ok(())
 }
 
 async fn try_start(
@@ -447,6 +458,7 @@ async fn try_start(
     unwanted: &CancellationToken,
 ) -> Result<Option<Live>, StartFailure> {
     end_sandbox(shared, record, old).await.map_err(StartFailure::passing)?;
+    reach(CrashPoint::StartBegun);
     let prepare = async {
         // After a crash, all sessions want a sandbox at once.
         let turn = Arc::clone(&shared.starts).acquire_owned().await;
@@ -466,14 +478,17 @@ async fn try_start(
     let (_turn, preset, backend, spec) = prepared?;
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
+    reach(CrashPoint::StartPrepared);
     let began = std::time::Instant::now();
     let started = backend.start(&spec).await.map_err(|error| match error {
         SandboxError::Refused(refusal) => StartFailure::lasting(refusal),
         failed @ SandboxError::Failed { .. } => StartFailure::passing(refuse(failed)),
     })?;
+    reach(CrashPoint::StartLaunched);
     let process = format!("agent-{}-{generation}", shared.epoch.0);
     let ready = async {
         guest.connected(DIAL).await?;
+        reach(CrashPoint::StartDialled);
         guest.spawn(&process, &preset.process(WORKSPACE_DIR)).await
     };
     if let Err(error) = ready.await {
@@ -485,6 +500,7 @@ async fn try_start(
             .fix("see the log, and `oubliette doctor`");
         return Err(StartFailure::passing(refusal));
     }
+    reach(CrashPoint::StartSpawned);
     SandboxStarted { session: &record.id, backend: backend.name(), took: began.elapsed() }
         .emit(&shared.metrics);
     let resume = match shared.store.driver(&record.id).await {
@@ -512,6 +528,7 @@ async fn try_adopt(
     if let Some(end) = backend.adopt(record.id.suffix(), &runtime).await.map_err(|error| error.to_string())? {
         return Err(end.reason);
     }
+    reach(CrashPoint::AdoptHeld);
     shared.catalogue.ensure(&record.model).await.map_err(|refusal| refusal.to_string())?;
     let workspace = prepared_workspace(shared, record).await.map_err(|refusal| refusal.to_string())?;
     let spec = shared.sandbox_spec(record, &workspace).await.map_err(|refusal| refusal.to_string())?;
@@ -519,6 +536,7 @@ async fn try_adopt(
     let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(|refusal| refusal.to_string())?;
     guest.connected(REDIAL).await.map_err(|error| error.to_string())?;
     let status = guest.status(&saved.process).await.map_err(|error| error.to_string())?;
+    reach(CrashPoint::AdoptDialled);
     let place = Place { id: spec.id, runtime: spec.runtime };
     let enforcement = Enforcement::BestEffort;
     let counted = Counted::new(shared);
@@ -560,12 +578,14 @@ async fn prepared_workspace(shared: &Shared, record: &SessionRecord) -> Result<W
     };
     let cloned = workspace::prepare(&plan).await?;
     tracing::info!(session = %record.id, workspace = %workspace.id, dirty = cloned.dirty, "workspace prepared");
+    reach(CrashPoint::WorkspaceMade);
     workspace.base_commit = Some(cloned.base_commit);
     shared
         .store
         .commit(Commit { writes: vec![Write::PutWorkspace(workspace.clone())], fence: None })
         .await
         .map_err(|error| error.refusal())?;
+    reach(CrashPoint::WorkspaceRecorded);
     Ok(workspace)
 }
 

@@ -11,6 +11,8 @@ use ob_core::record::ProjectRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
 use ob_core::session::SessionStatus;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::SessionFilter;
 use ob_store::Write;
@@ -107,7 +109,9 @@ impl Engine {
         let _deleting = self.claims.deletes("project", id.as_uuid())?;
         self.refuse_if_active(id, |_| true).await?;
         self.write(vec![Write::DeleteProject(project.id)]).await?;
+        reach(CrashPoint::DeleteRecorded);
         workspace::remove_all(&self.shared.home.project(id)).await?;
+        reach(CrashPoint::DeleteDone);
         Ok(json!({ "deleted": id }))
     }
 
@@ -127,11 +131,13 @@ impl Engine {
         let _deleting = self.claims.deletes("workspace", record.id.as_uuid())?;
         self.refuse_if_active(params.project_id, |session| session.workspace == record.id).await?;
         self.write(vec![Write::DeleteWorkspace(record.id)]).await?;
+        reach(CrashPoint::DeleteRecorded);
         // A folder of the user's is never removed.
         if record.kind == WorkspaceKind::Clone {
             workspace::remove_all(&self.shared.home.workspace(record.project, record.id)).await?;
         }
         workspace::remove_all(&self.shared.home.workspace_base(record.project, record.id)).await?;
+        reach(CrashPoint::DeleteDone);
         Ok(json!({ "deleted": record.id }))
     }
 

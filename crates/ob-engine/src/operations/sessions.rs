@@ -33,6 +33,8 @@ use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
 use ob_core::session::Session;
 use ob_core::turn::TurnState;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::SessionFilter;
 use ob_store::Write;
@@ -121,8 +123,10 @@ impl Engine {
                 EventBody::new(EventKind::Message).turn(first).role(Role::User).text(params.message),
             ],
         });
+        reach(CrashPoint::SpawnBefore);
         let commit = Commit { writes, fence: Some(shared.epoch) };
         shared.store.commit(commit).await.map_err(|error| error.refusal())?;
+        reach(CrashPoint::SpawnCommitted);
         SessionCreated { session: &id, project: project.id }.emit(&shared.metrics);
         self.spawn_actor(record, vec![turn], Begin::Fresh);
         Ok(SessionAccepted {

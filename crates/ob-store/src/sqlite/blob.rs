@@ -9,6 +9,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use sha2::Digest as _;
 use sha2::Sha256;
 
@@ -48,13 +50,18 @@ impl Blobs {
             file::sync_folder(&self.folder)?;
         }
         let draft = self.folder.join(format!("new-{:016x}", rand::random::<u64>()));
-        let written = write_durable(&draft, content).and_then(|()| fs::rename(&draft, &path));
+        let written = write_durable(&draft, content).and_then(|()| {
+            reach(CrashPoint::BlobWritten);
+            fs::rename(&draft, &path)
+        });
         if let Err(error) = written {
             // What could be written of it takes space that is needed.
             fs::remove_file(&draft).ok();
             return Err(error.into());
         }
+        reach(CrashPoint::BlobNamed);
         file::sync_folder(shard)?;
+        reach(CrashPoint::BlobKept);
         Ok(hash)
     }
 

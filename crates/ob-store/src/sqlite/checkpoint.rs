@@ -14,6 +14,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::thread::JoinHandle;
 
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
@@ -25,7 +27,7 @@ use super::file::WAL_CAP;
 const FRAME: u64 = 4096 + 24;
 
 /// The background copies the WAL each time it has grown so much, in bytes.
-const STEP: u64 = 4 * 1024 * 1024;
+const STEP: u64 = WAL_CAP / 16;
 
 /// How long the WAL is, as the writer's last commit reported it.
 #[derive(Debug)]
@@ -98,13 +100,18 @@ fn passive(connection: &mut Option<Connection>, database: &Path) -> Result<(), F
         Some(connection) => connection,
         None => connection.insert(file::open_writable(database)?),
     };
+    reach(CrashPoint::PassiveCheckpointBefore);
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    reach(CrashPoint::PassiveCheckpointAfter);
     Ok(())
 }
 
 /// Copies the rest of the log; the next commit starts it anew. Waits for readers, within the busy timeout.
 pub(crate) fn restart(connection: &Connection) -> Result<(), Fault> {
-    checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)")
+    reach(CrashPoint::RestartCheckpointBefore);
+    checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)")?;
+    reach(CrashPoint::RestartCheckpointAfter);
+    Ok(())
 }
 
 /// Copies the log and empties its file.

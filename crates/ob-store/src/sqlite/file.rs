@@ -10,6 +10,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
 
@@ -18,8 +20,9 @@ use super::fault::Fault;
 /// How long a statement waits for a lock that another connection or process holds.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The WAL is started anew when it has grown so long, in bytes: recovery after a crash reads it all.
-pub(crate) const WAL_CAP: u64 = 64 * 1024 * 1024;
+/// The WAL is started anew when it has grown so long, in bytes: recovery after a crash reads it all. The crash harness
+/// gets there within a second.
+pub(crate) const WAL_CAP: u64 = if ob_crash::ENABLED { 512 * 1024 } else { 64 * 1024 * 1024 };
 
 /// Statements that a connection keeps prepared; more than the engine has.
 const STATEMENTS_CACHED: usize = 64;
@@ -114,7 +117,10 @@ pub(crate) fn make_database(
     make_folder(folder)?;
     let draft = beside(path, &format!(".new-{:016x}", rand::random::<u64>()));
     let made = draft_database(&draft, fill).and_then(|()| match fs::hard_link(&draft, path) {
-        Ok(()) => Ok(sync_folder(folder)?),
+        Ok(()) => {
+            reach(CrashPoint::DatabaseNamed);
+            Ok(sync_folder(folder)?)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if fs::metadata(path)?.len() == 0 {
                 fs::rename(&draft, path)?;
@@ -144,5 +150,6 @@ fn draft_database(
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.close().map_err(|(_, error)| error)?;
     File::open(draft)?.sync_all()?;
+    reach(CrashPoint::DatabaseDrafted);
     Ok(())
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use rusqlite::Connection;
 use rusqlite::TransactionBehavior;
 use rusqlite::params;
@@ -58,11 +60,14 @@ pub(crate) fn open(path: &Path, migrations: &[Migration]) -> Result<Connection, 
     if applied < migrations.len() {
         let snapshot = snapshot(&connection, path, applied)?;
         tracing::info!(snapshot = %snapshot.display(), from = applied, to = migrations.len(), "migrating the database");
+        reach(CrashPoint::SnapshotMade);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have been quicker.
         let applied = verify(&transaction, path, migrations)?;
         apply(&transaction, applied, migrations)?;
+        reach(CrashPoint::MigrationApplied);
         transaction.commit()?;
+        reach(CrashPoint::MigrationCommitted);
     }
     Ok(connection)
 }

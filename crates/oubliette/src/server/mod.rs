@@ -26,6 +26,8 @@ use ob_config::Loaded;
 use ob_core::Home;
 use ob_core::Refusal;
 use ob_core::Timestamp;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_engine::Engine;
 use ob_server::Authentication;
 use ob_server::Binding;
@@ -114,6 +116,7 @@ async fn serve(context: &Context, global: &Global, loaded: Loaded, detached: boo
     let started_at = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
     let mut holder = Holder { pid: std::process::id(), addresses: Vec::new(), started_at, draining: false };
     let mut lock = ServerLock::acquire(&home, &holder).await?;
+    reach(CrashPoint::LockWritten);
     let mut signals = Signals::listen().map_err(|error| cannot("listen to signals", &error))?;
 
     let telemetry = wire::telemetry(&loaded, !detached)?;
@@ -128,6 +131,7 @@ async fn serve(context: &Context, global: &Global, loaded: Loaded, detached: boo
     lock.write(&holder).map_err(|error| cannot("write the lock", &error))?;
     fs::write(home.pid_file(), format!("{}\n", holder.pid))
         .map_err(|error| cannot("write the pid file", &error))?;
+    reach(CrashPoint::Listening);
 
     let phase = watch::Sender::new(Phase::Starting { reason: "starting".into() });
     let shutdown = CancellationToken::new();
@@ -153,6 +157,7 @@ async fn serve(context: &Context, global: &Global, loaded: Loaded, detached: boo
     let result = match built {
         Ok(Some(engine)) => {
             phase.send_replace(Phase::Serving(Arc::new(Arc::clone(&engine))));
+            reach(CrashPoint::Ready);
             say_ready(&holder, &home, detached)?;
             let started = ServerStarted {
                 version: wire::VERSION,
@@ -167,6 +172,7 @@ async fn serve(context: &Context, global: &Global, loaded: Loaded, detached: boo
             if let Err(error) = lock.write(&holder) {
                 tracing::warn!(%error, "cannot mark the lock as draining");
             }
+            reach(CrashPoint::Draining);
             phase.send_replace(Phase::Draining);
             ServerStopping { reason: "a signal, or an operator" }.emit(&telemetry.counted);
             drain(&engine, keep, &mut signals).await;
@@ -182,6 +188,7 @@ async fn serve(context: &Context, global: &Global, loaded: Loaded, detached: boo
         tracing::error!(%error, "the listeners failed");
     }
     clean_up(&home);
+    reach(CrashPoint::CleanedUp);
     lock.release().map_err(|error| cannot("let go of the lock", &error))?;
     ServerStopped.emit(&telemetry.counted);
     result
