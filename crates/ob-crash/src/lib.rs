@@ -59,8 +59,8 @@ crash_points! {
     /// A migration is committed.
     MigrationCommitted = "store.migrate.committed";
 
-    /// A batch was taken from the queue; its transaction has not begun.
-    BatchTaken = "store.begin.before";
+    /// A transaction is about to begin: a batch was taken from the queue, or events are to be moved or purged.
+    TransactionBefore = "store.begin.before";
     /// The transaction has begun; nothing is applied.
     TransactionBegun = "store.begin.after";
     /// One request of the batch is applied in the open transaction.
@@ -69,6 +69,10 @@ crash_points! {
     CommitBefore = "store.commit.before";
     /// The transaction is durable; nobody is told.
     CommitAfter = "store.commit.after";
+    /// Events of the tail are moved to their place in a transaction that is not committed.
+    EventsMoved = "store.move.applied";
+    /// Events of the tail are moved; the writer has not noted it.
+    MoveCommitted = "store.move.committed";
     /// Doorbells have rung; nobody is answered.
     DoorbellsRung = "store.announce.rung";
     /// Everyone in the batch is answered.

@@ -74,6 +74,12 @@ pub(crate) fn open(path: &Path, migrations: &[Migration]) -> Result<Connection, 
     Ok(connection)
 }
 
+/// Makes the main database as a program made it that knew only so many migrations.
+#[cfg(feature = "conformance")]
+pub(crate) fn make_older(path: &Path, migrations: usize) -> Result<(), Fault> {
+    open(path, &MAIN[..migrations]).map(drop)
+}
+
 /// How many migrations are applied, if they are ours.
 fn verify(connection: &Connection, path: &Path, migrations: &[Migration]) -> Result<usize, Fault> {
     let shown = path.display();

@@ -8,6 +8,8 @@ use ob_crash::CrashPoint as P;
 pub(crate) enum Way {
     /// The first start of a home.
     FirstStart,
+    /// The first start on a database of an older program.
+    OlderDatabase,
     /// Any start of a home with live sessions.
     Start,
     /// The start after the server died at that other point.
@@ -26,20 +28,20 @@ pub(crate) enum Way {
     Tokens,
     /// A stop.
     Stop,
-    /// The store's own tests: only a database of an older program is migrated.
-    Store,
 }
 
 /// The way to this point.
 pub(crate) const fn way(point: CrashPoint) -> Way {
     match point {
         P::DatabaseDrafted | P::DatabaseNamed => Way::FirstStart,
-        P::SnapshotMade | P::MigrationApplied | P::MigrationCommitted => Way::Store,
-        P::BatchTaken
+        P::SnapshotMade | P::MigrationApplied | P::MigrationCommitted => Way::OlderDatabase,
+        P::TransactionBefore
         | P::TransactionBegun
         | P::RequestApplied
         | P::CommitBefore
         | P::CommitAfter
+        | P::EventsMoved
+        | P::MoveCommitted
         | P::DoorbellsRung
         | P::BatchAnswered
         | P::PassiveCheckpointBefore
