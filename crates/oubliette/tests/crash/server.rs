@@ -1,5 +1,6 @@
 //! The server of a home as a child of the harness, so that its death is known with its cause.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Child;
@@ -8,6 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use ob_config::LoadOptions;
 use ob_crash::CrashPoint;
 
 use crate::client::Client;
@@ -23,6 +25,7 @@ pub(crate) type Plan = (CrashPoint, u32);
 /// A server that was started, and perhaps has died.
 pub(crate) struct Server {
     child: Child,
+    is_killed_by_us: bool,
 }
 
 // === impl Server ===
@@ -36,7 +39,7 @@ impl Server {
             command.env("CRASH_POINT", format!("{}:{count}", point.name()));
         }
         command.stdout(Stdio::null()).stderr(log);
-        Self { child: command.spawn().unwrap() }
+        Self { child: command.spawn().unwrap(), is_killed_by_us: false }
     }
 
     /// True when it is ready; false if it died before.
@@ -59,25 +62,25 @@ impl Server {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for its end.
-    pub(crate) fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
-        let deadline = Instant::now() + patience;
-        loop {
-            match self.ended() {
-                None if Instant::now() < deadline => std::thread::park_timeout(LOOK),
-                ended => return ended,
-            }
+    /// Waits for its end, and no longer than until then.
+    pub(crate) fn ended_until(&mut self, deadline: Instant) {
+        while self.ended().is_none() && Instant::now() < deadline {
+            std::thread::park_timeout(LOOK);
         }
     }
 
-    /// Kills it with -9. False if it was dead already.
-    pub(crate) fn kill(&mut self) -> bool {
-        if self.ended().is_some() {
-            return false;
+    /// Kills it with -9, if it is not dead.
+    pub(crate) fn kill(&mut self) {
+        if self.ended().is_none() {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+            self.is_killed_by_us = true;
         }
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        true
+    }
+
+    /// True if it died as an armed point makes it die.
+    pub(crate) fn killed_itself(&mut self) -> bool {
+        !self.is_killed_by_us && self.ended().is_some_and(|status| status.signal() == Some(9))
     }
 }
 
@@ -87,7 +90,14 @@ impl Drop for Server {
     }
 }
 
-/// True if this is the end that an armed point makes.
-pub(crate) fn was_killed(status: ExitStatus) -> bool {
-    status.signal() == Some(9)
+/// Where the files of a home are.
+pub(crate) fn place(home: &Home) -> ob_core::Home {
+    let options = LoadOptions {
+        dir: Some(home.root()),
+        config_file: None,
+        env: BTreeMap::from([("HOME".into(), home.root().into())]),
+        cwd: "/".into(),
+        uid: rustix::process::geteuid().as_raw(),
+    };
+    ob_config::load(&options).unwrap().home
 }
