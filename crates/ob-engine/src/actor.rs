@@ -463,13 +463,24 @@ impl Actor {
         self.driver = Some(driver);
         self.live = Some(live);
         step.driver_changed();
-        if self.cancelling
+        if let Some(turn) = self.ungiven_turn() {
+            match std::mem::take(&mut self.cancelling) {
+                true => self.input_into(step, Input::TurnStopped(ob_core::session::TurnStop::Cancelled)),
+                false => self.prompt(step, turn),
+            }
+        } else if self.cancelling
             && let Some(driver) = &mut self.driver
         {
             let outputs = driver.cancel();
             self.take(step, outputs);
             self.expect_stop();
         }
+    }
+
+    /// The active turn if its agent, which is ready, never got it: it began while the sandbox was being found again.
+    fn ungiven_turn(&self) -> Option<TurnNumber> {
+        let has_none = self.driver.as_ref().is_some_and(|driver| driver.active().is_none());
+        self.record.core.active.filter(|_| has_none && self.record.core.state == SessionState::Running)
     }
 
     /// What came out of the driver, in order.

@@ -189,7 +189,7 @@ impl Actor {
         self.commit_or_undo(step, undo).await
     }
 
-    fn prompt(&mut self, step: &mut Step, number: TurnNumber) {
+    pub(super) fn prompt(&mut self, step: &mut Step, number: TurnNumber) {
         let Some(turn) = self.turns.get(&number) else { return };
         // An agent that did not stop when it was told is about to be replaced.
         let Some(driver) = self.driver.as_mut().filter(|driver| driver.active().is_none()) else {

@@ -27,7 +27,7 @@ use super::file::WAL_CAP;
 const FRAME: u64 = 4096 + 24;
 
 /// The background copies the WAL each time it has grown so much, in bytes.
-const STEP: u64 = WAL_CAP / 16;
+const STEP: u64 = if ob_crash::ENABLED { WAL_CAP / 4 } else { WAL_CAP / 16 };
 
 /// How long the WAL is, as the writer's last commit reported it.
 #[derive(Debug)]

@@ -411,14 +411,15 @@ impl Batches<'_> {
     }
 
     fn checkpoint_if_long(&mut self) {
-        if self.wal.is_worth_a_checkpoint() {
+        let is_worth_it = self.wal.is_worth_a_checkpoint();
+        if self.wal.is_over_the_cap() {
+            // One in the background, asked for now, would only be in the way.
+            if let Err(fault) = checkpoint::restart(self.connection) {
+                tracing::warn!(?fault, "the WAL could not be started anew");
+            }
+        } else if is_worth_it {
             // Full means that one is asked for already.
             self.checkpoints.try_send(()).ok();
-        }
-        if self.wal.is_over_the_cap()
-            && let Err(fault) = checkpoint::restart(self.connection)
-        {
-            tracing::warn!(?fault, "the WAL could not be started anew");
         }
     }
 

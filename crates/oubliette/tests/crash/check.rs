@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::path::PathBuf;
 
 use ob_core::Home as Place;
@@ -55,7 +54,8 @@ pub(crate) fn check_running(clients: &Clients, place: &Place, faults: &mut Fault
     for session in &sessions {
         finish(client, &session.id, &session.known(), faults);
         let view = client.get(&format!("/sessions/{}", session.id)).unwrap();
-        check_log(&view, &session.known(), &log(client, &session.id), &marks(place, &view), faults);
+        let marks = marks(place, &view);
+        check_log(&view, &session.known(), &log(client, &session.id), marks.as_deref(), faults);
     }
     check_tokens(clients, faults);
     check_deleted(clients, place, faults);
@@ -106,7 +106,7 @@ fn log(client: &Client, id: &str) -> Vec<Value> {
 }
 
 /// One session: numbers, what was seen, tasks, tool calls, effects, books.
-fn check_log(view: &Value, known: &Known, log: &[Value], marks: &[String], faults: &mut Faults) {
+fn check_log(view: &Value, known: &Known, log: &[Value], marks: Option<&[String]>, faults: &mut Faults) {
     let id = view["session_id"].as_str().unwrap();
     faults.expect(known.events.len() <= log.len(), || {
         format!("{id}: {} events were seen and {} are kept", known.events.len(), log.len())
@@ -129,6 +129,7 @@ fn check_log(view: &Value, known: &Known, log: &[Value], marks: &[String], fault
             "tool_result" if event["data"]["status"] == "completed" => {
                 let text = event.to_string();
                 for mark in marks_in(&text) {
+                    let Some(marks) = marks else { break };
                     let times = marks.iter().filter(|other| **other == mark).count();
                     faults.expect(times == 1, || format!("{id}: {mark} was told and written {times} times"));
                 }
@@ -160,6 +161,7 @@ fn check_log(view: &Value, known: &Known, log: &[Value], marks: &[String], fault
         format!("{id}: its log says that {spent:?} was spent, and its ledger {ledger}")
     });
     faults.expect(ledger["reserved"]["tokens"] == 0, || format!("{id}: something stays reserved: {ledger}"));
+    let marks = marks.unwrap_or_default();
     let unique: BTreeSet<&String> = marks.iter().collect();
     faults.expect(unique.len() == marks.len(), || format!("{id}: a command ran twice: {marks:?}"));
 }
@@ -247,13 +249,11 @@ fn workspace_path(place: &Place, view: &Value) -> PathBuf {
     place.workspace(project, serde_json::from_value(view["workspace_id"].clone()).unwrap())
 }
 
-/// The marks that commands left in the workspace.
-fn marks(place: &Place, view: &Value) -> Vec<String> {
-    read_marks(&workspace_path(place, view).join(MARKS))
-}
-
-fn read_marks(file: &Path) -> Vec<String> {
-    std::fs::read_to_string(file).map(|text| marks_in(&text)).unwrap_or_default()
+/// The marks that commands left in the workspace; none if it was deleted.
+fn marks(place: &Place, view: &Value) -> Option<Vec<String>> {
+    let workspace = workspace_path(place, view);
+    let text = std::fs::read_to_string(workspace.join(MARKS)).unwrap_or_default();
+    workspace.exists().then(|| marks_in(&text))
 }
 
 fn marks_in(text: &str) -> Vec<String> {

@@ -207,13 +207,21 @@ impl Clients {
             let Some(session) = self.take_session(way, &mut rng) else { return };
             let followed = Arc::clone(&session);
             scope.spawn(move || self.follow(&followed));
-            self.drive(&session, way, &mut rng);
+            match way {
+                Way::Deletions => self.wait(|| session.known().is_over()),
+                _ => self.drive(&session, way, &mut rng),
+            }
         }
     }
 
     /// A session that nobody drives, or a new one.
     fn take_session(&self, way: Way, rng: &mut StdRng) -> Option<Arc<Session>> {
-        if way != Way::Spawns || rng.random_bool(0.3) {
+        let may_be_old = match way {
+            Way::Deletions => false,
+            Way::Spawns => rng.random_bool(0.3),
+            _ => true,
+        };
+        if may_be_old {
             let is_free = |session: &&Arc<Session>| {
                 let known = session.known();
                 let may_work = !known.is_over() && known.ended.is_none();
@@ -341,7 +349,9 @@ impl Clients {
             lock(&self.tokens).insert(name.clone(), (Done::Surely, Some(Done::Perhaps)));
             match self.client.post(&format!("/tokens/{name}/revoke"), &json!({})) {
                 Ok(_) => drop(lock(&self.tokens).insert(name, (Done::Surely, Some(Done::Surely)))),
-                Err(failure) => drop(self.lost(&failure)),
+                Err(failure) => {
+                    self.lost(&failure);
+                }
             }
         }
     }
@@ -364,13 +374,18 @@ impl Clients {
         let Some(session) = over else { return self.wait_a_little() };
         let view = match self.client.get(&format!("/sessions/{}", session.id)) {
             Ok(view) => view,
-            Err(failure) => return drop(self.lost(&failure)),
+            Err(failure) => {
+                self.lost(&failure);
+                return;
+            }
         };
         lock(&self.deleted).insert(session.id.clone(), Done::Perhaps);
         let workspace = view["workspace_id"].as_str().unwrap();
         match self.client.delete(&format!("/projects/{}/workspaces/{workspace}", self.project)) {
             Ok(_) => drop(lock(&self.deleted).insert(session.id.clone(), Done::Surely)),
-            Err(failure) => drop(self.lost(&failure)),
+            Err(failure) => {
+                self.lost(&failure);
+            }
         }
     }
 

@@ -38,7 +38,7 @@ const RUNS_OF_A_HOME: usize = 25;
 /// Homes that are worked on at once: most of a run is waiting.
 const AT_ONCE: usize = 2;
 /// An armed server dies within this, or the point was not reached in this run.
-const WITHIN: Duration = Duration::from_secs(10);
+const WITHIN: Duration = Duration::from_secs(6);
 /// A point that was not reached is tried again so often, the first time that it is reached.
 const TRIES: u32 = 4;
 /// How often the server is looked at.
