@@ -8,12 +8,13 @@ GUEST := $(CURDIR)/target/guest/$(HOST)/$(GUEST_DIR)/oubliette-guest
 # The build of `oubliette` embeds this file; the tests of sandboxes use it as it is.
 export OUBLIETTE_GUEST := $(GUEST)
 
-.PHONY: help build demo test bench lint tidy guest setup
+.PHONY: help build demo test soak bench lint tidy guest setup
 
 help:
 	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
+	@echo 'make soak    the long forms: the server is killed 1000 times, and the power fails 5000 times'
 	@echo 'make bench   figures with their method, also in target/bench/figures.json'
 	@echo 'make lint    format, clippy, structure, licences'
 
@@ -45,6 +46,14 @@ tidy:
 test: setup guest lint
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --no-fail-fast
+	$(CRASH)
+
+# With crash points in the server, which no other build has.
+CRASH = cargo test --locked --workspace --features oubliette/failpoints --test crash -- --nocapture
+
+soak: setup guest
+	OUBLIETTE_CRASH_RUNS=1000 $(CRASH)
+	OUBLIETTE_POWER_LOSSES=5000 cargo test --locked --package ob-store --test power
 
 bench: setup guest
 	cargo build --locked --release --workspace --bins
