@@ -72,7 +72,8 @@ mod tests {
             let plan = parse(&format!("{}:7", point.name())).expect("a plan");
             assert_eq!((plan.point, plan.left.into_inner()), (*point, 7));
         }
-        for text in ["", "store.commit.before", "store.commit.before:0", "store.nothing:1", "store.commit.before:x"]
+        for text in
+            ["", "store.commit.before", "store.commit.before:0", "store.nothing:1", "store.commit.before:x"]
         {
             assert!(parse(text).is_none(), "{text}");
         }

@@ -52,6 +52,7 @@ pub(crate) fn open(path: &Path, migrations: &[Migration]) -> Result<Connection, 
         connection.execute_batch(LEDGER)?;
         apply(connection, 0, migrations)
     })?;
+    file::remove_old_drafts(file::folder_of(path))?;
     file::tighten(path)?;
     let mut connection = file::open_writable(path)?;
     let applied = verify(&connection, path, migrations)?;

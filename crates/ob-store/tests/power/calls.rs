@@ -56,7 +56,7 @@ fn open(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
     let opened = if disk::is_watched(name) {
         disk::locked(|disk| {
             let is_new = flags & libc::O_CREAT != 0 && std::fs::symlink_metadata(name).is_err();
-            if is_new && let Some(fault) = disk.next_fault() {
+            if is_new && let Some(fault) = disk.next_fault(false) {
                 fail(fault.errno);
                 return -1;
             }
@@ -107,7 +107,7 @@ fn write_at(fd: c_int, buffer: *const c_void, length: size_t, offset: Option<off
             return None;
         }
         let mut length = length;
-        if let Some(fault) = disk.next_fault() {
+        if let Some(fault) = disk.next_fault(false) {
             if !fault.is_short || length < 2 {
                 fail(fault.errno);
                 return Some(-1);
@@ -145,7 +145,7 @@ extern "C" fn ftruncate64(fd: c_int, length: off_t) -> c_int {
         if !disk.has(fd) {
             return None;
         }
-        if let Some(fault) = disk.next_fault() {
+        if let Some(fault) = disk.next_fault(false) {
             fail(fault.errno);
             return Some(-1);
         }
@@ -164,7 +164,7 @@ fn flush(fd: c_int) -> c_int {
         if !disk.has(fd) {
             return None;
         }
-        if let Some(fault) = disk.next_fault() {
+        if let Some(fault) = disk.next_fault(true) {
             fail(fault.errno);
             return Some(-1);
         }
@@ -172,7 +172,9 @@ fn flush(fd: c_int) -> c_int {
         Some(0)
     });
     // SAFETY: the argument is the caller's.
-    journaled.flatten().unwrap_or_else(|| c_int::try_from(unsafe { libc::syscall(libc::SYS_fsync, fd) }).unwrap_or(-1))
+    journaled
+        .flatten()
+        .unwrap_or_else(|| c_int::try_from(unsafe { libc::syscall(libc::SYS_fsync, fd) }).unwrap_or(-1))
 }
 
 #[unsafe(no_mangle)]

@@ -58,6 +58,8 @@ pub(crate) struct Fault {
     pub(crate) is_short: bool,
     /// All calls fail from there on.
     pub(crate) stays: bool,
+    /// Flushes fail as well.
+    pub(crate) hits_flushes: bool,
 }
 
 /// Flushes that a lying disk does not do: the positive controls.
@@ -240,8 +242,8 @@ impl Disk {
     }
 
     /// The fault that the call at hand is to have.
-    pub(crate) fn next_fault(&mut self) -> Option<Fault> {
-        let (left, fault) = self.fault.as_mut()?;
+    pub(crate) fn next_fault(&mut self, is_flush: bool) -> Option<Fault> {
+        let (left, fault) = self.fault.as_mut().filter(|(_, fault)| fault.hits_flushes || !is_flush)?;
         match *left {
             0 if fault.stays => Some(*fault),
             0 => None,
@@ -336,7 +338,8 @@ impl<C, T: Default> Default for Pending<C, T> {
 
 impl<C: Copy, T> Pending<C, T> {
     fn flush(&mut self, concerned: impl Fn(C) -> bool, apply: impl Fn(&mut T, C)) {
-        let (now, later) = std::mem::take(&mut self.changes).into_iter().partition::<Vec<C>, _>(|op| concerned(*op));
+        let (now, later) =
+            std::mem::take(&mut self.changes).into_iter().partition::<Vec<C>, _>(|op| concerned(*op));
         self.changes = later;
         for op in now {
             apply(&mut self.flushed, op);

@@ -21,9 +21,9 @@ const COMMITS: usize = 6;
 /// Of the calls that can fail, each so many-th does, in `make test`.
 const EVERY: usize = 3;
 
-const FULL: Fault = Fault { errno: libc::ENOSPC, is_short: false, stays: true };
-const HALF: Fault = Fault { errno: libc::ENOSPC, is_short: true, stays: false };
-const BROKEN: Fault = Fault { errno: libc::EIO, is_short: false, stays: false };
+const FULL: Fault = Fault { errno: libc::ENOSPC, is_short: false, stays: true, hits_flushes: false };
+const HALF: Fault = Fault { errno: libc::ENOSPC, is_short: true, stays: false, hits_flushes: false };
+const BROKEN: Fault = Fault { errno: libc::EIO, is_short: false, stays: false, hits_flushes: true };
 
 /// What a few commits came to: the texts that were acknowledged, and the refusals.
 #[derive(Default)]

@@ -77,7 +77,9 @@ async fn life(folder: &Path, seed_of_life: u64, bulky: usize) -> (Vec<Kept>, Dis
                 let texts: Vec<String> = (0..rng.random_range(1..4))
                     .map(|n| format!("{opening}.{round}.{lane}.{n}:{}", "x".repeat(length)))
                     .collect();
-                lanes.spawn(async move { (session.clone(), texts.clone(), keep(&store, session, texts).await) });
+                lanes.spawn(
+                    async move { (session.clone(), texts.clone(), keep(&store, session, texts).await) },
+                );
             }
             while let Some(done) = lanes.join_next().await {
                 let (session, texts, first) = done.expect("no panic");
@@ -134,7 +136,8 @@ async fn wrong_inside(store: &SharedStore, kept: &[Kept], disk: &Disk, until: us
         };
         for one in promised {
             for (number, text) in (one.first..).zip(&one.texts) {
-                let found = events.get(usize::try_from(number).expect("few")).and_then(|e| e.body.text.as_ref());
+                let found =
+                    events.get(usize::try_from(number).expect("few")).and_then(|e| e.body.text.as_ref());
                 if found != Some(text) {
                     let found = found.map(|text| text.chars().take(20).collect::<String>());
                     return Some(format!("event {number} of {session} is lost: {found:?} is there"));
@@ -148,12 +151,17 @@ async fn wrong_inside(store: &SharedStore, kept: &[Kept], disk: &Disk, until: us
         }
     }
     // All goes on.
-    let all = store.sessions(SessionFilter { limit: 100, ..SessionFilter::default() }).await.expect("readable");
+    let all =
+        store.sessions(SessionFilter { limit: 100, ..SessionFilter::default() }).await.expect("readable");
     for session in all {
         let before = log(store, &session.id).await.len() as u64;
-        let committed = commit(store, vec![append(&session.id, "after the loss")]).await.expect("a sound disk");
+        let committed =
+            commit(store, vec![append(&session.id, "after the loss")]).await.expect("a sound disk");
         if committed.first_index != [before] {
-            return Some(format!("{} goes on with {:?} after {before} events", session.id, committed.first_index));
+            return Some(format!(
+                "{} goes on with {:?} after {before} events",
+                session.id, committed.first_index
+            ));
         }
     }
     None

@@ -112,12 +112,15 @@ fn check_log(view: &Value, known: &Known, log: &[Value], marks: Option<&[String]
         format!("{id}: {} events were seen and {} are kept", known.events.len(), log.len())
     });
     for (number, (seen, kept)) in known.events.iter().zip(log).enumerate() {
-        faults.expect(seen == kept, || format!("{id}: event {number} was seen as {seen} and is kept as {kept}"));
+        faults.expect(seen == kept, || {
+            format!("{id}: event {number} was seen as {seen} and is kept as {kept}")
+        });
     }
     let (mut tasks, mut once, mut spent) = (BTreeMap::<String, Vec<&Value>>::new(), BTreeSet::new(), (0, 0));
     let mut is_over = false;
     for (number, event) in log.iter().enumerate() {
-        faults.expect(event["index"] == number, || format!("{id}: event {number} has another number: {event}"));
+        faults
+            .expect(event["index"] == number, || format!("{id}: event {number} has another number: {event}"));
         let call = event["tool_call_id"].as_str().unwrap_or_default();
         let thing = match event["type"].as_str().unwrap() {
             "message" if event["role"] == "user" => {
@@ -194,7 +197,9 @@ fn check_tokens(clients: &Clients, faults: &mut Faults) {
             (Some(true), _, revoked) => revoked.is_some(),
             (Some(false), _, revoked) => *revoked != Some(Done::Surely),
         };
-        faults.expect(is_right, || format!("token {name} was {made:?} made, revoked {revoked:?}, and is not so"));
+        faults.expect(is_right, || {
+            format!("token {name} was {made:?} made, revoked {revoked:?}, and is not so")
+        });
     }
     faults.expect(kept.is_empty(), || format!("tokens that nobody made: {kept:?}"));
 }
@@ -231,7 +236,9 @@ pub(crate) fn check_stopped(clients: &Clients, place: &Place, runtime: &Handle, 
         for session in clients.sessions() {
             let id: SessionId = session.id.parse().unwrap();
             for turn in store.turns(&id).await.unwrap() {
-                faults.expect(turn.state.is_over(), || format!("{id}: turn {} is {:?}", turn.number, turn.state));
+                faults.expect(turn.state.is_over(), || {
+                    format!("{id}: turn {} is {:?}", turn.number, turn.state)
+                });
             }
         }
         store.close().await.unwrap();
@@ -258,5 +265,8 @@ fn marks(place: &Place, view: &Value) -> Option<Vec<String>> {
 
 fn marks_in(text: &str) -> Vec<String> {
     let numbers = text.split("mark-").skip(1).filter_map(|rest| rest.split_once('-'));
-    numbers.filter(|(number, _)| number.parse::<u64>().is_ok()).map(|(number, _)| format!("mark-{number}")).collect()
+    numbers
+        .filter(|(number, _)| number.parse::<u64>().is_ok())
+        .map(|(number, _)| format!("mark-{number}"))
+        .collect()
 }

@@ -95,7 +95,8 @@ impl Client {
     ) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(ANSWER))?;
-        let mut request = format!("{method} {path} HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\n{headers}");
+        let mut request =
+            format!("{method} {path} HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\n{headers}");
         match body.map(Value::to_string) {
             Some(body) => {
                 let length = body.len();

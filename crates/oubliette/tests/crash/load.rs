@@ -109,9 +109,10 @@ pub(crate) fn script(model: &ModelServer) {
         let is_task = |message: &Value| message["role"] == "user" && message.to_string().contains(" work ");
         let Some(at) = messages.iter().rposition(is_task) else { return Answer::text("no task") };
         let text = messages[at].to_string();
-        let steps = text.split(" work ").nth(1).and_then(|rest| {
-            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()
-        });
+        let steps = text
+            .split(" work ")
+            .nth(1)
+            .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok());
         let done = messages[at..].iter().filter(|message| message["role"] == "tool").count();
         if done >= steps.unwrap_or(0) {
             return Answer::text("All is done.");
@@ -138,7 +139,11 @@ impl Session {
 impl Known {
     /// The state that the newest status event tells.
     pub(crate) fn state(&self) -> Option<&str> {
-        self.events.iter().rev().find(|event| event["type"] == "status").and_then(|event| event["text"].as_str())
+        self.events
+            .iter()
+            .rev()
+            .find(|event| event["type"] == "status")
+            .and_then(|event| event["text"].as_str())
     }
 
     fn is_over(&self) -> bool {
@@ -259,9 +264,13 @@ impl Clients {
             let rounds = rng.random_range(1..3);
             let mut newest = -1;
             for _ in 0..rounds {
-                let (text, tag) = task(rng.random_range(0..4), way == Way::LargeMessages || rng.random_bool(0.03));
+                let (text, tag) =
+                    task(rng.random_range(0..4), way == Way::LargeMessages || rng.random_bool(0.03));
                 session.known().tasks.insert(tag.clone(), None);
-                match self.client.post(&format!("/sessions/{}/message", session.id), &json!({ "message": text })) {
+                match self
+                    .client
+                    .post(&format!("/sessions/{}/message", session.id), &json!({ "message": text }))
+                {
                     Ok(accepted) => {
                         newest = accepted["last_index"].as_i64().unwrap();
                         session.known().tasks.insert(tag, accepted["turn"].as_u64());
@@ -368,9 +377,10 @@ impl Clients {
 
     /// Deletes the workspace of a session that is over.
     fn delete_workspace(&self) {
-        let over = self.sessions().into_iter().find(|session| {
-            session.known().is_over() && !lock(&self.deleted).contains_key(&session.id)
-        });
+        let over = self
+            .sessions()
+            .into_iter()
+            .find(|session| session.known().is_over() && !lock(&self.deleted).contains_key(&session.id));
         let Some(session) = over else { return self.wait_a_little() };
         let view = match self.client.get(&format!("/sessions/{}", session.id)) {
             Ok(view) => view,
@@ -395,10 +405,14 @@ impl Clients {
         if tags.is_empty() {
             return;
         }
-        let Ok(listed) = self.client.get(&format!("/sessions?project_id={}&limit=1000", self.project)) else { return };
+        let Ok(listed) = self.client.get(&format!("/sessions?project_id={}&limit=1000", self.project)) else {
+            return;
+        };
         for view in listed.as_array().unwrap() {
             let id = view["session_id"].as_str().unwrap();
-            let Some(tag) = view["title"].as_str().and_then(tag_of).filter(|tag| tags.contains(tag)) else { continue };
+            let Some(tag) = view["title"].as_str().and_then(tag_of).filter(|tag| tags.contains(tag)) else {
+                continue;
+            };
             if self.sessions().iter().any(|session| session.id == id) {
                 continue;
             }

@@ -104,7 +104,8 @@ async fn a_server_that_dies_anywhere_loses_nothing_and_does_nothing_twice() {
                 scope.spawn(|| {
                     while let Some((number, life)) = next(&lives) {
                         let rng = StdRng::seed_from_u64(seed.wrapping_add(number));
-                        World::new(&model, life.has_older_database, rng, &tally, &runtime).live(life, &runtime);
+                        World::new(&model, life.has_older_database, rng, &tally, &runtime)
+                            .live(life, &runtime);
                     }
                 });
             }
@@ -219,7 +220,8 @@ impl<'a> World<'a> {
     }
 
     fn die_by_chance(&mut self) {
-        let ways = [Way::Work, Way::Spawns, Way::Start, Way::Patches, Way::Deletions, Way::LargeMessages, Way::Stop];
+        let ways =
+            [Way::Work, Way::Spawns, Way::Start, Way::Patches, Way::Deletions, Way::LargeMessages, Way::Stop];
         let way = ways[self.rng.random_range(0..ways.len())];
         self.run(None, way);
     }
