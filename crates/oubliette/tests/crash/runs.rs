@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
@@ -125,17 +126,21 @@ async fn a_server_that_dies_anywhere_loses_nothing_and_does_nothing_twice() {
     assert!(missed.is_empty(), "never reached: {missed:?}");
 }
 
-/// The figures, in the form that benches have.
+/// Prints the figures, and writes them where those of benches are.
 fn tell(tally: &Tally, took: Duration) {
     let method = format!(
-        "kill -9 of the real server under streams, messages, spawns, interrupts and ends: at each of {} named points and \
-         at random; {} s",
+        "kill -9 of the real server under streams, tasks, spawns, interrupts and ends: at each of {} named points and at \
+         random; {} s",
         tally.reached.len(),
         took.as_secs()
     );
-    for (name, value) in [("crash_runs", tally.runs), ("crash_faults", tally.faults.len())] {
-        eprintln!("{}", json!({ "name": name, "value": value, "unit": "", "method": method }));
-    }
+    let figure = |value: usize| json!({ "value": value, "unit": "", "method": method });
+    let figures =
+        json!({ "crash_runs": figure(tally.runs), "crash_faults": figure(tally.faults.len()) }).to_string();
+    eprintln!("{figures}");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("crash.json"), figures + "\n").unwrap();
 }
 
 /// The next home, with its number.
@@ -219,14 +224,14 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Runs until a run does not come to a clean stop before it is killed.
     fn die_by_chance(&mut self) {
         let ways =
             [Way::Work, Way::Spawns, Way::Start, Way::Patches, Way::Deletions, Way::LargeMessages, Way::Stop];
-        let way = ways[self.rng.random_range(0..ways.len())];
-        self.run(None, way);
+        while !self.run(None, ways[self.rng.random_range(0..ways.len())]) {}
     }
 
-    /// One run: the server starts, works and dies. True if it died as planned, or nothing was planned.
+    /// One run: the server starts, works and dies. True if it was killed as planned.
     fn run(&mut self, plan: Option<Plan>, way: Way) -> bool {
         let mut server = Server::start(&self.home, plan);
         let limit = match (plan, way) {
@@ -240,10 +245,11 @@ impl<'a> World<'a> {
             self.load(&mut server, plan.is_some(), way, deadline);
         }
         server.kill();
+        let was_killed = server.was_killed();
         let mut tally = lock(self.tally);
-        tally.runs += 1;
-        let Some((point, count)) = plan else { return true };
-        let as_planned = server.killed_itself();
+        tally.runs += usize::from(was_killed);
+        let Some((point, count)) = plan else { return was_killed };
+        let as_planned = was_killed && !server.is_killed_by_us();
         if as_planned {
             *tally.reached.entry(point).or_default() += 1;
         } else {

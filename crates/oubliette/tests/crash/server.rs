@@ -78,9 +78,14 @@ impl Server {
         }
     }
 
-    /// True if it died as an armed point makes it die.
-    pub(crate) fn killed_itself(&mut self) -> bool {
-        !self.is_killed_by_us && self.ended().is_some_and(|status| status.signal() == Some(9))
+    /// True if it died of `kill -9`, by whomever.
+    pub(crate) fn was_killed(&mut self) -> bool {
+        self.ended().is_some_and(|status| status.signal() == Some(9))
+    }
+
+    /// True if it was killed by the harness and not by an armed point.
+    pub(crate) const fn is_killed_by_us(&self) -> bool {
+        self.is_killed_by_us
     }
 }
 
