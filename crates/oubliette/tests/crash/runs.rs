@@ -228,7 +228,12 @@ impl<'a> World<'a> {
     fn die_by_chance(&mut self) {
         let ways =
             [Way::Work, Way::Spawns, Way::Start, Way::Patches, Way::Deletions, Way::LargeMessages, Way::Stop];
-        while !self.run(None, ways[self.rng.random_range(0..ways.len())]) {}
+        loop {
+            let way = ways[self.rng.random_range(0..ways.len())];
+            if self.run(None, way) {
+                return;
+            }
+        }
     }
 
     /// One run: the server starts, works and dies. True if it was killed as planned.
