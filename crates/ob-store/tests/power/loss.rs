@@ -3,8 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ob_core::Event;
 use ob_core::SessionId;
+use ob_core::Timestamp;
+use ob_core::TokenId;
+use ob_core::authorize::Scope;
 use ob_core::event::INLINE_PAYLOAD_MAX;
+use ob_core::record::TokenRecord;
 use ob_store::SessionFilter;
 use ob_store::SharedStore;
 use ob_store::StoreError;
@@ -16,6 +21,8 @@ use ob_store::conformance::in_time;
 use ob_store::conformance::log;
 use ob_store::conformance::seed;
 use ob_store::sqlite::SqliteOptions;
+use ob_store::sqlite::open_tokens;
+use ob_store::tokens::SharedTokens;
 use rand::Rng as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -27,7 +34,7 @@ use crate::disk::Op;
 use crate::disk::Watch;
 
 /// Power losses in `make test`; `OUBLIETTE_POWER_LOSSES` sets another number.
-const LOSSES: usize = 150;
+const LOSSES: usize = 100;
 /// A lying disk is found out within so many.
 const LIES: usize = 400;
 /// Times that the store is opened in one life.
@@ -47,11 +54,29 @@ pub(crate) async fn open(folder: &Path) -> Result<SharedStore, StoreError> {
     ob_store::sqlite::open(options(folder)).await
 }
 
-/// What was acknowledged: these events of this session, the first with this number.
-struct Kept {
+/// What was acknowledged.
+enum Kept {
+    /// These events of this session, the first with this number.
+    Events(Events),
+    /// The token of this number.
+    Token(u8),
+}
+
+struct Events {
     session: SessionId,
     first: u64,
     texts: Vec<String>,
+}
+
+// === impl Kept ===
+
+impl Kept {
+    const fn events(&self) -> Option<&Events> {
+        match self {
+            Self::Events(events) => Some(events),
+            Self::Token(_) => None,
+        }
+    }
 }
 
 /// A store's life on a disk, from its making on: what was acknowledged, and the journal with a mark for each.
@@ -62,6 +87,7 @@ async fn life(folder: &Path, seed_of_life: u64, bulky: usize) -> (Vec<Kept>, Dis
     let mut sessions = Vec::new();
     for opening in 0..OPENINGS {
         let store = open(folder).await.expect("a sound disk");
+        let tokens = open_tokens(&folder.join("data/auth.db")).await.expect("a sound disk");
         let record = seed(&store).await;
         sessions.push(record.id);
         for round in 0..ROUNDS {
@@ -84,18 +110,38 @@ async fn life(folder: &Path, seed_of_life: u64, bulky: usize) -> (Vec<Kept>, Dis
             while let Some(done) = lanes.join_next().await {
                 let (session, texts, first) = done.expect("no panic");
                 Watch::mark(kept.len());
-                kept.push(Kept { session, first, texts });
+                kept.push(Kept::Events(Events { session, first, texts }));
+            }
+            if round % 4 == 0 {
+                let number = u8::try_from(kept.len() % 251).expect("small");
+                if create_token(&tokens, number).await {
+                    Watch::mark(kept.len());
+                    kept.push(Kept::Token(number));
+                }
             }
         }
         for number in 0..bulky {
             let texts = vec![format!("{opening}.bulky.{number}:{}", "y".repeat(BULKY))];
             let first = keep(&store, sessions[0].clone(), texts.clone()).await;
             Watch::mark(kept.len());
-            kept.push(Kept { session: sessions[0].clone(), first, texts });
+            kept.push(Kept::Events(Events { session: sessions[0].clone(), first, texts }));
         }
         in_time(store.close()).await.expect("a clean end");
     }
     (kept, watch.end())
+}
+
+/// Makes the token of this number; false if there is one.
+async fn create_token(tokens: &SharedTokens, number: u8) -> bool {
+    let record = TokenRecord {
+        id: TokenId::new(number.into()),
+        name: format!("token-{number}"),
+        scope: Scope::Admin,
+        created_at: Timestamp::from_micros(1),
+        expires_at: None,
+        revoked_at: None,
+    };
+    tokens.create(record, [number; 32]).await.expect("a sound disk")
 }
 
 async fn keep(store: &SharedStore, session: SessionId, texts: Vec<String>) -> u64 {
@@ -112,25 +158,43 @@ async fn wrong(kept: &[Kept], disk: &Disk, until: usize, lie: Lie, rng: &mut Std
         Ok(store) => store,
         Err(fault) => return Some(format!("it does not open: {fault}")),
     };
-    let outcome = wrong_inside(&store, kept, disk, until).await;
+    let tokens = match open_tokens(&folder.path().join("data/auth.db")).await {
+        Ok(tokens) => tokens,
+        Err(fault) => return Some(format!("the tokens do not open: {fault}")),
+    };
+    let outcome = wrong_inside(&store, &tokens, kept, disk, until).await;
     in_time(store.close()).await.expect("a clean end");
     let database = Connection::open(options(folder.path()).database).expect("it was opened before");
     let check: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("a row");
     outcome.or_else(|| (check != "ok").then_some(check))
 }
 
-async fn wrong_inside(store: &SharedStore, kept: &[Kept], disk: &Disk, until: usize) -> Option<String> {
+async fn wrong_inside(
+    store: &SharedStore,
+    tokens: &SharedTokens,
+    kept: &[Kept],
+    disk: &Disk,
+    until: usize,
+) -> Option<String> {
     let marks = disk.journal[..until].iter().filter_map(|op| match op {
         Op::Mark { number } => Some(*number),
         _ => None,
     });
-    let mut promised: BTreeMap<&SessionId, Vec<&Kept>> = BTreeMap::new();
+    let mut promised: BTreeMap<&SessionId, Vec<&Events>> = BTreeMap::new();
     for number in marks {
-        promised.entry(&kept[number].session).or_default().push(&kept[number]);
+        match &kept[number] {
+            Kept::Events(events) => promised.entry(&events.session).or_default().push(events),
+            Kept::Token(number) => {
+                if tokens.find(&[*number; 32]).await.expect("readable").is_none() {
+                    return Some(format!("token {number} is lost"));
+                }
+            }
+        }
     }
-    let written = |text: &str| kept.iter().filter(|one| one.texts.iter().any(|known| known == text)).count();
+    let all = || kept.iter().filter_map(Kept::events);
+    let written = |text: &str| all().filter(|one| one.texts.iter().any(|known| known == text)).count();
     for (session, promised) in promised {
-        let events = match store.events(session, 0, 100_000).await {
+        let events = match whole_log(store, session).await {
             Ok(events) => events,
             Err(fault) => return Some(format!("{session} cannot be read: {fault}")),
         };
@@ -165,6 +229,18 @@ async fn wrong_inside(store: &SharedStore, kept: &[Kept], disk: &Disk, until: us
         }
     }
     None
+}
+
+/// All events of a session; a page has a bound in bytes.
+async fn whole_log(store: &SharedStore, session: &SessionId) -> Result<Vec<Event>, StoreError> {
+    let mut events: Vec<Event> = Vec::new();
+    loop {
+        let page = store.events(session, events.len() as u64, 1_000).await?;
+        if page.is_empty() {
+            return Ok(events);
+        }
+        events.extend(page);
+    }
 }
 
 fn losses() -> usize {

@@ -157,8 +157,8 @@ async fn a_kill_changes_no_session_from_what_it_was() {
                 let listed = listed.as_array().unwrap();
                 listed.iter().map(|view| view["session_id"].as_str().unwrap().to_owned()).collect()
             };
-            assert_eq!(of("active"), [resting.clone()]);
-            assert_eq!(of("completed"), [ended.clone()]);
+            assert_eq!(of("active"), std::slice::from_ref(&resting));
+            assert_eq!(of("completed"), std::slice::from_ref(&ended));
             assert_eq!(of("failed"), Vec::<String>::new());
             until("the session to rest", || home.state(&resting) == "idle");
         }

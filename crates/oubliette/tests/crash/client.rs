@@ -97,14 +97,11 @@ impl Client {
         stream.set_read_timeout(Some(ANSWER))?;
         let mut request =
             format!("{method} {path} HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\n{headers}");
-        match body.map(Value::to_string) {
-            Some(body) => {
-                let length = body.len();
-                request += "Content-Type: application/json\r\n";
-                request += &format!("Content-Length: {length}\r\n\r\n{body}");
-            }
-            None => request += "\r\n",
+        if body.is_some() {
+            request += "Content-Type: application/json\r\n";
         }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        request += &["Content-Length: ", &body.len().to_string(), "\r\n\r\n", &body].concat();
         // A server that dies meanwhile may have read it all the same.
         stream.write_all(request.as_bytes()).ok();
         Ok(stream)
