@@ -117,7 +117,7 @@ fn check_log(view: &Value, known: &Known, log: &[Value], marks: Option<&[String]
         });
     }
     let (mut tasks, mut once, mut spent) = (BTreeMap::<String, Vec<&Value>>::new(), BTreeSet::new(), (0, 0));
-    let mut is_over = false;
+    let (mut is_over, mut state) = (false, "");
     for (number, event) in log.iter().enumerate() {
         faults
             .expect(event["index"] == number, || format!("{id}: event {number} has another number: {event}"));
@@ -145,7 +145,18 @@ fn check_log(view: &Value, known: &Known, log: &[Value], marks: Option<&[String]
                 spent.1 += usage["cost"].as_u64().unwrap_or_default();
                 Some(format!("charge {}", event["data"]["charge"]))
             }
+            // Sandboxes outlive servers; only one that was being started or ended when its server died may be lost.
+            "system"
+                if event["text"].as_str().is_some_and(|text| text.starts_with("the sandbox is gone")) =>
+            {
+                let may_be = matches!(state, "starting" | "interrupted");
+                faults.expect(may_be, || {
+                    format!("{id}: the sandbox of a session that was {state} was lost: {event}")
+                });
+                None
+            }
             "status" => {
+                state = event["text"].as_str().unwrap();
                 faults.expect(!is_over, || format!("{id}: a state after its end: {event}"));
                 is_over = matches!(event["text"].as_str(), Some("ended" | "failed"));
                 None
