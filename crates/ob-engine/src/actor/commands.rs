@@ -29,7 +29,12 @@ impl Actor {
                 drop(reply.send(outcome));
             }
             Command::Interrupt { reply } => {
-                let outcome = self.try_input(Input::Interrupt, None).await;
+                let outcome = match self.is_being_found() {
+                    // Nobody could be told yet, and a crash would forget it.
+                    true => Err(Refusal::unavailable("the session's sandbox is being found again")
+                        .fix("ask again in a moment")),
+                    false => self.try_input(Input::Interrupt, None).await,
+                };
                 if outcome.is_ok() && self.driver.as_ref().is_some_and(|driver| driver.active().is_some()) {
                     self.expect_stop();
                 }
@@ -40,6 +45,12 @@ impl Actor {
             }
             Command::Park { .. } => unreachable!("handled by the loop, which it ends"),
         }
+    }
+
+    /// True if the agent works on a turn, and its sandbox is not found again yet.
+    fn is_being_found(&self) -> bool {
+        matches!(self.record.core.state, SessionState::Running | SessionState::Waiting(_))
+            && self.driver.is_none()
     }
 
     pub(super) async fn message(&mut self, text: String) -> Result<(TurnNumber, i64), Refusal> {

@@ -121,10 +121,7 @@ impl Actor {
         self.live = Some(live);
         step.driver_changed();
         if let Some(turn) = self.ungiven_turn() {
-            match std::mem::take(&mut self.cancelling) {
-                true => self.input_into(step, Input::TurnStopped(ob_core::session::TurnStop::Cancelled)),
-                false => self.prompt(step, turn),
-            }
+            self.prompt(step, turn);
         } else if self.cancelling
             && let Some(driver) = &mut self.driver
         {

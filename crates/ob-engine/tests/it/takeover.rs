@@ -110,10 +110,10 @@ async fn a_task_that_comes_while_the_sandbox_is_being_found_again_is_done() {
     assert!(has_text(&log, "the answer of the second server"), "{:?}", texts(&log));
     engine.shutdown(true).await;
 
-    // Stopped before the agent could get it: it is not done, and the session goes on.
+    // An interrupt that a crash would forget is not acknowledged.
     let engine = world.engine(third).await;
-    ask(&engine, Operation::SessionMessage, json!({ "session_id": session, "message": "too much" })).await;
-    ask(&engine, Operation::SessionInterrupt, json!({ "session_id": session })).await;
+    ask(&engine, Operation::SessionMessage, json!({ "session_id": session, "message": "and more" })).await;
+    refused(&engine, Operation::SessionInterrupt, json!({ "session_id": session })).await;
     world.state(&session, "idle", 3).await;
     engine.shutdown(false).await;
 }
