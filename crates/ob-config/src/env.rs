@@ -47,6 +47,8 @@ pub(crate) const OPENAI_MODEL: &str = "OPENAI_MODEL";
 pub(crate) const HOME: &str = "HOME";
 /// Where sockets may be, if there is one.
 pub(crate) const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+/// Where programs keep what they remember, if not in `~/.local/state`.
+pub(crate) const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// Where Rust's toolchains are.
 pub(crate) const RUSTUP_HOME: &str = "RUSTUP_HOME";
 /// Where cargo is.
@@ -75,6 +77,10 @@ pub const VARIABLES: &[Variable] = &[
     },
     Variable { name: HOME, doc: "Where `~/.oubliette` and the toolchains are looked for." },
     Variable { name: XDG_RUNTIME_DIR, doc: "Where sockets go, for a server that does not run as root." },
+    Variable {
+        name: XDG_STATE_HOME,
+        doc: "Where it is noted which homes you named, if not in `~/.local/state`.",
+    },
     Variable { name: RUSTUP_HOME, doc: "Rust's toolchains, if not in `~/.rustup`." },
     Variable {
         name: CARGO_HOME,
