@@ -153,17 +153,28 @@ impl Resolver<'_> {
         self.out.mistakes.push(Mistake::new(format!("{place}: {path}"), what));
     }
 
-    /// One of two names of the same thing; both together are a mistake.
+    /// One of two names of the same thing. The environment goes over the file; both together in one of them are a
+    /// mistake.
     fn either<T>(
         &mut self,
         path: [&str; 2],
         first: Option<Placed<T>>,
         second: Option<Placed<T>>,
     ) -> Option<Placed<T>> {
-        if let (Some(_), Some(second)) = (&first, &second) {
-            self.mistake(&second.place, path[1], format!("is the old name of {}, which is set too", path[0]));
+        match (first, second) {
+            (Some(first), Some(second)) if first.in_file != second.in_file => {
+                Some(if first.in_file { second } else { first })
+            }
+            (Some(first), Some(second)) => {
+                self.mistake(
+                    &second.place,
+                    path[1],
+                    format!("is the old name of {}, which is set too", path[0]),
+                );
+                Some(first)
+            }
+            (first, second) => first.or(second),
         }
-        first.or(second)
     }
 
     fn server(&mut self) {

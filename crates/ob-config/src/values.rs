@@ -1,6 +1,7 @@
 //! Every value as it is in effect, with where it came from, fit to be shown; and what differs between two of them.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ob_core::redact::MASK;
@@ -86,11 +87,21 @@ pub(crate) fn in_effect(findings: &Findings, redactor: &Redactor) -> Vec<ConfigV
         let path = path.join(".");
         values.insert(path.clone(), ConfigValue { path, value, origin: DEFAULT.to_owned(), fingerprint });
     }
+    let from_environment: BTreeSet<String> = findings
+        .values
+        .iter()
+        .filter(|(_, found)| !found.in_file)
+        .map(|(path, _)| new_name(&path.join(".")).to_owned())
+        .collect();
     for (path, found) in &findings.values {
         let Some((mut value, fingerprint)) = shown(&found.value) else { continue };
         redactor.redact_json(&mut value);
         let said = path.join(".");
         let path = new_name(&said).to_owned();
+        // The environment goes over the file, by whichever name.
+        if found.in_file && from_environment.contains(&path) {
+            continue;
+        }
         let origin = if path == said { found.place.clone() } else { format!("{} ({said})", found.place) };
         values.insert(path.clone(), ConfigValue { path, value, origin, fingerprint });
     }
