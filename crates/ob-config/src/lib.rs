@@ -71,6 +71,7 @@ pub use values::Change;
 pub use values::ConfigValue;
 pub use values::after_reload;
 pub use values::changes;
+pub use values::default_values;
 pub use watch::Watch;
 pub use watch::watch;
 

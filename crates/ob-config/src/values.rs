@@ -121,6 +121,11 @@ fn defaults() -> Findings {
     check(&root, DEFAULT)
 }
 
+/// What is in effect if nothing is set.
+pub fn default_values() -> Vec<ConfigValue> {
+    in_effect(&Findings::default(), &Redactor::default())
+}
+
 /// What changed from one configuration to another, by path.
 pub fn changes(from: &[ConfigValue], to: &[ConfigValue]) -> Vec<Change> {
     let by_path = |values: &'_ [ConfigValue]| {

@@ -122,7 +122,12 @@ impl Resolver<'_> {
         match self.values.get(&path).map(|found| &found.value) {
             Some(Checked::Text(name)) => providers.contains_key(name).then(|| name.clone()),
             _ if providers.len() == 1 => providers.keys().next().cloned(),
-            _ => None,
+            // A key alone, as the environment of a developer has many, says less than a model.
+            _ => {
+                let mut with_model =
+                    providers.iter().filter(|(_, provider)| provider.default_model.is_some());
+                with_model.next().filter(|_| with_model.next().is_none()).map(|(name, _)| name.clone())
+            }
         }
     }
 
