@@ -77,6 +77,34 @@ async fn a_copy_under_load_has_all_that_was_acknowledged_before_it() {
     store.close().await.expect("close");
 }
 
+/// The worst that `cp -r` can do: between the two files, in either order, come commits enough for checkpoints.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_dawdles_between_the_files_is_whole() {
+    for files in [["oubliette.db", "oubliette.db-wal"], ["oubliette.db-wal", "oubliette.db"]] {
+        let folder = Folder::new();
+        let store = open(folder.path()).await;
+        let id = seed(&store).await.id;
+        let mut kept = 0;
+        for n in 0..COPIES / 4 {
+            let copy = folder.path().join(format!("copy{n}"));
+            std::fs::create_dir_all(copy.join("data/blobs")).expect("a folder");
+            let before = kept;
+            for file in files {
+                let data = |folder: &Path| folder.join("data").join(file);
+                let done =
+                    Command::new("cp").arg(data(folder.path())).arg(data(&copy)).status().expect("cp runs");
+                assert!(done.success());
+                for _ in 0..COMMITS {
+                    commit(&store, vec![append(&id, "x".repeat(50_000))]).await.expect("append");
+                    kept += 1;
+                }
+            }
+            assert!(events(&copy, &id).await >= before, "copy {n}, {} first", files[0]);
+        }
+        store.close().await.expect("close");
+    }
+}
+
 /// As the runbook has it: `kill -TERM`, and `cp -r` right behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_while_the_store_closes_has_all_of_it() {
