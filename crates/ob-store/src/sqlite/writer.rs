@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use super::apply::Applier;
 use super::change::Prepared;
 use super::checkpoint;
+use super::copies::Copies;
 use super::doorbell::Doorbells;
 use super::fault::Fault;
 use super::reader::Readers;
@@ -91,6 +92,7 @@ struct Announcement {
 pub(crate) struct Writer {
     pub(crate) connection: Connection,
     pub(crate) database: PathBuf,
+    pub(crate) copies: Arc<Copies>,
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) doorbells: Arc<Doorbells>,
     pub(crate) tail: Arc<Tail>,
@@ -108,6 +110,7 @@ struct Batches<'a> {
     announcements: mpsc::Sender<Announcement>,
     applier: Applier,
     wal: checkpoint::WalLength,
+    copies: &'a Copies,
     checkpoints: std_mpsc::SyncSender<()>,
     newest: Timestamp,
     /// True if moving events failed and no commit has succeeded since.
@@ -132,7 +135,7 @@ impl Writer {
         self.doorbells.close_all();
         reach(CrashPoint::CloseBefore);
         // None of us reads any more, so this empties the WAL unless another process does.
-        if let Err(fault) = checkpoint::truncate(&self.connection) {
+        if let Err(fault) = checkpoint::finish(&self.connection, &self.copies) {
             tracing::warn!(?fault, "the WAL could not be emptied at the end; the next start does it");
         }
         reach(CrashPoint::CloseAfter);
@@ -146,7 +149,7 @@ impl Writer {
 
     fn work(&mut self) -> Result<(), Fault> {
         let wal = checkpoint::WalLength::watch(&mut self.connection)?;
-        let (checkpoints, checkpointer) = checkpoint::start(self.database.clone())?;
+        let (checkpoints, checkpointer) = checkpoint::start(self.database.clone(), Arc::clone(&self.copies))?;
         let mut applier = Applier::new(Arc::clone(&self.tail));
         applier.must_purge = has_purges(&self.connection)?;
         let (announcements, announced) = mpsc::channel(UNANNOUNCED);
@@ -159,6 +162,7 @@ impl Writer {
             announcements,
             applier,
             wal,
+            copies: &self.copies,
             checkpoints,
             newest: Timestamp::default(),
             is_move_stalled: false,
@@ -414,7 +418,9 @@ impl Batches<'_> {
         let is_worth_it = self.wal.is_worth_a_checkpoint();
         if self.wal.is_over_the_cap() {
             // One in the background, asked for now, would only be in the way.
-            if let Err(fault) = checkpoint::restart(self.connection) {
+            if let Err(fault) =
+                checkpoint::restart_apart(self.connection, self.copies, self.wal.is_far_over_the_cap())
+            {
                 tracing::warn!(?fault, "the WAL could not be started anew");
             }
         } else if is_worth_it {
