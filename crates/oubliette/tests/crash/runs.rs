@@ -39,9 +39,9 @@ const RUNS_OF_A_HOME: usize = 25;
 /// Homes that are worked on at once: most of a run is waiting.
 const AT_ONCE: usize = 2;
 /// An armed server dies within this, or the point was not reached in this run.
-const WITHIN: Duration = Duration::from_secs(6);
+const WITHIN: Duration = Duration::from_secs(10);
 /// A point that was not reached is tried again so often, the first time that it is reached.
-const TRIES: u32 = 4;
+const TRIES: u32 = 5;
 /// How often the server is looked at.
 const LOOK: Duration = Duration::from_millis(2);
 /// The schema's first step, which older programs made.
