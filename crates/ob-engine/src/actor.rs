@@ -117,6 +117,8 @@ enum What {
     SandboxEnded(String),
     /// The sandbox is gone, as it was told.
     Released,
+    /// The model that it waited for answers.
+    ModelFound,
 }
 
 /// How an actor begins.
