@@ -3,6 +3,7 @@
 
 mod agent;
 mod cage;
+mod idle;
 mod init;
 mod launch;
 
