@@ -44,8 +44,8 @@ const SEAL_EVENTS: usize = 4096;
 const SEAL_BYTES: usize = 1024 * 1024;
 /// Payload bytes that are kept in memory at most. A transaction that would exceed it moves them all, and its own too.
 const BYTES_MAX: usize = 2 * SEAL_BYTES;
-/// Events that one step moves at least, unless fewer are left: so many delay a commit by about a millisecond.
-const STEP_EVENTS: usize = 512;
+/// Events that one step moves at least, unless fewer are left: so many delay the next commit by less than a flush does.
+const STEP_EVENTS: usize = 128;
 
 /// An event of the open transaction.
 #[derive(Debug)]
