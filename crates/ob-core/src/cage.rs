@@ -24,8 +24,6 @@ pub const LANDLOCK_MOST: u32 = 6;
 pub struct Cage {
     /// Rights to files, as a second line behind the mounts; `None` where the kernel has no Landlock.
     pub landlock: Option<Landlock>,
-    /// Bounds of each process, soft and hard alike; one that is lower already stays.
-    pub bounds: Vec<(Bound, u64)>,
     /// The permissions that new files do not get.
     pub umask: u32,
     /// True if no other process inside may trace the guest, or read its memory, files and environment.
@@ -66,21 +64,4 @@ pub enum FileAccess {
     Change,
     /// Files may be read and written and told what to do, as devices are; none made.
     Use,
-}
-
-/// What a bound is on; the names of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bound {
-    /// Bytes of a core dump. 1, and not 0, since 0 still runs a handler that the host may have for crashes: as root,
-    /// outside.
-    Core,
-    /// Bytes that are kept in memory.
-    Memlock,
-    /// Bytes in message queues.
-    Msgqueue,
-    /// How far above others a process may put itself.
-    Nice,
-    /// The same, ahead of all others.
-    Rtprio,
 }

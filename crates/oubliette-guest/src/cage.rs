@@ -27,23 +27,18 @@ use landlock::RulesetCreatedAttr as _;
 use landlock::RulesetError;
 use landlock::RulesetStatus;
 use landlock::Scope;
-use ob_core::cage::Bound;
 use ob_core::cage::CAGE_FILE;
 use ob_core::cage::Cage;
 use ob_core::cage::FileAccess;
 use ob_core::cage::Landlock;
 use ob_core::cage::MAX_CAGE;
 use rustix::process::DumpableBehavior;
-use rustix::process::Resource;
-use rustix::process::Rlimit;
 
 /// Why the cage cannot be closed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CageError {
     #[error("cannot read {CAGE_FILE}: {0}")]
     Order(#[source] io::Error),
-    #[error("cannot bound {bound:?}: {source}")]
-    Bound { bound: Bound, source: rustix::io::Errno },
     #[error("cannot hide from other processes: {0}")]
     Hide(#[source] rustix::io::Errno),
     #[error("cannot name {path} to landlock: {source}")]
@@ -60,9 +55,6 @@ pub(crate) enum CageError {
 pub(crate) fn close() -> Result<(), CageError> {
     let order = read(Path::new(CAGE_FILE)).map_err(CageError::Order)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(order.umask));
-    for (bound, value) in &order.bounds {
-        set(*bound, *value).map_err(|source| CageError::Bound { bound: *bound, source })?;
-    }
     if order.is_guest_hidden {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(CageError::Hide)?;
     }
@@ -92,20 +84,6 @@ fn read(path: &Path) -> io::Result<Cage> {
     let mut text = Vec::new();
     File::open(path)?.take(MAX_CAGE).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
-}
-
-/// Sets a bound, which nobody without privileges raises again.
-fn set(bound: Bound, value: u64) -> rustix::io::Result<()> {
-    let resource = match bound {
-        Bound::Core => Resource::Core,
-        Bound::Memlock => Resource::Memlock,
-        Bound::Msgqueue => Resource::Msgqueue,
-        Bound::Nice => Resource::Nice,
-        Bound::Rtprio => Resource::Rtprio,
-    };
-    let hard = rustix::process::getrlimit(resource).maximum;
-    let value = hard.map_or(value, |hard| hard.min(value));
-    rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
 }
 
 /// Restricts this process, and what it starts from now on.
@@ -195,13 +173,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("cage.json");
         assert!(read(&path).is_err(), "missing");
-        let whole = r#"{"landlock":null,"bounds":[["core",1]],"umask":18,"is_guest_hidden":true}"#;
+        let whole = r#"{"landlock":null,"umask":18,"is_guest_hidden":true}"#;
         for text in [&whole[..whole.len() - 1], "{}", &whole.replace("umask", "unmask")] {
             std::fs::write(&path, text).expect("written");
             assert!(read(&path).is_err(), "{text}");
         }
         std::fs::write(&path, whole).expect("written");
-        assert_eq!(read(&path).expect("whole").bounds, [(Bound::Core, 1)], "the control");
+        assert_eq!(read(&path).expect("whole").umask, 0o022, "the control");
     }
 
     #[test]

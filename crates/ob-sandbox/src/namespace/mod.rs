@@ -40,8 +40,8 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use ob_core::Refusal;
 use ob_core::Timestamp;
-use ob_core::cage::Bound;
 use ob_core::cage::Cage;
+use ob_core::launch::Bound;
 use ob_core::launch::CONTROL_SOCKET;
 use ob_core::launch::FIRST_DATA_FD;
 use ob_core::launch::LaunchPlan;
@@ -243,6 +243,7 @@ impl NamespaceBackend {
             data,
             stage: sources.stage,
             user: sources.user,
+            bounds: if self.protections.has(Protection::Bounds) { BOUNDS.to_vec() } else { Vec::new() },
             groups: groups.wanted,
             placeholders: git.placeholders,
             lease_ms: u64::try_from(spec.lease.as_millis()).unwrap_or(u64::MAX),
@@ -252,12 +253,10 @@ impl NamespaceBackend {
 
     /// What the first process is to give up before anything else.
     fn cage(&self, policy: &Policy) -> Cage {
-        let has = |protection| self.protections.has(protection);
         Cage {
             landlock: self.landlock().map(|abi| landlock::order(policy, abi)),
-            bounds: if has(Protection::Bounds) { BOUNDS.to_vec() } else { Vec::new() },
             umask: UMASK,
-            is_guest_hidden: has(Protection::HiddenGuest),
+            is_guest_hidden: self.protections.has(Protection::HiddenGuest),
         }
     }
 

@@ -72,6 +72,8 @@ fn makes_the_calls_it_is_told() {
 
 /// The number of the probe's own attempt that uses the 32-bit table instead.
 pub(crate) const GETPID_32: i64 = -32;
+/// The number of its attempt to mount something, which takes more than numbers.
+pub(crate) const MOUNT: i64 = -33;
 
 fn attempt(attempt: &Attempt) -> Outcome {
     // SAFETY: libtest runs this on the main thread (`--test-threads 1`), and the child only makes system calls.
@@ -98,6 +100,13 @@ fn attempt(attempt: &Attempt) -> Outcome {
 fn make(attempt: &Attempt) -> i32 {
     if attempt.number == GETPID_32 {
         return old_getpid();
+    }
+    if attempt.number == MOUNT {
+        // SAFETY: all strings are constants, and the other arguments may be empty.
+        let result = unsafe {
+            libc::mount(c"none".as_ptr(), c"/tmp".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null())
+        };
+        return if result == 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(254) };
     }
     let [a, b, c, d, e, f] = attempt.arguments;
     // SAFETY: whatever it does, it does to this child, which ends now.
