@@ -116,6 +116,7 @@ impl Actor {
             serde_json::json!({
                 "backend": self.record.backend,
                 "enforcement": live.enforcement,
+                "walls": live.walls(),
                 "adopted": adopted,
             }),
         ));
