@@ -217,6 +217,16 @@ impl Batch {
         session
     }
 
+    /// A session in the user's folder itself that is ready.
+    pub(crate) fn session_in_place(&self, source: &Path) -> String {
+        self.model.push(Answer::text("Ready."));
+        let folder = source.to_str().expect("text");
+        let words = ["run", "Get ready.", "--project", folder, "--in-place", "--detach", "--keep"];
+        let session = self.home.json(&words)["session_id"].as_str().expect("an id").to_owned();
+        until("the session to be ready", || self.home.state(&session) == "idle");
+        session
+    }
+
     /// Has a session's agent run a command, and waits until its turn is over.
     pub(crate) fn sh(&self, session: &str, command: &str) {
         self.model.push(Answer::tool("run", json!({ "command": command, "timeout_s": COMMAND_S })));

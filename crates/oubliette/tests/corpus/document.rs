@@ -64,6 +64,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("acp", "An agent that lies to the driver."),
     ("api", "The server's own doors, without a right to them."),
     ("git", "A repository that was made to harm whoever lets the server look at it."),
+    ("in_place", "The user's own folder as a workspace: what could be left there for the user's next git."),
     ("patch", "What a session changed, on its way into the user's folder."),
     ("terminal", "Text of agents on an operator's terminal: obeyed by none, and kept exact in JSON."),
     ("archives", "Archives that write elsewhere when they are unpacked."),

@@ -188,7 +188,7 @@ pub(crate) fn paint(batch: &mut Batch) {
     let shown = on_terminal(run.env("TERM", "xterm-256color"));
     let listed = batch.home.json(&["session", "list"]);
     let sessions = listed["sessions"].as_array().or_else(|| listed.as_array()).expect("sessions");
-    let id = |session: &serde_json::Value| session["id"].as_str().unwrap_or_default().to_owned();
+    let id = |session: &serde_json::Value| session["session_id"].as_str().expect("an id").to_owned();
     batch.painter = sessions
         .iter()
         .find(|s| s["title"].as_str().is_some_and(|t| t.starts_with("Paint.")))
