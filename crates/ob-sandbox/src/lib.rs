@@ -80,6 +80,15 @@ pub enum Enforcement {
     BestEffort,
 }
 
+/// What holds a backend's sandboxes from within, besides its own way of isolating. The same for all of them on a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walls {
+    /// System calls are filtered.
+    pub system_calls: bool,
+    /// The version of Landlock's interface that restricts them; `None` where the kernel has none of use.
+    pub landlock: Option<u32>,
+}
+
 /// A sandbox that was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
@@ -120,6 +129,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What this machine lacks for it, if anything, with the fix.
     async fn check(&self) -> Result<(), Refusal>;
+
+    /// What holds its sandboxes from within. One that cannot have all of this is not started.
+    fn walls(&self) -> Walls {
+        Walls::default()
+    }
 
     /// Starts the guest in a new sandbox. Returns when the sandbox is being set up; the guest dials the gate when it is
     /// there. The sandbox outlives this process.

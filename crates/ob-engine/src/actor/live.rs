@@ -17,6 +17,7 @@ use ob_component::Permit;
 use ob_gate::OpenGate;
 use ob_sandbox::Backend;
 use ob_sandbox::Enforcement;
+use ob_sandbox::Walls;
 use ob_sandbox::link::Guest;
 use serde::Deserialize;
 use serde::Serialize;
@@ -132,6 +133,11 @@ impl Live {
             _counted: counted,
             _gate: gate,
         }
+    }
+
+    /// What holds the sandbox from within.
+    pub(super) fn walls(&self) -> Walls {
+        self.backend.walls()
     }
 
     /// Starts to carry bytes and news between the agent and the actor, from where the driver stands.

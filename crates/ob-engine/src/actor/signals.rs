@@ -112,6 +112,7 @@ impl Actor {
             serde_json::json!({
                 "backend": self.record.backend,
                 "enforcement": live.enforcement,
+                "walls": live.walls(),
                 "adopted": adopted,
             }),
         ));

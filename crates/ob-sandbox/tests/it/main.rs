@@ -5,8 +5,11 @@
 
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
+mod cage;
 mod figures;
 mod life;
+mod probe;
 mod repository;
+mod tools;
 mod walls;
 mod world;

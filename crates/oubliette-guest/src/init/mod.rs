@@ -17,6 +17,7 @@ mod forward;
 mod input;
 mod process;
 mod reap;
+mod rest;
 mod serve;
 mod spawn;
 mod window;
@@ -31,6 +32,7 @@ use ob_core::link::GATE_SOCKET;
 use ob_core::link::WORKSPACE_DIR;
 
 use self::process::Processes;
+use self::rest::Rest;
 use self::spawn::Spawner;
 
 /// Where things are. Fixed inside a sandbox; tests outside of one say otherwise.
@@ -66,8 +68,11 @@ fn run() -> Result<(), StartError> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|source| StartError::Io { what: "cannot adopt orphans", source: source.into() })?;
     let spawner = Spawner::new(places.workspace);
+    let rest = Arc::new(Rest::new());
+    let waits = Arc::clone(&rest);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(move || waits.before_wait())
         .build()
         .map_err(|source| StartError::Io { what: "cannot start the event loop", source })?
         .block_on(async move {
@@ -81,7 +86,8 @@ fn run() -> Result<(), StartError> {
             tokio::join!(
                 reaper.run(&processes),
                 forward::run(loopback, &places.socket),
-                dial::run(&places.socket, &processes),
+                dial::run(&places.socket, &processes, &rest),
+                rest.run(),
             );
             Ok(())
         })

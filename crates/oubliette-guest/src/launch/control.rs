@@ -28,6 +28,7 @@ use rustix::process::WaitStatus;
 use super::complain;
 use super::group::Groups;
 use super::spawn::Bubblewrap;
+use crate::idle::Code;
 
 /// Connections at once: a server needs two; the rest is for people who look.
 const MAX_CONNECTIONS: usize = 16;
@@ -49,6 +50,7 @@ pub(super) struct Control {
     connections: Vec<Connection>,
     tail: Vec<u8>,
     output_open: bool,
+    code: Code,
 }
 
 struct Connection {
@@ -85,6 +87,7 @@ impl Control {
             connections: Vec::new(),
             tail: Vec::new(),
             output_open: true,
+            code: Code::find(),
         }
     }
 
@@ -145,6 +148,7 @@ impl Control {
             fds.push(PollFd::new(&self.child.output, PollFlags::IN));
         }
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        self.code.forget();
         rustix::event::poll(&mut fds, timeout.as_ref())?;
         let is_ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let count = self.connections.len();

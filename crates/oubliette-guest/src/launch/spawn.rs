@@ -26,6 +26,7 @@ use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::WaitOptions;
 
+use super::bound;
 use super::group::Groups;
 use super::stage;
 use super::sys;
@@ -171,6 +172,7 @@ fn become_bubblewrap(
         stage::enter(&plan.stage, user)?;
         drop_to(user).map_err(|e| format!("cannot become uid {user}: {e}"))?;
     }
+    bound::set(&plan.bounds)?;
     rustix::thread::set_no_new_privs(true).map_err(|e| format!("cannot give up new privileges: {e}"))?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| format!("cannot bind to the launcher: {e}"))?;
