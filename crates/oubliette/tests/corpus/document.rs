@@ -71,8 +71,11 @@ const CLASSES: &[(&str, &str)] = &[
     ("bombs", "What is too much; the limits themselves have tests of their own."),
 ];
 
+/// A test of the table: what is wrong with it.
+pub(crate) type Rule = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
 /// The tests of the table itself, by name.
-pub(crate) fn rules(cases: Vec<Case>) -> Vec<(&'static str, Box<dyn FnOnce() -> Result<(), String> + Send>)> {
+pub(crate) fn rules(cases: Vec<Case>) -> Vec<(&'static str, Rule)> {
     let page = page(&cases);
     vec![
         ("the_page_is_the_table", Box::new(move || is_current(&page))),

@@ -132,7 +132,7 @@ pub(super) const CASES: &[Case] = &[
         "open a control group's release agent for writing",
         "the host runs a program (CVE-2022-0492)",
         Root,
-        |p| release_agent(p),
+        release_agent,
     )
     .needs("version 1 control groups"),
     Case::inside(

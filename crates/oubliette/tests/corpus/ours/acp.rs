@@ -354,7 +354,7 @@ fn naive(before: &[String], after: &[String]) -> Seen {
                 continue;
             }
         };
-        write!(seen.sent, "{{\"id\":{},\"result\":{answer}}}\n", value["id"]).unwrap();
+        writeln!(seen.sent, "{{\"id\":{},\"result\":{answer}}}", value["id"]).unwrap();
     }
     seen
 }

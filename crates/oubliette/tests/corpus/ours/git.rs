@@ -403,7 +403,7 @@ fn script(batch: &Batch, folder: &Path, mark: &Path, text: &str) {
         .args(["20", "sh", "-c", text])
         .current_dir(folder)
         .env("M", mark)
-        .env("ME", "-c user.name=T -c user.email=t@localhost -c commit.gpgSign=false -c core.hooksPath=/dev/null -c core.fsmonitor=".to_owned())
+        .env("ME", "-c user.name=T -c user.email=t@localhost -c commit.gpgSign=false -c core.hooksPath=/dev/null -c core.fsmonitor=")
         .env("SECRET", &batch.inside.secret)
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_TERMINAL_PROMPT", "0")
