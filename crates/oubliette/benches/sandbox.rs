@@ -49,7 +49,8 @@ const EXECS: usize = 400;
 /// What a large server holds.
 const BIG: usize = 500 << 20;
 /// The limits of a sandbox as the server sets them by default.
-const LIMITS: Limits = Limits { memory: Some(4 << 30), pids: Some(4096), cpu_millis: Some(2000) };
+const LIMITS: Limits =
+    Limits { memory: Some(4 << 30), pids: Some(4096), cpu_millis: Some(2000), ..Limits::NONE };
 /// The uid of sandboxes made by root.
 const HOST_UID: u32 = 1_900_000_999;
 

@@ -70,6 +70,8 @@ pub struct Policy {
     pub env: Vec<(String, String)>,
     /// Descriptors of the system call filters.
     pub filter_fds: Vec<u32>,
+    /// The most bytes of `/tmp`, and of a home in memory.
+    pub memory_files: Option<u64>,
 }
 
 // === impl HostLayout ===
@@ -132,7 +134,8 @@ impl Policy {
         argv.push(&["--ro-bind", &self.etc, "/etc"]);
 
         argv.push(&["--proc", "/proc", "--dev", "/dev"]);
-        argv.push(&["--perms", "1777", "--tmpfs", "/tmp", "--perms", "0755", "--tmpfs", "/run"]);
+        self.in_memory(&mut argv, "1777", "/tmp");
+        argv.push(&["--perms", "0755", "--tmpfs", "/run"]);
 
         for mount in &self.read_only {
             argv.push(&["--ro-bind", &mount.source, &mount.target]);
@@ -140,7 +143,7 @@ impl Policy {
 
         match &self.home {
             Some(home) => argv.push(&["--bind", home, HOME_DIR]),
-            None => argv.push(&["--perms", "0700", "--tmpfs", HOME_DIR]),
+            None => self.in_memory(&mut argv, "0700", HOME_DIR),
         }
         let bind = |writable: bool| if writable { "--bind" } else { "--ro-bind" };
         argv.push(&[bind(self.workspace_writable), &self.workspace, WORKSPACE_DIR]);
@@ -156,6 +159,14 @@ impl Policy {
         argv.push(&["--ro-bind", &self.guest, GUEST_PROGRAM]);
         argv.push(&["--remount-ro", "/run", "--remount-ro", "/", "--chdir", WORKSPACE_DIR]);
         argv.words
+    }
+
+    /// A folder in memory.
+    fn in_memory(&self, argv: &mut Arguments, mode: &str, target: &str) {
+        if let Some(most) = self.memory_files {
+            argv.push(&["--size", &most.to_string()]);
+        }
+        argv.push(&["--perms", mode, "--tmpfs", target]);
     }
 
     fn environment(&self) -> Vec<(String, String)> {
@@ -259,6 +270,7 @@ mod tests {
             read_only: vec![Mount { source: "/opt/tools".into(), target: "/opt/tools".into() }],
             env: vec![("CARGO_NET_OFFLINE".into(), "true".into())],
             filter_fds: vec![10, 11],
+            memory_files: None,
         }
     }
 

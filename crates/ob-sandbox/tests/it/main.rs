@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
+mod conformance;
 mod figures;
 mod life;
 mod repository;
