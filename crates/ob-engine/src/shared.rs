@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) epoch: Epoch,
     /// One turn for each workspace that is being prepared.
     pub(crate) preparing: Mutex<HashMap<WorkspaceId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Turns to take a session over.
+    pub(crate) takeovers: Arc<Semaphore>,
     /// Turns to make a sandbox.
     pub(crate) starts: Arc<Semaphore>,
     /// Turns to make a patch.

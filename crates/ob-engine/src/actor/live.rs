@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
 
 use super::Signal;
-use crate::Shared;
+use crate::shared::Shared;
 
 use pump::Pump;
 

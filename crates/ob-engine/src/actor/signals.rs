@@ -178,7 +178,9 @@ impl Actor {
             return self.input_into(step, Input::Lost);
         }
         step.event(EventBody::error(&refusal));
-        if may_help && self.starts < MAX_STARTS {
+        if self.record.core.state == SessionState::Idle {
+            self.sleep(step);
+        } else if may_help && self.starts < MAX_STARTS {
             self.start_again(step);
         } else {
             self.record.reason = Some(refusal.to_string());
@@ -193,12 +195,21 @@ impl Actor {
             return self.input_into(step, Input::Lost);
         }
         step.event(EventBody::system(format!("the sandbox is gone: {reason}")));
-        if self.starts < MAX_STARTS {
+        if self.record.core.state == SessionState::Idle {
+            self.sleep(step);
+        } else if self.starts < MAX_STARTS {
             self.start_again(step);
         } else {
             self.record.reason = Some(format!("the sandbox was lost {MAX_STARTS} times: {reason}"));
             self.input_into(step, Input::Fail);
         }
+    }
+
+    /// What is left of the sandbox goes, and another one comes with the next message.
+    pub(super) fn sleep(&mut self, step: &mut Step) {
+        self.deadline = None;
+        self.starts = 0;
+        self.input_into(step, Input::Sleep);
     }
 
     /// What is left of the sandbox goes, and another one comes.
@@ -253,6 +264,15 @@ impl Actor {
                 self.cancelling = true;
                 self.start_again(&mut step);
             }
+            Deadline::Idle if self.record.core.state == SessionState::Idle => {
+                step.event(EventBody::system(format!(
+                    "nothing to do for {} s; the sandbox ends, and the next message starts another one",
+                    self.shared.sandbox.idle.as_secs()
+                )));
+                self.sleep(&mut step);
+            }
+            // The loop tries to leave.
+            Deadline::Idle => {}
             Deadline::Exit => {
                 self.stdout_ended = true;
                 self.exited_if_drained(&mut step);

@@ -11,6 +11,7 @@ use ob_core::record::SessionRecord;
 use ob_sandbox::Enforcement;
 use ob_sandbox::SandboxError;
 use ob_sandbox::link::Guest;
+use ob_store::StoreError;
 use ob_telemetry::SandboxEnded;
 use ob_telemetry::SandboxStartFailed;
 use ob_telemetry::SandboxStarted;
@@ -24,9 +25,9 @@ use super::Live;
 use super::Place;
 use super::REDIAL;
 use super::SavedDriver;
-use crate::Shared;
 use crate::actor::Signal;
 use crate::actor::What;
+use crate::shared::Shared;
 
 /// What a start needs besides the session.
 pub(in crate::actor) struct Start {
@@ -141,6 +142,10 @@ async fn wait_for(before: Option<JoinHandle<()>>) {
 }
 
 async fn end_sandbox(shared: &Shared, record: &SessionRecord, live: Option<Live>) -> Result<(), Refusal> {
+    // A server that slept for long must not end its successor's sandbox: both are in the same place.
+    if let Err(error @ StoreError::Fenced { .. }) = shared.store.claim(&record.id, shared.epoch).await {
+        return Err(error.refusal());
+    }
     let backend = match live {
         Some(live) => {
             live.guest.close();
