@@ -127,7 +127,8 @@ fn every_key_has_its_effect() {
             "sandbox": {
                 "backend": "namespace", "read_only": ["/usr"], "toolchains": "off", "env": {"A": "b"},
                 "bubblewrap": "/opt/bwrap",
-                "memory": "2g", "cpus": 1.5, "pids": 100, "lease_s": 60, "idle_s": 120,
+                "memory": "2g", "cpus": 1.5, "pids": 100, "open_files": 300, "disk": "1G", "inodes": 5000,
+                "wall_s": 3600, "output_rate": "64k", "limits": "best_effort", "lease_s": 60, "idle_s": 120,
             },
             "log": {"format": "json", "level": "info,ob_gate=debug"},
         }"#,

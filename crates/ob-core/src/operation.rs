@@ -405,6 +405,8 @@ pub struct ServerStatus {
     pub sandboxes: u64,
     /// The sandbox backend.
     pub backend: String,
+    /// False if it keeps nothing that runs inside from the machine.
+    pub isolated: bool,
     /// The model that sessions get by default; nothing if there is none, with the reason in `model_missing`.
     pub model: Option<crate::model::ModelRef>,
     /// Why there is no model.

@@ -16,6 +16,7 @@ use crate::id::WorkspaceId;
 use crate::ledger::Ledger;
 use crate::ledger::MicroUsd;
 use crate::model::ModelRef;
+use crate::resource::Enforcement;
 use crate::session::Session;
 use crate::session::TurnStop;
 use crate::time::Timestamp;
@@ -96,6 +97,9 @@ pub struct SessionRecord {
     pub model: ModelRef,
     /// The sandbox backend.
     pub backend: String,
+    /// How the limits of its newest sandbox are held; nothing before the first one.
+    #[serde(default)]
+    pub enforcement: Option<Enforcement>,
     /// The first words of the task.
     pub title: String,
     /// Number of the newest turn.
@@ -175,6 +179,12 @@ pub struct SessionView {
     pub model: ModelRef,
     /// The sandbox backend.
     pub backend: String,
+    /// False if the backend keeps nothing that runs inside from the machine.
+    #[serde(default = "is_isolated_by_default")]
+    pub isolated: bool,
+    /// How the limits of its newest sandbox are held; nothing before the first one.
+    #[serde(default)]
+    pub enforcement: Option<Enforcement>,
     /// Number of turns.
     pub turns: u32,
     /// How the newest turn that is over stopped.
@@ -191,6 +201,11 @@ pub struct SessionView {
     pub created_at: Timestamp,
     /// When its state last changed.
     pub updated_at: Timestamp,
+}
+
+/// Servers that do not say so know no other backend.
+const fn is_isolated_by_default() -> bool {
+    true
 }
 
 impl TokenRecord {

@@ -16,6 +16,16 @@ use crate::refusal::RefusalCode;
 /// The name of the backend that isolates nothing; wherever a sandbox is listed, one of it is marked unsafe.
 pub const UNSAFE_BACKEND: &str = "process";
 
+/// A backend's name for people, marked if it isolates nothing.
+pub fn marked_backend(name: &str) -> String {
+    if is_isolated(name) { name.to_owned() } else { format!("{name} (UNSAFE: isolates nothing)") }
+}
+
+/// False if the backend of this name keeps nothing that runs inside from the machine.
+pub fn is_isolated(name: &str) -> bool {
+    name != UNSAFE_BACKEND
+}
+
 /// Something that a sandbox may use so much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -113,6 +113,22 @@ impl Shared {
         self.is_root.then(|| self.host_uid(project))
     }
 
+    /// What a sandbox may use.
+    pub(crate) fn sandbox_limits(&self) -> Limits {
+        let settings = &self.sandbox;
+        Limits {
+            memory: settings.memory,
+            pids: settings.pids,
+            cpu_millis: settings.cpu_millis,
+            open_files: settings.open_files,
+            disk: settings.disk,
+            inodes: settings.inodes.map(u64::from),
+            wall: settings.wall,
+            output_rate: settings.output_rate,
+            best_effort: settings.best_effort,
+        }
+    }
+
     /// The sandbox of a session.
     pub(crate) async fn sandbox_spec(
         &self,
@@ -164,11 +180,7 @@ impl Shared {
             read_only_at: Vec::new(),
             env,
             host_uid: self.host_uid(project),
-            limits: Limits {
-                memory: self.sandbox.memory,
-                pids: self.sandbox.pids,
-                cpu_millis: self.sandbox.cpu_millis,
-            },
+            limits: self.sandbox_limits(),
             lease: self.sandbox.lease,
         }
     }

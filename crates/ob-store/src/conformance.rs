@@ -128,6 +128,7 @@ pub fn workspace(project: ProjectId) -> WorkspaceRecord {
 /// A session of a workspace and a tree.
 pub fn session(workspace: &WorkspaceRecord, tree: &TreeId) -> SessionRecord {
     SessionRecord {
+        enforcement: None,
         id: SessionId::new(Timestamp::from_micros(0), rand::random()),
         project: workspace.project,
         workspace: workspace.id,

@@ -15,6 +15,7 @@ mod metrics;
 mod names;
 
 pub use event::EventsAppended;
+pub use event::LimitReached;
 pub use event::ModelCallDone;
 pub use event::OperationDone;
 pub use event::PanicCaught;

@@ -14,9 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use ob_agent::Driver;
 use ob_component::Permit;
+use ob_core::resource::Enforcement;
 use ob_gate::OpenGate;
 use ob_sandbox::Backend;
-use ob_sandbox::Enforcement;
 use ob_sandbox::link::Guest;
 use serde::Deserialize;
 use serde::Serialize;
@@ -58,6 +58,10 @@ pub(super) struct SavedDriver {
 pub(super) struct Live {
     pub(super) process: String,
     pub(super) enforcement: Enforcement,
+    /// The working directory, as processes inside see it.
+    pub(super) workspace: String,
+    /// The most output of its agent in a second.
+    output_rate: Option<u64>,
     /// The driver as an earlier server saved it, if the sandbox was found again.
     pub(super) adopted: Option<SavedDriver>,
     /// The agent's own id of the conversation that it should continue.
@@ -107,6 +111,7 @@ impl Live {
         process: String,
         place: Place,
         enforcement: Enforcement,
+        workspace: String,
         guest: Guest,
         gate: OpenGate,
         backend: Arc<Permit<dyn Backend>>,
@@ -116,6 +121,8 @@ impl Live {
         Self {
             process,
             enforcement,
+            workspace,
+            output_rate: None,
             adopted: None,
             resume: None,
             resumed: false,
@@ -146,6 +153,7 @@ impl Live {
             generation,
             signal: signal.clone(),
             stop: self.pumps.clone(),
+            output_rate: self.output_rate,
         };
         pump.clone().spawn(pump.clone().stdout(driver.stdout_offset()));
         pump.clone().spawn(pump.clone().stderr(

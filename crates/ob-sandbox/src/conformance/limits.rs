@@ -55,8 +55,9 @@ pub async fn a_busy_loop_gets_its_share_and_it_is_told(ground: &Ground) {
     let used = live.said(&format!("{one} & {one}; wait; times")).await;
     let hit = told(&mut hits, Resource::Cpu).await;
     assert_eq!((hit.bound, hit.consequence), (20, Consequence::Slowed));
-    let seconds =
-        used.split_whitespace().filter_map(|time| time.strip_prefix("0m")?.strip_suffix('s')?.parse::<f64>().ok());
+    let seconds = used
+        .split_whitespace()
+        .filter_map(|time| time.strip_prefix("0m")?.strip_suffix('s')?.parse::<f64>().ok());
     let seconds: f64 = seconds.sum();
     assert!(seconds > 0.0 && seconds < 2.0, "of 20 s without a limit: {used}");
     live.end().await;

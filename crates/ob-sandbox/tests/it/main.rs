@@ -8,6 +8,7 @@
 mod conformance;
 mod figures;
 mod life;
+mod limits;
 mod repository;
 mod walls;
 mod world;
