@@ -61,6 +61,8 @@ pub use settings::ProviderSettings;
 pub use settings::SandboxSettings;
 pub use settings::ServerSettings;
 pub use settings::Settings;
+pub use sizes::parse_cpus;
+pub use sizes::parse_size;
 
 /// Where to look.
 #[derive(Clone, Default)]

@@ -176,6 +176,11 @@ pub struct ProjectCreate {
     /// The default model, as the configuration names it.
     #[serde(default)]
     pub model: Option<String>,
+    /// What its sandboxes may use, where that differs from the server's limits: bytes of `memory` and `disk`, bytes a
+    /// second of `output_rate`, thousandths of `cpu`, milliseconds of `wall_time`, numbers of `pids`, `open_files`,
+    /// `inodes`.
+    #[serde(default)]
+    pub limits: std::collections::BTreeMap<crate::resource::Resource, u64>,
 }
 
 /// Parameters of `project list`.

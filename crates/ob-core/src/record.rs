@@ -1,5 +1,6 @@
 //! Records: what the store keeps of each thing, and what the doors show of it. No record holds a secret.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -17,6 +18,7 @@ use crate::ledger::Ledger;
 use crate::ledger::MicroUsd;
 use crate::model::ModelRef;
 use crate::resource::Enforcement;
+use crate::resource::Resource;
 use crate::session::Session;
 use crate::session::TurnStop;
 use crate::time::Timestamp;
@@ -43,6 +45,9 @@ pub struct ProjectRecord {
     /// The default model, as the configuration names it.
     #[serde(default)]
     pub model: Option<String>,
+    /// What its sandboxes may use, where that differs from the server's limits, in the unit of each resource.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<Resource, u64>,
     /// When it was made.
     pub created_at: Timestamp,
 }

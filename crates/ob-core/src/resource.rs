@@ -143,6 +143,19 @@ impl Resource {
         }
     }
 
+    /// The least that a limit may be: less of it and no agent gets anywhere.
+    pub const fn least(self) -> u64 {
+        match self {
+            Self::Memory | Self::Disk => 64 << 20,
+            Self::Pids => 16,
+            Self::Cpu => 10,
+            Self::OpenFiles => 256,
+            Self::Inodes => 1000,
+            Self::WallTime => 1000,
+            Self::OutputRate => 16 << 10,
+        }
+    }
+
     /// What it limits, in words.
     const fn noun(self) -> &'static str {
         match self {
@@ -209,6 +222,30 @@ impl Enforcement {
              oubliette`, or accept it with `sandbox.limits` set to `best_effort`",
         )
     }
+}
+
+/// Limits as a project sets them, each in the unit of its resource.
+///
+/// # Errors
+/// Names the first that is under the least, or over what can be counted.
+pub fn check_limits(limits: &BTreeMap<Resource, u64>) -> Result<(), Refusal> {
+    for (resource, amount) in limits {
+        let least = resource.least();
+        if *amount < least {
+            return Err(Refusal::invalid(format!(
+                "the limit `{resource}` is {}, under the least of {}",
+                resource.show(*amount),
+                resource.show(least)
+            ))
+            .fix(format!("give at least {}, or leave it out for the server's own", resource.show(least))));
+        }
+        let is_counted = matches!(resource, Resource::Pids | Resource::Cpu | Resource::OpenFiles);
+        if is_counted && u32::try_from(*amount).is_err() || *amount > i64::MAX.unsigned_abs() {
+            return Err(Refusal::invalid(format!("the limit `{resource}` is too large"))
+                .fix("leave it out for the server's own"));
+        }
+    }
+    Ok(())
 }
 
 // === impl LimitHit ===
@@ -310,6 +347,17 @@ mod tests {
             hit.message(),
             "limit `disk` reached: 10 GiB of 9.9 GiB (disk space of the workspace and the home); the sandbox was ended"
         );
+    }
+
+    #[test]
+    fn limits_of_a_project_are_held_against_the_least() {
+        for resource in Resource::ALL {
+            let one = |amount| BTreeMap::from([(resource, amount)]);
+            assert!(check_limits(&one(resource.least())).is_ok(), "{resource}");
+            let refusal = check_limits(&one(resource.least() - 1)).expect_err("too small");
+            assert!(refusal.message.contains(resource.as_str()) && refusal.fix.is_some(), "{refusal}");
+            assert!(check_limits(&one(u64::MAX)).is_err(), "{resource}");
+        }
     }
 
     #[test]

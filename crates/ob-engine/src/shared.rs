@@ -113,7 +113,16 @@ impl Shared {
         self.is_root.then(|| self.host_uid(project))
     }
 
-    /// What a sandbox may use.
+    /// What a sandbox of a project may use.
+    pub(crate) fn project_limits(&self, project: &ProjectRecord) -> Limits {
+        let mut limits = self.sandbox_limits();
+        for (resource, amount) in &project.limits {
+            limits.set(*resource, *amount);
+        }
+        limits
+    }
+
+    /// What a sandbox may use if its project says nothing.
     pub(crate) fn sandbox_limits(&self) -> Limits {
         let settings = &self.sandbox;
         Limits {
@@ -180,7 +189,7 @@ impl Shared {
             read_only_at: Vec::new(),
             env,
             host_uid: self.host_uid(project),
-            limits: self.sandbox_limits(),
+            limits: self.project_limits(project),
             lease: self.sandbox.lease,
         }
     }

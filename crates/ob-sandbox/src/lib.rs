@@ -216,6 +216,21 @@ impl Limits {
         best_effort: false,
     };
 
+    /// Sets one, in the unit of its resource; what is too large to count is the most that can be.
+    pub fn set(&mut self, resource: Resource, amount: u64) {
+        let number = u32::try_from(amount).unwrap_or(u32::MAX);
+        match resource {
+            Resource::Memory => self.memory = Some(amount),
+            Resource::Pids => self.pids = Some(number),
+            Resource::Cpu => self.cpu_millis = Some(number),
+            Resource::OpenFiles => self.open_files = Some(number),
+            Resource::Disk => self.disk = Some(amount),
+            Resource::Inodes => self.inodes = Some(amount),
+            Resource::WallTime => self.wall = Some(Duration::from_millis(amount)),
+            Resource::OutputRate => self.output_rate = Some(amount),
+        }
+    }
+
     /// Those that are set, in the unit of their resource.
     pub fn bounds(&self) -> Vec<(Resource, u64)> {
         let wall = self.wall.map(|wall| u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
@@ -249,3 +264,18 @@ impl Limits {
 
 /// A backend that everyone shares.
 pub type SharedBackend = Arc<dyn Backend>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_that_is_set_is_found_again() {
+        let mut limits = Limits::NONE;
+        assert_eq!(limits.bounds(), []);
+        for resource in Resource::ALL {
+            limits.set(resource, 70_000);
+        }
+        assert_eq!(limits.bounds(), Resource::ALL.map(|resource| (resource, 70_000)));
+    }
+}

@@ -109,6 +109,7 @@ pub fn project() -> ProjectRecord {
         source: None,
         max_cost: None,
         model: None,
+        limits: Default::default(),
         created_at: Timestamp::from_micros(1),
     }
 }

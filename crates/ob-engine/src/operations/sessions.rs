@@ -78,7 +78,7 @@ impl Engine {
         // What this machine lacks is told now, and not by a session that fails.
         let backend = shared.backend()?;
         backend.check().await?;
-        backend.holds(&shared.sandbox_limits())?;
+        backend.holds(&shared.project_limits(&project))?;
         let model = shared.catalogue.resolve(params.model.as_deref().or(project.model.as_deref())).await?;
         let now = shared.now();
         let place = self.new_place().await?;

@@ -44,6 +44,11 @@ const STEP: Duration = Duration::from_millis(5);
 const REST: u32 = 3;
 /// Folders may be nested this deep; what is below is not measured, and the walk counts as incomplete.
 const MAX_DEPTH: usize = 512;
+/// What was written may be hidden by what others removed, so the folders are measured again after this if anything
+/// changed on the file system,
+const AGAIN: Duration = Duration::from_secs(60);
+/// and after this many times what a measurement takes.
+const AGAIN_TIMES: u32 = 200;
 /// Hard links of one file count as a part of it each; sums are kept in these parts.
 const PARTS: u64 = 1_000_000;
 /// Processes are looked at for deleted files for this long at most.
@@ -67,6 +72,8 @@ pub(super) struct Disk {
     next: Instant,
     /// No measurement begins before.
     rested: Instant,
+    /// A measurement begins then, if anything was written or removed.
+    again: Instant,
 }
 
 /// What may be stored.
@@ -115,6 +122,7 @@ impl Disk {
             free_at_start: free,
             next: now,
             rested: now,
+            again: now + AGAIN,
         }
     }
 
@@ -136,16 +144,19 @@ impl Disk {
                 };
                 self.measured(*walk)
             }
+            State::Idle if now >= self.again && free(&self.folders) != self.free => {
+                self.measure(now);
+                Verdict::Within
+            }
             State::Idle if now >= self.next => {
-                let headroom = self.headroom();
-                if headroom.is_some_and(|(bytes, inodes)| bytes > 0 && inodes > 0) {
-                    self.plan(headroom);
+                let room = self.room();
+                if room.bytes > 0 && room.inodes > 0 {
+                    self.plan(room);
                 } else {
                     // It may be over. It does not get further while it is found out.
                     self.freeze(true);
                     if now >= self.rested {
-                        self.state =
-                            State::Measuring(Box::new(Walk::new(&self.folders, free(&self.folders), now)));
+                        self.measure(now);
                     } else {
                         self.next = self.rested;
                     }
@@ -156,26 +167,38 @@ impl Disk {
         }
     }
 
-    /// Room that is certainly left: bytes and inodes. `None` if nothing is known.
-    fn headroom(&self) -> Option<(u64, u64)> {
-        let lost = self.free.since(free(&self.folders));
-        let (used, bounds) = (self.counted(self.used), self.bounds);
-        let room = |bound: Option<u64>, used: u64, lost: u64| {
-            bound.map_or(u64::MAX, |bound| bound.saturating_sub(used.saturating_add(lost)))
-        };
-        Some((room(bounds.bytes, used.bytes, lost.bytes), room(bounds.inodes, used.inodes, lost.inodes)))
+    fn measure(&mut self, now: Instant) {
+        self.state = State::Measuring(Box::new(Walk::new(&self.folders, free(&self.folders), now)));
     }
 
-    /// When to look again, by the room that is left.
-    fn plan(&mut self, headroom: Option<(u64, u64)>) {
-        let pause = headroom.map_or(*PAUSE.start(), |(bytes, inodes)| {
-            let time = |room: u64, fastest: u64| {
-                Duration::from_micros((room / (fastest / 1_000_000).max(1)).min(u64::from(u32::MAX)))
-            };
-            // Half of it: what is made of the rest is seen at the next look.
-            time(bytes, FASTEST).min(inodes_time(inodes)) / 2
-        });
-        self.next = Instant::now() + pause.clamp(*PAUSE.start(), *PAUSE.end());
+    /// Room that is certainly left.
+    fn room(&self) -> Amount {
+        let lost = self.free.less(free(&self.folders));
+        let used = self.counted(self.used);
+        let left = |bound: Option<u64>, used: u64, lost: u64| {
+            bound.map_or(u64::MAX, |bound| bound.saturating_sub(used.saturating_add(lost)))
+        };
+        Amount {
+            bytes: left(self.bounds.bytes, used.bytes, lost.bytes),
+            inodes: left(self.bounds.inodes, used.inodes, lost.inodes),
+        }
+    }
+
+    /// When to look again, by the room that is left: in half of the time in which it could be used up.
+    fn plan(&mut self, room: Amount) {
+        let seconds = (room.bytes / FASTEST).min(room.inodes / FASTEST_FILES);
+        let pause = if seconds >= 2 * PAUSE.end().as_secs() {
+            *PAUSE.end()
+        } else {
+            let micros = (room.bytes / (FASTEST / 1_000_000))
+                .min(room.inodes.saturating_mul(1_000_000 / FASTEST_FILES));
+            (Duration::from_micros(micros) / 2).clamp(*PAUSE.start(), *PAUSE.end())
+        };
+        self.next = Instant::now() + pause;
+    }
+
+    fn measure(&mut self, now: Instant) {
+        self.state = State::Measuring(Box::new(Walk::new(&self.folders, free(&self.folders), now)));
     }
 
     fn counted(&self, used: Amount) -> Amount {
@@ -192,7 +215,7 @@ impl Disk {
             self.first = Some(used);
         }
         // What the file system lost since the start and is in no folder: others wrote it, or it is hidden.
-        let lost = self.free_at_start.since(walk.free).bytes;
+        let lost = self.free_at_start.less(walk.free).bytes;
         let unexplained = lost.saturating_sub(self.counted(used).bytes);
         let may_hide = self.bounds.bytes.is_some_and(|bound| self.counted(used).bytes + unexplained >= bound);
         if may_hide {
@@ -204,6 +227,7 @@ impl Disk {
         }
         (self.used, self.free) = (used, walk.free);
         self.rested = Instant::now() + took * REST;
+        self.again = Instant::now() + AGAIN.max(took * AGAIN_TIMES);
         let counted = self.counted(used);
         let over = [
             (Resource::Disk, counted.bytes, self.bounds.bytes),
@@ -215,7 +239,7 @@ impl Disk {
             return Verdict::Over { resource, used, bound };
         }
         self.freeze(false);
-        self.plan(self.headroom());
+        self.plan(self.room());
         Verdict::Within
     }
 
@@ -227,18 +251,9 @@ impl Disk {
     }
 }
 
-fn inodes_time(inodes: u64) -> Duration {
-    Duration::from_millis((inodes / (FASTEST_FILES / 1000)).min(u64::from(u32::MAX)))
-}
-
 // === impl Amount ===
 
 impl Amount {
-    /// What was lost between two looks at free space.
-    const fn since(self, later: Self) -> Self {
-        self.less(later)
-    }
-
     const fn less(self, other: Self) -> Self {
         Self {
             bytes: self.bytes.saturating_sub(other.bytes),
@@ -434,8 +449,7 @@ mod tests {
     }
 
     fn measure_anew(disk: &mut Disk) -> Verdict {
-        disk.state =
-            State::Measuring(Box::new(Walk::new(&disk.folders, free(&disk.folders), Instant::now())));
+        disk.measure(Instant::now());
         verdict(disk)
     }
 

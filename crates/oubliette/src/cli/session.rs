@@ -178,7 +178,7 @@ fn parse_status(text: &str) -> Result<SessionStatus, Refusal> {
 fn row(view: &SessionView) -> Vec<String> {
     vec![
         view.session_id.to_string(),
-        view.state.clone(),
+        if view.isolated { view.state.clone() } else { format!("{} (UNSAFE)", view.state) },
         view.turns.to_string(),
         text::instant(view.created_at),
         view.model.to_string(),
