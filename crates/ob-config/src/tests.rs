@@ -613,7 +613,8 @@ fn choices_are_lower_case_words() {
             Shape::Section(keys) => keys.iter().for_each(|key| walk(key.shape)),
             Shape::Named(each) => walk(*each),
             Shape::Value(Kind::Choice(words)) => {
-                assert!(words.iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())));
+                let is_fit = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+                assert!(words.iter().all(|word| word.bytes().all(is_fit)));
             }
             Shape::Value(_) | Shape::Later => {}
         }
