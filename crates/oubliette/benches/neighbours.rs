@@ -170,7 +170,7 @@ async fn bombed(
 ) -> (f64, f64) {
     let quiet = sample(neighbour, server, n).await;
     *n += 1;
-    let bomb = ground.limited(&format!("bomb-{n}"), LIMITS).await;
+    let bomb = ground.limited(&format!("bomb-{n}"), LIMITS).await.unwrap();
     let argv = ["sh", "-c", script].map(String::from).to_vec();
     let spec = ProcessSpec { argv, cwd: None, env: Default::default(), stdin: false };
     bomb.guest.spawn("bomb", &spec).await.unwrap();
@@ -198,7 +198,7 @@ async fn bombed(
 async fn overshoot(ground: &Ground, number: usize) -> f64 {
     let limit = 512 << 20;
     let limits = Limits { disk: Some(limit), ..LIMITS };
-    let live = ground.limited(&format!("full-{number}"), limits).await;
+    let live = ground.limited(&format!("full-{number}"), limits).await.unwrap();
     // Four writers, files that are small against the limit, so that no limit on one file helps.
     let script = "for w in 1 2 3 4; do (i=0; while :; do head -c 16m /dev/zero > w$w-$i; i=$((i + 1)); done) & done; wait";
     live.try_sh(script).await.ok();
@@ -228,7 +228,7 @@ async fn main() {
     let guest = option_env!("OUBLIETTE_GUEST").map(PathBuf::from).filter(|path| path.is_file());
     let ground = ground(guest.expect("build the guest first: `make guest`"));
     let server = Arc::new(tokio::task::spawn_blocking(Server::start).await.unwrap());
-    let neighbour = ground.limited("neighbour", LIMITS).await;
+    let neighbour = ground.limited("neighbour", LIMITS).await.unwrap();
     let mut number = 0;
     sample(&neighbour, &server, &mut number).await;
     let (mut execs, mut reads) = (vec![Vec::new(); BOMBS.len()], vec![Vec::new(); BOMBS.len()]);

@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use ob_core::link::ProcessSpec;
 use ob_core::resource::LimitHit;
+use ob_core::resource::Means;
+use ob_core::resource::Resource;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
@@ -17,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::task::JoinSet;
 
 use crate::Limits;
+use crate::SandboxError;
 use crate::SandboxSpec;
 use crate::SharedBackend;
 use crate::Started;
@@ -143,11 +146,17 @@ impl Ground {
         Live { spec, started: Started { enforcement }, guest, backend, gate, number: 0.into() }
     }
 
-    /// Starts one with these limits.
-    pub async fn limited(&self, id: &str, limits: Limits) -> Live {
+    /// Starts one with these limits. Where this machine cannot hold them, a start must be refused; then there is none.
+    pub async fn limited(&self, id: &str, limits: Limits) -> Option<Live> {
         let mut spec = self.spec(id);
         spec.limits = limits;
-        self.start(spec).await
+        let Err(refusal) = self.backend.holds(&limits) else { return Some(self.start(spec).await) };
+        match self.backend.start(&spec).await {
+            Err(SandboxError::Refused(same)) => assert_eq!(same, refusal),
+            other => panic!("{refusal}, and yet: {other:?}"),
+        }
+        assert!(!spec.runtime.exists(), "nothing was made");
+        None
     }
 }
 
@@ -178,6 +187,11 @@ impl Live {
     pub async fn said(&self, script: &str) -> String {
         let output = self.sh(script).await;
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    /// True if somebody notices when this limit is reached: the kernel does not tell of resource limits.
+    pub fn tells(&self, resource: Resource) -> bool {
+        !matches!(self.started.enforcement.of(resource), None | Some(Means::None | Means::Rlimit))
     }
 
     /// The limits that it reaches.

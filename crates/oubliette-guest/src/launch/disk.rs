@@ -197,10 +197,6 @@ impl Disk {
         self.next = Instant::now() + pause;
     }
 
-    fn measure(&mut self, now: Instant) {
-        self.state = State::Measuring(Box::new(Walk::new(&self.folders, free(&self.folders), now)));
-    }
-
     fn counted(&self, used: Amount) -> Amount {
         match self.first {
             Some(first) => used.less(first),
