@@ -125,6 +125,8 @@ enum What {
     LimitHit(LimitHit),
     /// The sandbox is gone, as it was told.
     Released,
+    /// The model that it waited for answers.
+    ModelFound,
 }
 
 /// How an actor begins.

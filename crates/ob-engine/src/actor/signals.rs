@@ -85,6 +85,10 @@ impl Actor {
             }
             What::SandboxEnded(reason) => self.lost(step, &reason),
             What::LimitHit(hit) => self.limit_reached(step, hit),
+            What::ModelFound => {
+                let text = format!("the model {} answers again", self.record.model);
+                step.event(EventBody::system(text));
+            }
             What::Released => {
                 self.starting = None;
                 self.live = None;
@@ -127,6 +131,10 @@ impl Actor {
                 "adopted": adopted,
             }),
         ));
+        if let Some(refusal) = live.waits_for.take() {
+            step.event(EventBody::system(format!("waiting for the model {}: {refusal}", self.record.model)));
+            live.await_model(self.record.model.clone(), self.generation, &self.signal);
+        }
         live.attach(&driver, self.generation, &self.signal);
         self.driver = Some(driver);
         self.live = Some(live);
@@ -313,8 +321,8 @@ impl Actor {
             }
             Deadline::Idle if self.record.core.state == SessionState::Idle => {
                 step.event(EventBody::system(format!(
-                    "nothing to do for {} s; the sandbox ends, and the next message starts another one",
-                    self.shared.sandbox.idle.as_secs()
+                    "nothing to do for {:?}; the sandbox ends, and the next message starts another one",
+                    self.shared.sandbox.idle
                 )));
                 self.sleep(&mut step);
             }

@@ -32,6 +32,7 @@ use tokio::sync::watch;
 
 use super::give_to;
 use super::launcher;
+use super::launcher::GroupsMark;
 use super::launcher::Hold;
 use crate::SandboxEnd;
 use crate::SandboxError;
@@ -147,13 +148,17 @@ impl Launched {
         let (sender, ending) = watch::channel(None);
         let (hit, hits) = mpsc::channel(HITS);
         let runtime = runtime.to_owned();
+        let groups = GroupsMark::of(&runtime);
         drop(tokio::spawn(async move {
             while let Some(reached) = hold.next_hit().await {
                 // Nobody looks, or too rarely: the next report says how often.
                 hit.try_send(reached).ok();
             }
             let end = launcher::recorded_end(&runtime, now());
-            launcher::remove_leftover_groups(&runtime).await;
+            // A later server may have a sandbox in this place by now, with groups of the same names.
+            if GroupsMark::of(&runtime) == groups {
+                launcher::remove_leftover_groups(&runtime).await;
+            }
             sender.send_replace(Some(end));
         }));
         self.held().insert(id.to_owned(), Held { ending, hits: Some(hits) });

@@ -7,11 +7,11 @@ use ob_agent::Driver;
 use ob_agent::presets;
 use ob_core::Refusal;
 use ob_core::link::GUEST_PROGRAM;
+use ob_core::model::ModelSource;
 use ob_core::record::SessionRecord;
 use ob_core::resource::LimitHit;
 use ob_sandbox::SandboxError;
 use ob_sandbox::link::Guest;
-use ob_store::StoreError;
 use ob_telemetry::SandboxEnded;
 use ob_telemetry::SandboxStartFailed;
 use ob_telemetry::SandboxStarted;
@@ -143,9 +143,7 @@ async fn wait_for(before: Option<JoinHandle<()>>) {
 
 async fn end_sandbox(shared: &Shared, record: &SessionRecord, live: Option<Live>) -> Result<(), Refusal> {
     // A server that slept for long must not end its successor's sandbox: both are in the same place.
-    if let Err(error @ StoreError::Fenced { .. }) = shared.store.claim(&record.id, shared.epoch).await {
-        return Err(error.refusal());
-    }
+    shared.still_owns(&record.id).await?;
     let backend = match live {
         Some(live) => {
             live.guest.close();
@@ -173,14 +171,16 @@ async fn try_start(
         let preset = presets::find(&record.agent).map_err(StartFailure::lasting)?;
         let backend = shared.backend().map_err(StartFailure::lasting)?;
         backend.check().await.map_err(StartFailure::lasting)?;
-        shared.catalogue.ensure(&record.model).await.map_err(StartFailure::lasting)?;
+        let waits_for = model_missing(shared, record).await.map_err(StartFailure::lasting)?;
         let workspace = shared.prepared_workspace(record).await.map_err(StartFailure::lasting)?;
         let spec = shared.sandbox_spec(record, &workspace).await.map_err(StartFailure::passing)?;
-        Ok((turn, preset, backend, spec))
+        // A workspace that is copied takes long enough for a successor to come.
+        shared.still_owns(&record.id).await.map_err(StartFailure::passing)?;
+        Ok((turn, preset, backend, spec, waits_for))
     };
     // Only what makes no sandbox is cut off: a sandbox that is being made must be known to be ended.
     let Some(prepared) = unwanted.run_until_cancelled(prepare).await else { return Ok(None) };
-    let (_turn, preset, backend, spec) = prepared?;
+    let (_turn, preset, backend, spec, waits_for) = prepared?;
     let inside = backend.inside(&spec);
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
@@ -223,6 +223,7 @@ async fn try_start(
     let mut live = Live::new(process, place, started.enforcement, workspace, guest, gate, backend, counted);
     live.output_rate = spec.limits.output_rate;
     live.resume = resume;
+    live.waits_for = waits_for;
     Ok(Some(live))
 }
 
@@ -252,9 +253,11 @@ async fn try_adopt(
     if let Some(end) = backend.adopt(record.id.suffix(), &runtime).await.map_err(Gone::because)? {
         return Err(Gone { reason: end.reason, limit: end.limit });
     }
-    shared.catalogue.ensure(&record.model).await.map_err(Gone::because)?;
+    // Whatever is wrong with its model: the sandbox holds work, and the model may come back.
+    let waits_for = shared.catalogue.ensure(&record.model).await.err();
     let workspace = shared.prepared_workspace(record).await.map_err(Gone::because)?;
     let spec = shared.sandbox_spec(record, &workspace).await.map_err(Gone::because)?;
+    shared.still_owns(&record.id).await.map_err(Gone::because)?;
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(Gone::because)?;
     guest.connected(REDIAL).await.map_err(Gone::because)?;
@@ -269,8 +272,19 @@ async fn try_adopt(
     // What it wrote there while nobody listened is skipped: only the end of it is ever shown.
     live.stderr_from = status.stderr_end;
     live.adopted = Some(saved);
+    live.waits_for = waits_for;
     live.resumed = true;
     Ok(live)
+}
+
+/// What is wrong with the session's model, if waiting may help: a server on this machine may only be slower to start
+/// than we are. Fails if it will not help.
+async fn model_missing(shared: &Shared, record: &SessionRecord) -> Result<Option<Refusal>, Refusal> {
+    match shared.catalogue.ensure(&record.model).await {
+        Ok(()) => Ok(None),
+        Err(refusal) if record.model.source == ModelSource::Local => Ok(Some(refusal)),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// Tells the actor when the sandbox ends by itself.
