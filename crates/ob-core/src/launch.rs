@@ -59,6 +59,8 @@ pub struct LaunchPlan {
     pub stage: Vec<StagedSource>,
     /// The uid and gid that bubblewrap runs as, if the launcher is root. Never 0.
     pub user: Option<u32>,
+    /// Bounds of each process inside, soft and hard alike; a lower one that is there already stays.
+    pub bounds: Vec<(Bound, u64)>,
     /// Control groups to make and join.
     pub groups: Vec<ControlGroup>,
     /// Limits that each process inherits.
@@ -93,6 +95,23 @@ pub struct Owner {
     pub uid: u32,
     /// The gid.
     pub gid: u32,
+}
+
+/// What a bound is on; the names of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Bytes of a core dump. 1, and not 0, since 0 still runs a handler that the host may have for crashes: as root,
+    /// outside.
+    Core,
+    /// Bytes that are kept in memory.
+    Memlock,
+    /// Bytes in message queues.
+    Msgqueue,
+    /// How far above others a process may put itself.
+    Nice,
+    /// The same, ahead of all others.
+    Rtprio,
 }
 
 /// A control group to make and join.

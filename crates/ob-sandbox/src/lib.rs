@@ -106,6 +106,15 @@ pub struct Inside {
     pub read_only_at: Vec<String>,
 }
 
+/// What holds a backend's sandboxes from within, besides its own way of isolating. The same for all of them on a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walls {
+    /// System calls are filtered.
+    pub system_calls: bool,
+    /// The version of Landlock's interface that restricts them; `None` where the kernel has none of use.
+    pub landlock: Option<u32>,
+}
+
 /// A sandbox that was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
@@ -171,6 +180,11 @@ pub trait Backend: Send + Sync + 'static {
             guest: GUEST_PROGRAM.to_owned(),
             read_only_at: spec.read_only_at.iter().map(|(_, target)| target.clone()).collect(),
         }
+    }
+
+    /// What holds its sandboxes from within. One that cannot have all of this is not started.
+    fn walls(&self) -> Walls {
+        Walls::default()
     }
 
     /// Starts the guest in a new sandbox. Returns when the sandbox is being set up; the guest dials the gate when it is

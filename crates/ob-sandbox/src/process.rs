@@ -38,6 +38,7 @@ use crate::host::Sources;
 use crate::host::check_spec;
 use crate::host::make_private;
 use crate::host::watched;
+use crate::namespace::BOUNDS;
 use crate::namespace::policy;
 use crate::namespace::rlimits;
 
@@ -134,6 +135,7 @@ impl ProcessBackend {
             data: Vec::new(),
             stage: sources.stage,
             user: sources.user,
+            bounds: BOUNDS.to_vec(),
             groups: groups.wanted,
             rlimits: rlimits(&spec.limits, false),
             watch: watched(spec, if self.is_root { &[] } else { std::slice::from_ref(&temporary) }),

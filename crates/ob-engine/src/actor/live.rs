@@ -19,6 +19,7 @@ use ob_core::model::ModelRef;
 use ob_core::resource::Enforcement;
 use ob_gate::OpenGate;
 use ob_sandbox::Backend;
+use ob_sandbox::Walls;
 use ob_sandbox::link::Guest;
 use serde::Deserialize;
 use serde::Serialize;
@@ -148,6 +149,11 @@ impl Live {
             counted,
             _gate: gate,
         }
+    }
+
+    /// What holds the sandbox from within.
+    pub(super) fn walls(&self) -> Walls {
+        self.backend.walls()
     }
 
     /// Starts to carry bytes and news between the agent and the actor, from where the driver stands.

@@ -128,6 +128,7 @@ impl Actor {
                 "backend": self.record.backend,
                 "enforcement": live.enforcement,
                 "isolated": is_isolated(&self.record.backend),
+                "walls": live.walls(),
                 "adopted": adopted,
             }),
         ));

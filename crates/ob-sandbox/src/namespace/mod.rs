@@ -12,8 +12,10 @@
 mod check;
 mod etc;
 mod git;
+pub mod landlock;
 pub mod policy;
-mod seccomp;
+pub mod protection;
+pub mod seccomp;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -27,6 +29,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use base64::Engine as _;
 use ob_core::Refusal;
+use ob_core::cage::Cage;
+use ob_core::launch::Bound;
 use ob_core::launch::FIRST_DATA_FD;
 use ob_core::launch::LaunchPlan;
 use ob_core::launch::Owner;
@@ -46,17 +50,31 @@ pub use crate::host::give_to;
 use self::policy::HostLayout;
 use self::policy::Mount;
 use self::policy::Policy;
+use self::protection::Protection;
+use self::protection::Protections;
 use crate::Backend;
 use crate::Limits;
 use crate::SandboxEnd;
 use crate::SandboxError;
 use crate::SandboxSpec;
 use crate::Started;
+use crate::Walls;
 use crate::host::GuestProgram;
 use crate::host::Launched;
 use crate::host::Sources;
 use crate::host::check_spec;
 use crate::host::watched;
+
+/// Bounds of each process inside, whatever the server itself may.
+pub(crate) const BOUNDS: [(Bound, u64); 5] = [
+    (Bound::Core, 1),
+    (Bound::Memlock, 8 << 20),
+    (Bound::Msgqueue, 800 << 10),
+    (Bound::Nice, 0),
+    (Bound::Rtprio, 0),
+];
+/// Permissions that new files inside do not get, unless a program says otherwise.
+const UMASK: u32 = 0o022;
 
 /// What the backend needs to know.
 #[derive(Clone, Debug)]
@@ -83,6 +101,7 @@ pub struct NamespaceBackend {
     host: OnceLock<Host>,
     program: GuestProgram,
     launched: Launched,
+    protections: Protections,
     /// When the machine was last found able.
     checked_at: Mutex<Option<Instant>>,
 }
@@ -99,13 +118,27 @@ struct Host {
 impl NamespaceBackend {
     /// A backend; looks at nothing yet but the options. Its methods need a tokio runtime.
     pub fn new(options: NamespaceOptions) -> Self {
+        Self::with(options, Protections::default())
+    }
+
+    /// A backend whose sandboxes lack these protections, for the controls of tests: what a protection denies must work
+    /// without it. No shipped program is built with this.
+    #[cfg(feature = "weakened")]
+    pub fn weakened(options: NamespaceOptions, left_out: &[Protection]) -> Self {
+        Self::with(options, Protections::without(left_out))
+    }
+
+    fn with(options: NamespaceOptions, protections: Protections) -> Self {
+        let filters =
+            if protections.has(Protection::SystemCalls) { seccomp::filters() } else { Ok(Vec::new()) };
         Self {
             program: GuestProgram::new(options.guest.clone(), options.programs.clone()),
             options,
             is_root: rustix::process::geteuid().is_root(),
-            filters: seccomp::filters().map_err(|error| error.to_string()),
+            filters: filters.map_err(|error| error.to_string()),
             host: OnceLock::new(),
             launched: Launched::default(),
+            protections,
             checked_at: Mutex::default(),
         }
     }
@@ -158,8 +191,7 @@ impl NamespaceBackend {
             policy::check_variable(name, value)?;
         }
         let filters = self.filters()?;
-        let data =
-            filters.iter().map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes)).collect();
+        let filter_fds: Vec<u32> = (FIRST_DATA_FD..).take(filters.len()).collect();
         let etc = etc::image(&self.options.programs).map_err(|error| {
             Refusal::unavailable(format!(
                 "cannot make a copy of /etc in {}: {error}",
@@ -178,22 +210,38 @@ impl NamespaceBackend {
             guest: sources.add(guest, true, None)?,
             read_only,
             env: spec.env.clone(),
-            filter_fds: (FIRST_DATA_FD..).take(filters.len()).collect(),
+            cage_fd: filter_fds.last().map_or(FIRST_DATA_FD, |last| last + 1),
+            filter_fds,
+            protections: self.protections.clone(),
             memory_files: [spec.limits.disk, spec.limits.memory].into_iter().flatten().min(),
         };
-        let groups = self.host().groups.groups(&spec.runtime, &spec.limits);
-        let enforcement = self.enforcement_of(&spec.runtime, &spec.limits);
-        let rlimits = rlimits(&spec.limits, enforcement.of(Resource::Pids) == Some(Means::Rlimit));
-        let command = self.options.first_process.clone();
+        let cage = serde_json::to_vec(&self.cage(&policy)).map_err(|error| {
+            Refusal::invalid(format!("a path of the sandbox cannot be written: {error}")).fix("use UTF-8")
+        })?;
+        let encode = |bytes: &Vec<u8>| base64::engine::general_purpose::STANDARD.encode(bytes);
+        let data = filters.iter().chain([&cage]).map(encode).collect();
+        // Without control groups nothing that needs them is asked for: a control must start.
+        let limits = match self.protections.has(Protection::ControlGroups) {
+            true => spec.limits,
+            false => Limits { memory: None, pids: None, cpu_millis: None, ..spec.limits },
+        };
+        let groups = self.host().groups.groups(&spec.runtime, &limits);
+        let enforcement = self.enforcement_of(&spec.runtime, &limits);
+        let rlimits = rlimits(&limits, enforcement.of(Resource::Pids) == Some(Means::Rlimit));
+        let command = match &self.options.first_process {
+            None => vec![GUEST_PROGRAM.to_owned()],
+            Some(words) => [GUEST_PROGRAM, "exec"].map(str::to_owned).iter().chain(words).cloned().collect(),
+        };
         let plan = LaunchPlan {
             runtime: spec.runtime.clone(),
             bwrap: check::find_bubblewrap(self.options.bwrap.as_deref())?,
             args: policy.argv(),
-            command: command.unwrap_or_else(|| vec![GUEST_PROGRAM.to_owned()]),
+            command,
             direct: None,
             data,
             stage: sources.stage,
             user: sources.user,
+            bounds: if self.protections.has(Protection::Bounds) { BOUNDS.to_vec() } else { Vec::new() },
             groups: groups.wanted,
             rlimits,
             watch: watched(spec, &[]),
@@ -202,6 +250,20 @@ impl NamespaceBackend {
             lease_ms: u64::try_from(spec.lease.as_millis()).unwrap_or(u64::MAX),
         };
         Ok(plan)
+    }
+
+    /// What the first process is to give up before anything else.
+    fn cage(&self, policy: &Policy) -> Cage {
+        Cage {
+            landlock: self.landlock().map(|abi| landlock::order(policy, abi)),
+            umask: UMASK,
+            is_guest_hidden: self.protections.has(Protection::HiddenGuest),
+        }
+    }
+
+    /// The version of Landlock that restricts sandboxes on this machine, if any does.
+    fn landlock(&self) -> Option<u32> {
+        landlock::usable(landlock::kernel()).filter(|_| self.protections.has(Protection::Landlock))
     }
 
     /// The owner to keep on disk, if the workspace is a user's folder. One that is ours must belong to the sandbox.
@@ -231,6 +293,10 @@ impl NamespaceBackend {
 impl Backend for NamespaceBackend {
     fn name(&self) -> &'static str {
         "namespace"
+    }
+
+    fn walls(&self) -> Walls {
+        Walls { system_calls: self.protections.has(Protection::SystemCalls), landlock: self.landlock() }
     }
 
     async fn check(&self) -> Result<(), Refusal> {

@@ -17,6 +17,7 @@ mod forward;
 mod input;
 mod process;
 mod reap;
+mod rest;
 mod serve;
 mod spawn;
 mod window;
@@ -33,6 +34,7 @@ use ob_core::link::OUTSIDE_WORKSPACE;
 use ob_core::link::WORKSPACE_DIR;
 
 use self::process::Processes;
+use self::rest::Rest;
 use self::spawn::Spawner;
 
 /// Where things are. Fixed inside a sandbox; tests outside of one say otherwise.
@@ -68,8 +70,11 @@ fn run() -> Result<(), StartError> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|source| StartError::Io { what: "cannot adopt orphans", source: source.into() })?;
     let mut spawner = Spawner::new(places.workspace);
+    let rest = Arc::new(Rest::new());
+    let waits = Arc::clone(&rest);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(move || waits.before_wait())
         .build()
         .map_err(|source| StartError::Io { what: "cannot start the event loop", source })?
         .block_on(async move {
@@ -88,7 +93,8 @@ fn run() -> Result<(), StartError> {
             tokio::join!(
                 reaper.run(&processes),
                 forward::run(loopback, &places.socket),
-                dial::run(&places.socket, &processes),
+                dial::run(&places.socket, &processes, &rest),
+                rest.run(),
             );
             Ok(())
         })

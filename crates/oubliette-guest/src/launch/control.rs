@@ -30,6 +30,7 @@ use super::complain;
 use super::group::Groups;
 use super::spawn::Bubblewrap;
 use super::watch::Watch;
+use crate::idle::Code;
 
 /// Connections at once: a server needs two; the rest is for people who look.
 const MAX_CONNECTIONS: usize = 16;
@@ -52,6 +53,7 @@ pub(super) struct Control {
     connections: Vec<Connection>,
     tail: Vec<u8>,
     output_open: bool,
+    code: Code,
 }
 
 struct Connection {
@@ -89,6 +91,7 @@ impl Control {
             connections: Vec::new(),
             tail: Vec::new(),
             output_open: true,
+            code: Code::find(),
         }
     }
 
@@ -160,6 +163,7 @@ impl Control {
             fds.push(PollFd::new(&self.child.output, PollFlags::IN));
         }
         let timeout = Timespec::try_from(most).ok();
+        self.code.forget();
         rustix::event::poll(&mut fds, timeout.as_ref())?;
         let is_ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let count = self.connections.len();

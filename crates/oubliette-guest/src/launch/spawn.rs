@@ -31,6 +31,7 @@ use rustix::process::Rlimit;
 use rustix::process::Signal;
 use rustix::process::WaitOptions;
 
+use super::bound;
 use super::group::Groups;
 use super::stage;
 use super::sys;
@@ -183,6 +184,7 @@ fn become_bubblewrap(
     } else {
         set_limits(&plan.rlimits)?;
     }
+    bound::set(&plan.bounds)?;
     rustix::thread::set_no_new_privs(true).map_err(|e| format!("cannot give up new privileges: {e}"))?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| format!("cannot bind to the launcher: {e}"))?;
