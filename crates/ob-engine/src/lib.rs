@@ -10,6 +10,7 @@ mod clock;
 mod diff;
 mod health;
 mod leftovers;
+mod live;
 mod models;
 mod operations;
 mod recovery;
@@ -18,6 +19,7 @@ mod workspace;
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -43,12 +45,14 @@ use actor::Command;
 use actors::Actors;
 use actors::Entered;
 use claims::Claims;
+use live::Live;
 use shared::Shared;
 
 pub use clock::Clock;
 pub use clock::SharedClock;
 pub use clock::SystemClock;
 pub use health::Check;
+pub use live::Configuration;
 pub use models::Catalogue;
 pub use models::Demonstration;
 
@@ -108,6 +112,7 @@ pub struct Engine {
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
+    configuration: OnceLock<Arc<dyn Configuration>>,
     addresses: Vec<String>,
     version: String,
     started_at: Timestamp,
@@ -126,8 +131,8 @@ impl Engine {
         let started_at = options.clock.now();
         let shared = Arc::new(Shared {
             home: options.home,
-            sandbox: options.sandbox,
-            max_cost: options.max_cost,
+            sandbox: Live::new(options.sandbox),
+            max_cost: Live::new(options.max_cost),
             store: options.store,
             tokens: options.tokens,
             registry: options.registry,
@@ -152,6 +157,7 @@ impl Engine {
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),
+            configuration: OnceLock::new(),
             addresses: options.addresses,
             version: options.version,
             started_at,
