@@ -102,11 +102,7 @@ fn make(attempt: &Attempt) -> i32 {
         return old_getpid();
     }
     if attempt.number == MOUNT {
-        // SAFETY: all strings are constants, and the other arguments may be empty.
-        let result = unsafe {
-            libc::mount(c"none".as_ptr(), c"/tmp".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null())
-        };
-        return if result == 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(254) };
+        return mount();
     }
     let [a, b, c, d, e, f] = attempt.arguments;
     // SAFETY: whatever it does, it does to this child, which ends now.
@@ -115,6 +111,19 @@ fn make(attempt: &Attempt) -> i32 {
         -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or(254),
         _ => 0,
     }
+}
+
+/// Mounts something in a mount namespace of its own: that of the sandbox belongs to an outer user namespace, in which
+/// nobody inside has any capability.
+fn mount() -> i32 {
+    // SAFETY: affects this child only, which ends now.
+    let mut result = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    if result == 0 {
+        let (source, target, kind) = (c"none".as_ptr(), c"/tmp".as_ptr(), c"tmpfs".as_ptr());
+        // SAFETY: all strings are constants, and the data may be missing.
+        result = unsafe { libc::mount(source, target, kind, 0, std::ptr::null()) };
+    }
+    if result == 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(254) }
 }
 
 /// `getpid` by the table for 32-bit programs.
