@@ -400,10 +400,13 @@ fn deleted_bytes(group: Option<&Path>, folders: &[PathBuf]) -> u64 {
     let until = Instant::now() + LOOK_AT_PROCESSES;
     let devices: HashSet<u64> =
         folders.iter().filter_map(|folder| Some(fs::metadata(folder).ok()?.dev())).collect();
-    let members = group.and_then(|group| fs::read_to_string(group.join("cgroup.procs")).ok());
+    let members = match group {
+        Some(group) => numbers(&group.join("cgroup.procs")),
+        None => descendants(until),
+    };
     let mut seen = HashSet::new();
     let mut bytes = 0_u64;
-    for pid in members.unwrap_or_default().lines() {
+    for pid in members {
         for below in ["fd", "map_files"] {
             for entry in fs::read_dir(format!("/proc/{pid}/{below}")).into_iter().flatten().flatten() {
                 if Instant::now() >= until {
@@ -421,6 +424,25 @@ fn deleted_bytes(group: Option<&Path>, folders: &[PathBuf]) -> u64 {
         }
     }
     bytes
+}
+
+/// All that comes from this launcher, for where there is no group that lists it.
+fn descendants(until: Instant) -> Vec<u32> {
+    let mut found = vec![std::process::id()];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied().filter(|_| Instant::now() < until) {
+        for thread in fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten() {
+            found.extend(numbers(&thread.path().join("children")));
+        }
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
+fn numbers(file: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 #[cfg(test)]
