@@ -18,6 +18,7 @@ pub mod operation;
 pub mod record;
 pub mod redact;
 pub mod refusal;
+pub mod resource;
 pub mod session;
 pub mod time;
 pub mod turn;

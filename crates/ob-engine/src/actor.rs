@@ -25,6 +25,7 @@ use ob_core::Refusal;
 use ob_core::TurnNumber;
 use ob_core::record::SessionRecord;
 use ob_core::record::TurnRecord;
+use ob_core::resource::LimitHit;
 use ob_core::session::Input;
 use ob_core::session::SessionState;
 use ob_store::StoreError;
@@ -104,7 +105,12 @@ enum What {
         may_help: bool,
     },
     /// An earlier server's sandbox is gone.
-    AdoptFailed(String),
+    AdoptFailed {
+        /// Why.
+        reason: String,
+        /// The limit that it was ended for, if that is why.
+        limit: Option<LimitHit>,
+    },
     /// Bytes of the agent's standard output.
     Stdout(bytes::Bytes),
     /// The agent's standard output has ended.
@@ -115,6 +121,8 @@ enum What {
     Exit(ob_core::link::ExitStatus),
     /// The sandbox ended without having been told to.
     SandboxEnded(String),
+    /// The sandbox reached a limit; if that ended it, it is the last that is told of it.
+    LimitHit(LimitHit),
     /// The sandbox is gone, as it was told.
     Released,
     /// The model that it waited for answers.
@@ -159,6 +167,8 @@ pub(crate) struct Actor {
     undelivered: Option<TurnNumber>,
     /// The session is to end as soon as that can be written.
     end_asked: Option<String>,
+    /// The last limit that cost the sandbox a process.
+    last_hit: Option<LimitHit>,
     /// The number of the first event of the newest commit.
     first_index: u64,
     /// The session belongs to a later server, or the store is closed.
@@ -207,6 +217,7 @@ impl Actor {
             cancelling: false,
             undelivered: None,
             end_asked: None,
+            last_hit: None,
             first_index: 0,
             dispossessed: false,
         }

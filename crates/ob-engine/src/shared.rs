@@ -126,6 +126,31 @@ impl Shared {
         self.is_root.then(|| self.host_uid(project))
     }
 
+    /// What a sandbox of a project may use.
+    pub(crate) fn project_limits(&self, project: &ProjectRecord) -> Limits {
+        let mut limits = self.sandbox_limits();
+        for (resource, amount) in &project.limits {
+            limits.set(*resource, *amount);
+        }
+        limits
+    }
+
+    /// What a sandbox may use if its project says nothing.
+    pub(crate) fn sandbox_limits(&self) -> Limits {
+        let settings = self.sandbox.get();
+        Limits {
+            memory: settings.memory,
+            pids: settings.pids,
+            cpu_millis: settings.cpu_millis,
+            open_files: settings.open_files,
+            disk: settings.disk,
+            inodes: settings.inodes.map(u64::from),
+            wall: settings.wall,
+            output_rate: settings.output_rate,
+            best_effort: settings.best_effort,
+        }
+    }
+
     /// The sandbox of a session.
     pub(crate) async fn sandbox_spec(
         &self,
@@ -178,7 +203,7 @@ impl Shared {
             read_only_at: Vec::new(),
             env,
             host_uid: self.host_uid(project),
-            limits: Limits { memory: sandbox.memory, pids: sandbox.pids, cpu_millis: sandbox.cpu_millis },
+            limits: self.project_limits(project),
             lease: sandbox.lease,
         }
     }

@@ -137,6 +137,7 @@ impl MemoryStore {
             source: None,
             max_cost: limits.max_cost,
             model: None,
+            limits: Default::default(),
             created_at: at,
         };
         let workspace = WorkspaceRecord {

@@ -50,7 +50,8 @@ const EXECS: usize = 400;
 /// What a large server holds.
 const BIG: usize = 500 << 20;
 /// The limits of a sandbox as the server sets them by default.
-const LIMITS: Limits = Limits { memory: Some(4 << 30), pids: Some(4096), cpu_millis: Some(2000) };
+const LIMITS: Limits =
+    Limits { memory: Some(4 << 30), pids: Some(4096), cpu_millis: Some(2000), ..Limits::NONE };
 /// What a plain sandbox lacks: all that the cage is made of, but not the namespaces.
 const CAGE: [Protection; 6] = [
     Protection::SystemCalls,

@@ -16,9 +16,9 @@ use ob_agent::Driver;
 use ob_component::Permit;
 use ob_core::Refusal;
 use ob_core::model::ModelRef;
+use ob_core::resource::Enforcement;
 use ob_gate::OpenGate;
 use ob_sandbox::Backend;
-use ob_sandbox::Enforcement;
 use ob_sandbox::Walls;
 use ob_sandbox::link::Guest;
 use serde::Deserialize;
@@ -65,6 +65,10 @@ pub(super) struct SavedDriver {
 pub(super) struct Live {
     pub(super) process: String,
     pub(super) enforcement: Enforcement,
+    /// The working directory, as processes inside see it.
+    pub(super) workspace: String,
+    /// The most output of its agent in a second.
+    output_rate: Option<u64>,
     /// The driver as an earlier server saved it, if the sandbox was found again.
     pub(super) adopted: Option<SavedDriver>,
     /// The agent's own id of the conversation that it should continue.
@@ -116,6 +120,7 @@ impl Live {
         process: String,
         place: Place,
         enforcement: Enforcement,
+        workspace: String,
         guest: Guest,
         gate: OpenGate,
         backend: Arc<Permit<dyn Backend>>,
@@ -125,6 +130,8 @@ impl Live {
         Self {
             process,
             enforcement,
+            workspace,
+            output_rate: None,
             adopted: None,
             resume: None,
             resumed: false,
@@ -161,6 +168,7 @@ impl Live {
             generation,
             signal: signal.clone(),
             stop: self.pumps.clone(),
+            output_rate: self.output_rate,
         };
         pump.clone().spawn(pump.clone().stdout(driver.stdout_offset()));
         pump.clone().spawn(pump.clone().stderr(

@@ -61,6 +61,11 @@ impl Step {
         self.turns.push(turn);
     }
 
+    /// The record is to be written.
+    pub(super) fn session_changed(&mut self) {
+        self.session_changed = true;
+    }
+
     pub(super) fn driver_changed(&mut self) {
         self.driver_changed = true;
     }

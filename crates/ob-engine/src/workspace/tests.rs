@@ -206,8 +206,8 @@ async fn programs_that_the_source_configures_are_not_run() {
 
 #[test]
 fn the_diff_script_names_the_commit_as_an_argument_and_not_as_text() {
-    for argv in diff_script("$(touch /tmp/x)") {
-        assert_eq!(argv.last().map(String::as_str), Some("$(touch /tmp/x)"));
+    for argv in diff_script("$(touch /tmp/x)", "/base.git", "/workspace") {
+        assert_eq!(argv[4..], ["$(touch /tmp/x)", "/base.git", "/workspace"]);
         assert!(!argv[2].contains("touch"));
     }
 }

@@ -314,7 +314,7 @@ impl Backend for Broken {
     }
 
     async fn adopt(&self, _: &str, _: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
-        Ok(Some(SandboxEnd { reason: "it never was".to_owned(), at: Timestamp::from_micros(0) }))
+        Ok(Some(SandboxEnd { reason: "it never was".to_owned(), at: Timestamp::from_micros(0), limit: None }))
     }
 
     async fn ended(&self, _: &str, _: &Path) -> SandboxEnd {

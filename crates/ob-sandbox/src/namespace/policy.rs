@@ -96,6 +96,8 @@ pub struct Policy {
     pub env: Vec<(String, String)>,
     /// Descriptors of the system call filters.
     pub filter_fds: Vec<u32>,
+    /// The most bytes of `/tmp`, and of a home in memory.
+    pub memory_files: Option<u64>,
     /// Descriptor of the order that the first process carries out.
     pub cage_fd: u32,
     /// What protects; all, but in tests.
@@ -182,7 +184,8 @@ impl Policy {
         if has(Protection::ProcMasks) {
             self.mask_proc(&mut argv);
         }
-        argv.push(&["--perms", "1777", "--tmpfs", "/tmp", "--perms", "0755", "--tmpfs", "/run"]);
+        self.in_memory(&mut argv, "1777", "/tmp");
+        argv.push(&["--perms", "0755", "--tmpfs", "/run"]);
 
         for mount in &self.read_only {
             argv.push(&["--ro-bind", &mount.source, &mount.target]);
@@ -190,7 +193,7 @@ impl Policy {
 
         match &self.home {
             Some(home) => argv.push(&["--bind", home, HOME_DIR]),
-            None => argv.push(&["--perms", "0700", "--tmpfs", HOME_DIR]),
+            None => self.in_memory(&mut argv, "0700", HOME_DIR),
         }
         let bind = |writable: bool| if writable { "--bind" } else { "--ro-bind" };
         argv.push(&[bind(self.workspace_writable), &self.workspace, WORKSPACE_DIR]);
@@ -208,6 +211,14 @@ impl Policy {
         argv.push_if(has(Protection::SealedRoot), &["--remount-ro", "/run", "--remount-ro", "/"]);
         argv.push(&["--chdir", WORKSPACE_DIR]);
         argv.words
+    }
+
+    /// A folder in memory.
+    fn in_memory(&self, argv: &mut Arguments, mode: &str, target: &str) {
+        if let Some(most) = self.memory_files {
+            argv.push(&["--size", &most.to_string()]);
+        }
+        argv.push(&["--perms", mode, "--tmpfs", target]);
     }
 
     /// Covers what is there for the machine and not for a sandbox. A device cannot be opened on such a mount, so a file
@@ -332,6 +343,7 @@ mod tests {
             read_only: vec![Mount { source: "/opt/tools".into(), target: "/opt/tools".into() }],
             env: vec![("CARGO_NET_OFFLINE".into(), "true".into())],
             filter_fds: vec![10, 11],
+            memory_files: None,
             cage_fd: 12,
             protections: Protections::default(),
         }
