@@ -7,6 +7,7 @@ mod actor;
 mod claims;
 mod clock;
 mod diff;
+mod files;
 mod leftovers;
 mod models;
 mod operations;
@@ -71,8 +72,13 @@ use tokio_util::task::TaskTracker;
 pub use clock::Clock;
 pub use clock::SharedClock;
 pub use clock::SystemClock;
+pub use files::Files;
+pub use files::HostFiles;
+pub use leftovers::Found;
 pub use models::Catalogue;
 pub use models::Demonstration;
+pub use workspace::ClonePlan;
+pub use workspace::Cloned;
 
 use actor::Actor;
 use actor::Begin;
@@ -107,6 +113,8 @@ pub struct EngineOptions {
     pub max_cost: MicroUsd,
     /// Durable state.
     pub store: SharedStore,
+    /// The home's files.
+    pub files: Arc<dyn Files>,
     /// Tokens.
     pub tokens: SharedTokens,
     /// Components; the sandbox backend is registered there.
@@ -156,6 +164,7 @@ pub(crate) struct Shared {
     sandbox: SandboxSettings,
     max_cost: MicroUsd,
     pub(crate) store: SharedStore,
+    pub(crate) files: Arc<dyn Files>,
     tokens: SharedTokens,
     registry: Registry,
     gates: Gates,
@@ -212,13 +221,14 @@ impl Engine {
         let refuse = |error: ob_store::StoreError| error.refusal();
         let epoch = options.store.new_epoch().await.map_err(refuse)?;
         // Looked at before anything is made: what is there now and belongs to nobody never will.
-        let known = leftovers::look(&options.home).await;
+        let known = options.files.look(&options.home).await;
         let started_at = options.clock.now();
         let shared = Arc::new(Shared {
             home: options.home,
             sandbox: options.sandbox,
             max_cost: options.max_cost,
             store: options.store,
+            files: options.files,
             tokens: options.tokens,
             registry: options.registry,
             gates: options.gates,
@@ -546,7 +556,7 @@ impl Shared {
         let project = self.project(record.project).await?;
         let runtime = self.home.sandbox_runtime(&record.id);
         let home = self.home.session_home(record.project, &record.id);
-        self.make_home(&home, self.owner_of(&project)).await?;
+        self.files.make_home(&home, self.owner_of(&project)).await?;
         let mut spec = self.plain_spec(record.id.suffix().to_owned(), runtime, &project, workspace);
         spec.home = Some(home);
         spec.workspace.writable = true;
@@ -613,26 +623,6 @@ impl Shared {
         self.gates.open(&spec.gate_dir, session, guest).await.map_err(|error| {
             Refusal::unavailable(format!("cannot open the gate in `{}`: {error}", spec.gate_dir.display()))
                 .fix("check the space and the permissions of the runtime folder")
-        })
-    }
-
-    async fn make_home(&self, home: &std::path::Path, owner: Option<u32>) -> Result<(), Refusal> {
-        let path = home.to_owned();
-        let made = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
-            use std::os::unix::fs::DirBuilderExt as _;
-            if path.is_dir() {
-                return Ok(());
-            }
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-            match owner {
-                Some(uid) => ob_sandbox::give_to(&path, uid),
-                None => Ok(()),
-            }
-        })
-        .await;
-        made.map_err(|_| workspace::worker_failed())?.map_err(|error| {
-            Refusal::unavailable(format!("cannot make `{}`: {error}", home.display()))
-                .fix("check the space and the permissions of the home")
         })
     }
 }

@@ -558,7 +558,7 @@ async fn prepared_workspace(shared: &Shared, record: &SessionRecord) -> Result<W
         workspace: (workspace.kind == WorkspaceKind::Clone).then(|| workspace.path.clone()),
         owner: shared.owner_of(&project),
     };
-    let cloned = workspace::prepare(&plan).await?;
+    let cloned = shared.files.prepare(&plan).await?;
     tracing::info!(session = %record.id, workspace = %workspace.id, dirty = cloned.dirty, "workspace prepared");
     workspace.base_commit = Some(cloned.base_commit);
     shared
