@@ -9,6 +9,8 @@ use ob_core::ProjectId;
 use ob_core::SessionId;
 use ob_core::operation::Operation;
 use ob_store::Store as _;
+use serde::Deserialize;
+use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -19,12 +21,16 @@ use crate::faults;
 use crate::os;
 use crate::servers::Servers;
 use crate::world::World;
+use crate::world::show;
 
 /// Followers of logs at once.
 const FOLLOWERS: usize = 6;
 
+/// The line of a story that holds its outcome begins so.
+pub(crate) const OUTCOME: &str = "outcome: ";
+
 /// What became of a seed.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     /// What was not as it must be.
     pub(crate) faults: Vec<String>,
@@ -41,32 +47,13 @@ thread_local! {
     static PANICS: Mutex<Vec<String>> = const { Mutex::new(Vec::new()) };
 }
 
-/// Runs seeds, on all processors.
-pub(crate) fn run_all(seeds: std::ops::Range<u64>) -> Vec<(u64, Outcome)> {
-    let left = Mutex::new(seeds);
-    let outcomes = Mutex::new(Vec::new());
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let seed = left.lock().expect("no one panics with it").next();
-                    let Some(seed) = seed else { return };
-                    let outcome = run(seed, false);
-                    outcomes.lock().expect("no one panics with it").push((seed, outcome));
-                }
-            });
-        }
-    });
-    let mut outcomes = outcomes.into_inner().expect("no one panics with it");
-    outcomes.sort_unstable_by_key(|(seed, _)| *seed);
-    outcomes
-}
-
-/// Runs a seed, in a thread of its own: what a library keeps for each thread is as new each time.
-pub(crate) fn run(seed: u64, shown: bool) -> Outcome {
+/// Tells the story of a seed line by line, and what became of it. Once in a process.
+pub(crate) fn tell(seed: u64) {
     hear_panics();
-    std::thread::spawn(move || simulate(seed, shown)).join().expect("panics are caught inside")
+    // Its own thread has its own randomness.
+    let outcome = std::thread::spawn(move || simulate(seed)).join().expect("panics are caught inside");
+    show(&format!("{OUTCOME}{}", serde_json::to_string(&outcome).expect("plain fields")));
+    assert!(outcome.faults.is_empty(), "seed {seed} found: {:#?}", outcome.faults);
 }
 
 fn hear_panics() {
@@ -83,11 +70,11 @@ fn hear_panics() {
     });
 }
 
-fn simulate(seed: u64, shown: bool) -> Outcome {
+fn simulate(seed: u64) -> Outcome {
     os::simulate(seed);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    let world = runtime.block_on(async { World::new(seed, shown) });
+    let world = runtime.block_on(async { World::new(seed) });
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(play(&world))));
     if played.is_err() {
         world.wrong("the simulation itself panicked");

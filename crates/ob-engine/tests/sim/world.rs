@@ -74,7 +74,6 @@ pub(crate) struct Weather {
 pub(crate) struct Trace {
     state: Mutex<Traced>,
     began: Instant,
-    shown: bool,
 }
 
 #[derive(Default)]
@@ -105,11 +104,11 @@ pub(crate) struct Dead;
 // === impl World ===
 
 impl World {
-    pub(crate) fn new(seed: u64, shown: bool) -> Arc<Self> {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
         let began = Instant::now();
         Arc::new(Self {
             chance: Chance::new(seed),
-            trace: Trace { state: Mutex::default(), began, shown },
+            trace: Trace { state: Mutex::default(), began },
             disk: MemoryStore::new(),
             net: Net::default(),
             sandboxes: Mutex::default(),
@@ -224,9 +223,7 @@ impl Trace {
         traced.lines += 1;
         let kind = line.split([' ', ':']).next().unwrap_or_default();
         *traced.kinds.entry(kind.to_owned()).or_default() += 1;
-        if self.shown {
-            show(&text);
-        }
+        show(&text);
         if traced.last.len() == KEPT {
             traced.last.pop_front();
         }
