@@ -38,8 +38,7 @@ enum Done {
 /// An agent, until it exits or its sandbox ends.
 pub(crate) async fn run(sandbox: &Sandbox, process: &Process) {
     let chance = &sandbox.world.chance;
-    let mut conversation =
-        Conversation { sandbox, process, id: String::new(), asked: 0, cancelled: false };
+    let mut conversation = Conversation { sandbox, process, id: String::new(), asked: 0, cancelled: false };
     let may_load = chance.one_in(2);
     loop {
         let Ok(asked) = serde_json::from_str::<Value>(&process.line().await) else { continue };
@@ -231,7 +230,8 @@ impl Conversation<'_> {
             "toolCall": { "toolCallId": id, "title": "write a file" },
             "options": [{ "optionId": "yes", "name": "Yes", "kind": "allow_once" }],
         });
-        let ask = json!({ "jsonrpc": "2.0", "id": id, "method": "session/request_permission", "params": params });
+        let ask =
+            json!({ "jsonrpc": "2.0", "id": id, "method": "session/request_permission", "params": params });
         self.write(&ask).await;
         loop {
             let line = self.process.line().await;
@@ -244,7 +244,8 @@ impl Conversation<'_> {
 
     async fn use_tool(&self, run: u64) {
         let call = format!("call-{run}-{}", self.sandbox.world.number());
-        let begun = json!({ "sessionUpdate": "tool_call", "toolCallId": call, "title": "ls", "status": "pending" });
+        let begun =
+            json!({ "sessionUpdate": "tool_call", "toolCallId": call, "title": "ls", "status": "pending" });
         self.update(begun).await;
         tokio::time::sleep(self.sandbox.world.chance.millis(0..=80)).await;
         let done = json!({ "sessionUpdate": "tool_call_update", "toolCallId": call, "status": "completed" });
@@ -275,7 +276,8 @@ impl Conversation<'_> {
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status.as_u16(), length))
         };
         // Some agents lose their patience, and hang up.
-        let patience = if world.chance.one_in(5) { world.chance.millis(0..=100) } else { Duration::from_secs(90) };
+        let patience =
+            if world.chance.one_in(5) { world.chance.millis(0..=100) } else { Duration::from_secs(90) };
         let outcome = match tokio::time::timeout(patience, call).await {
             Ok(Ok((status, length))) => format!("{status}, {length} bytes"),
             Ok(Err(_)) => "broken".to_owned(),

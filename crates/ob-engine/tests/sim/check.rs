@@ -112,7 +112,10 @@ fn messages(world: &World) {
             },
         };
         if !is_right {
-            world.wrong(&format!("task {number} of {:?} was {:?} and is in {found:?}", task.session, task.fate));
+            world.wrong(&format!(
+                "task {number} of {:?} was {:?} and is in {found:?}",
+                task.session, task.fate
+            ));
         }
     }
 }
@@ -158,7 +161,10 @@ async fn runs(world: &World, record: &SessionRecord, log: &[Event]) {
         let finished = runs.get(last).and_then(|run| run.finished);
         if finished != Some(next.get(last).copied().unwrap_or(0)) {
             let (number, session) = (turn.number, &record.id);
-            world.wrong(&format!("turn {number} of {session} has {:?} of {finished:?} pieces", next.get(last)));
+            world.wrong(&format!(
+                "turn {number} of {session} has {:?} of {finished:?} pieces",
+                next.get(last)
+            ));
         }
     }
     for (run, pieces) in next {

@@ -143,9 +143,13 @@ async fn check_accepted(world: &World, session: &SessionId, task: u64, before: i
         return;
     }
     let found: Vec<&Event> = log.iter().filter(|event| event.body.text.as_deref() == Some(&text)).collect();
-    let follows = found.first().is_some_and(|event| i64::try_from(event.index).is_ok_and(|index| index > before));
+    let follows =
+        found.first().is_some_and(|event| i64::try_from(event.index).is_ok_and(|index| index > before));
     if found.len() != 1 || !follows {
-        world.wrong(&format!("{session} accepted task {task} and has it {} times behind {before}", found.len()));
+        world.wrong(&format!(
+            "{session} accepted task {task} and has it {} times behind {before}",
+            found.len()
+        ));
     }
     if told::turn_of(world, session, task).await.is_none() {
         world.wrong(&format!("{session} accepted task {task} and has no turn for it"));
@@ -199,8 +203,12 @@ async fn list(world: &World, server: &Server) {
     let known = world.told.sessions();
     let outcome = ask(world, server, Operation::SessionList, json!({ "limit": 1000 })).await;
     let Outcome::Answer(answer) = outcome else { return };
-    let listed: Vec<&str> =
-        answer.as_array().into_iter().flatten().filter_map(|session| session["session_id"].as_str()).collect();
+    let listed: Vec<&str> = answer
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|session| session["session_id"].as_str())
+        .collect();
     let still_known = world.told.sessions();
     for session in known.keys().filter(|session| still_known.contains_key(*session)) {
         let is_there = world.disk.session(session).await.ok().flatten().is_some();
@@ -212,8 +220,7 @@ async fn list(world: &World, server: &Server) {
 
 async fn events(world: &World, server: &Server, session: &SessionId) {
     let cursor = i64::try_from(world.chance.below(20)).unwrap_or(0) - 1;
-    let params =
-        json!({ "session_id": session, "cursor": cursor, "wait_ms": world.chance.pick(&[0, 0, 500, 20_000]) });
+    let params = json!({ "session_id": session, "cursor": cursor, "wait_ms": world.chance.pick(&[0, 0, 500, 20_000]) });
     let Outcome::Answer(answer) = ask(world, server, Operation::SessionEvents, params).await else { return };
     let page: EventPage = serde_json::from_value(answer).expect("a page");
     for (event, expected) in page.events.into_iter().zip(cursor + 1..) {
@@ -289,10 +296,17 @@ pub(crate) async fn follow(world: Arc<World>, servers: Arc<Servers>, session: Se
             match next {
                 Ok(Some(Ok(event))) => {
                     if i64::try_from(event.index).ok() != Some(cursor + 1) {
-                        world.wrong(&format!("{session} was read up to {cursor} and went on with {}", event.index));
+                        world.wrong(&format!(
+                            "{session} was read up to {cursor} and went on with {}",
+                            event.index
+                        ));
                     }
                     cursor = i64::try_from(event.index).unwrap_or(i64::MAX);
-                    world.told.saw(&world, &session, &Event { index: event.index, at: event.at, body: event.body });
+                    world.told.saw(
+                        &world,
+                        &session,
+                        &Event { index: event.index, at: event.at, body: event.body },
+                    );
                     world.hesitate().await;
                 }
                 Ok(Some(Err(_))) => break,

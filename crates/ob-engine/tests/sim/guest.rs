@@ -210,7 +210,11 @@ impl Sandbox {
         let process = self.processes().get(name).cloned();
         let Some(process) = process else {
             // What is not known is forgotten already.
-            return if head.method == http::Method::DELETE { done() } else { refusal(StatusCode::NOT_FOUND, "not_found") };
+            return if head.method == http::Method::DELETE {
+                done()
+            } else {
+                refusal(StatusCode::NOT_FOUND, "not_found")
+            };
         };
         match (head.method.as_str(), part) {
             ("GET", None) => json(&process.status()),
@@ -301,7 +305,11 @@ impl Sandbox {
         };
         let saved: serde_json::Value = serde_json::from_slice(&saved).ok()?;
         if saved["process"] != process.name() {
-            self.world.wrong(&format!("{session} speaks to {} and committed {}", process.name(), saved["process"]));
+            self.world.wrong(&format!(
+                "{session} speaks to {} and committed {}",
+                process.name(),
+                saved["process"]
+            ));
             return None;
         }
         let driver = ob_agent::Driver::restore(saved["driver"].as_str()?.as_bytes()).ok()?;

@@ -85,10 +85,14 @@ impl Backend for SimBackend {
     }
 
     async fn adopt(&self, id: &str, _: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
-        self.0.pass().await.map_err(|_| SandboxError::Failed { id: id.to_owned(), what: "dead".to_owned() })?;
+        self.0
+            .pass()
+            .await
+            .map_err(|_| SandboxError::Failed { id: id.to_owned(), what: "dead".to_owned() })?;
         let runs = self.0.world.sandboxes().contains_key(id);
         self.0.world.note(&format!("adopt {} {id} {runs}", self.0.number));
-        Ok((!runs).then(|| SandboxEnd { reason: "nothing is known of it".to_owned(), at: Timestamp::default() }))
+        Ok((!runs)
+            .then(|| SandboxEnd { reason: "nothing is known of it".to_owned(), at: Timestamp::default() }))
     }
 
     async fn ended(&self, id: &str, _: &Path) -> SandboxEnd {
@@ -125,7 +129,9 @@ impl Files for SimFiles {
         for folder in &folders {
             let Ok(inside) = folder.strip_prefix(home.projects()) else { continue };
             let parts: Vec<&str> = inside.iter().filter_map(|part| part.to_str()).collect();
-            let Some(project) = parts.first().and_then(|part| ProjectId::from_str(part).ok()) else { continue };
+            let Some(project) = parts.first().and_then(|part| ProjectId::from_str(part).ok()) else {
+                continue;
+            };
             found.projects.push(project);
             match parts[1..] {
                 ["workspaces", id] => found.workspaces.extend(id.parse().map(|id| (project, id))),

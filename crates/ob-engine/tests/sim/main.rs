@@ -58,7 +58,8 @@ fn no_seed_finds_a_fault() {
     world::show(&format!("{} seeds: {kinds:?}", outcomes.len()));
     assert_right(&outcomes);
     // What never happens is not tested.
-    for kind in ["adopt", "claim", "crash", "cut", "freeze", "hang", "jump", "kill", "refuse", "stop", "thaw"] {
+    for kind in ["adopt", "claim", "crash", "cut", "freeze", "hang", "jump", "kill", "refuse", "stop", "thaw"]
+    {
         assert!(kinds.contains_key(kind), "no seed had a `{kind}`");
     }
 }

@@ -148,7 +148,12 @@ pub(crate) fn dial(
 }
 
 /// Carries bytes in pieces of any size, some of them late.
-async fn carry(world: &World, life: &Life, mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>) {
+async fn carry(
+    world: &World,
+    life: &Life,
+    mut from: ReadHalf<DuplexStream>,
+    mut to: WriteHalf<DuplexStream>,
+) {
     let mut piece = vec![0; 4096];
     loop {
         let most = usize::try_from(if world.chance.one_in(8) { world.chance.between(1..=40) } else { 4096 });

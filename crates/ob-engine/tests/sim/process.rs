@@ -233,7 +233,8 @@ impl Window {
     }
 
     fn forget(&mut self, below: u64) {
-        let length = usize::try_from(below.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.kept.len());
+        let length =
+            usize::try_from(below.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.kept.len());
         self.kept.drain(..length);
         self.start += length as u64;
     }

@@ -24,8 +24,11 @@ type Piece = (Duration, Result<Bytes, io::Error>);
 /// Answers a request.
 pub(crate) async fn answer(life: &Life, request: &reqwest::Request) -> Result<reqwest::Response, NoAnswer> {
     let (world, chance) = (&life.world, &life.world.chance);
-    let asked: Value =
-        request.body().and_then(reqwest::Body::as_bytes).and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
+    let asked: Value = request
+        .body()
+        .and_then(reqwest::Body::as_bytes)
+        .and_then(|body| serde_json::from_slice(body).ok())
+        .unwrap_or_default();
     check_reserved(life, asked["messages"][0]["content"].as_str().unwrap_or_default()).await;
     let bad = world.weather.is(&world.weather.bad_provider);
     let fault = if bad { chance.below(9) } else { u64::MAX };
@@ -36,7 +39,8 @@ pub(crate) async fn answer(life: &Life, request: &reqwest::Request) -> Result<re
         3 => return Ok(response(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", vec![said(0, "no")])),
         _ => {}
     }
-    let usage = json!({ "prompt_tokens": chance.between(5..=60), "completion_tokens": chance.between(1..=150) });
+    let usage =
+        json!({ "prompt_tokens": chance.between(5..=60), "completion_tokens": chance.between(1..=150) });
     if asked["stream"] != true {
         let mut body = json!({ "choices": [{ "message": { "content": "fine" }, "finish_reason": "stop" }] });
         if fault != 4 {

@@ -72,8 +72,11 @@ fn hear_panics() {
 
 fn simulate(seed: u64) -> Outcome {
     os::simulate(seed);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
     let world = runtime.block_on(async { World::new(seed) });
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(play(&world))));
     if played.is_err() {
@@ -185,7 +188,8 @@ async fn leave(world: &World, servers: &Servers) {
     let server = servers.any().await;
     for project in world.disk.projects().await.unwrap_or_default() {
         let params = json!({ "project_id": project.id });
-        if let Asked::Refused(refusal) = clients::ask(world, &server, Operation::ProjectDelete, params).await {
+        if let Asked::Refused(refusal) = clients::ask(world, &server, Operation::ProjectDelete, params).await
+        {
             world.wrong(&format!("a project at rest cannot be deleted: {refusal}"));
         }
     }

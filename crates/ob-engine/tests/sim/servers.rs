@@ -172,11 +172,8 @@ impl Servers {
     pub(crate) async fn stop(&self, server: Server, keep_sandboxes: bool) {
         let (world, number) = (&self.world, server.life.number);
         world.note(&format!("stop {number} {keep_sandboxes}"));
-        let impatience = if !world.is_calm() && world.chance.one_in(4) {
-            world.chance.millis(0..=3000)
-        } else {
-            STOP
-        };
+        let impatience =
+            if !world.is_calm() && world.chance.one_in(4) { world.chance.millis(0..=3000) } else { STOP };
         let stopping = tokio::time::timeout(impatience, server.engine.shutdown(keep_sandboxes)).await;
         if stopping.is_err() && world.is_calm() {
             world.wrong(&format!("server {number} did not stop"));
@@ -198,7 +195,11 @@ fn model_settings() -> ModelSettings {
         api_key: None,
         max_output_tokens: Some(200),
         extra_headers: BTreeMap::new(),
-        price: Some(Price { input: MicroUsd(100_000_000), output: MicroUsd(1_000_000_000), cached_input: None }),
+        price: Some(Price {
+            input: MicroUsd(100_000_000),
+            output: MicroUsd(1_000_000_000),
+            cached_input: None,
+        }),
     };
     ModelSettings {
         providers: [("sim".to_owned(), provider)].into(),

@@ -81,9 +81,9 @@ impl SimStore {
         let disk = &self.world().disk;
         for write in &commit.writes {
             let session = match write {
-                Write::Append { session, .. } | Write::PutDriver { session, .. } | Write::Reserve { session, .. } => {
-                    session
-                }
+                Write::Append { session, .. }
+                | Write::PutDriver { session, .. }
+                | Write::Reserve { session, .. } => session,
                 Write::PutSession(record) => &record.id,
                 Write::PutTurn(turn) => &turn.session,
                 _ => continue,
@@ -91,7 +91,10 @@ impl SimStore {
             if let Some(owner) = disk.owner(session)
                 && Some(owner) != commit.fence
             {
-                faults.push(format!("one_owner: {session} is of {owner:?} and was written by {:?}", commit.fence));
+                faults.push(format!(
+                    "one_owner: {session} is of {owner:?} and was written by {:?}",
+                    commit.fence
+                ));
             }
             if let Write::PutSession(record) = write
                 && let Ok(Some(before)) = disk.session(session).await
@@ -105,7 +108,8 @@ impl SimStore {
                 && before.state.is_over()
                 && before.state != turn.state
             {
-                faults.push(format!("turn {} of {session} was over and became {:?}", turn.number, turn.state));
+                faults
+                    .push(format!("turn {} of {session} was over and became {:?}", turn.number, turn.state));
             }
         }
         faults
@@ -117,7 +121,8 @@ impl SimStore {
             let Ok(Some(ledger)) = self.world().disk.ledger(tree).await else { continue };
             let spent = ledger.used.cost.plus(ledger.reserved.cost);
             if ledger.limits.max_cost.is_some_and(|most| spent > most) {
-                self.world().wrong(&format!("limits_hold: {tree} has {spent} of {:?}", ledger.limits.max_cost));
+                self.world()
+                    .wrong(&format!("limits_hold: {tree} has {spent} of {:?}", ledger.limits.max_cost));
             }
         }
     }

@@ -159,7 +159,8 @@ impl Told {
         let durable = world.disk.log(session);
         let position = usize::try_from(event.index).unwrap_or(usize::MAX);
         if !durable.is_empty() && durable.get(position) != Some(event) {
-            world.wrong(&format!("commit_before_announce: event {} of {session} is not durable", event.index));
+            world
+                .wrong(&format!("commit_before_announce: event {} of {session} is not durable", event.index));
         }
     }
 

@@ -180,7 +180,8 @@ impl Clock for World {
 
     fn uuid(&self) -> Uuid {
         let (high, low) = (self.chance.next(), self.chance.next());
-        uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_ne_bytes()).into_uuid()
+        uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_ne_bytes())
+            .into_uuid()
     }
 
     fn random(&self, bytes: &mut [u8]) {
@@ -199,8 +200,7 @@ impl Weather {
 
     /// Ends all that is bad, for good.
     pub(crate) fn clear_up(&self) {
-        for bad in
-            [&self.slow_disk, &self.full_disk, &self.bad_disk, &self.no_sandboxes, &self.bad_provider]
+        for bad in [&self.slow_disk, &self.full_disk, &self.bad_disk, &self.no_sandboxes, &self.bad_provider]
         {
             bad.store(false, Ordering::Relaxed);
         }
