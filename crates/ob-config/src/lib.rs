@@ -43,6 +43,7 @@ pub use settings::DEFAULT_ADDRESS;
 pub use settings::DEFAULT_CPU_MILLIS;
 pub use settings::DEFAULT_DISCOVER_PORTS;
 pub use settings::DEFAULT_FILTER;
+pub use settings::DEFAULT_IDLE;
 pub use settings::DEFAULT_LEASE;
 pub use settings::DEFAULT_MAX_COST;
 pub use settings::DEFAULT_MEMORY;

@@ -106,6 +106,12 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
         Some("900"),
         "Seconds that a sandbox goes on without a server, after a crash or `stop --keep-sandboxes`; then it ends.",
     ),
+    (
+        "sandbox.idle_s",
+        Some("3600"),
+        "Seconds that a session has nothing to do before it sleeps: its sandbox and what runs in it end; its files and its \
+         conversation stay, and the next message wakes it.",
+    ),
     ("log.format", Some("\"text\""), "How the log file is written."),
     ("log.level", Some("\"info\""), "A level, or levels of parts: `info,ob_gate=debug`."),
     ("runtime.preference", None, "The old name of `sandbox.backend`."),

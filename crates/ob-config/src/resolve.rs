@@ -213,6 +213,9 @@ impl Resolver<'_> {
         if let Some(lease) = self.whole(&["sandbox", "lease_s"]) {
             self.out.settings.sandbox.lease = Duration::from_secs(u64::from(lease.value));
         }
+        if let Some(idle) = self.whole(&["sandbox", "idle_s"]) {
+            self.out.settings.sandbox.idle = Duration::from_secs(u64::from(idle.value));
+        }
         if let Some(program) = self.text(&["sandbox", "bubblewrap"]) {
             if program.in_file && !self.is_file_trusted {
                 self.mistake(

@@ -159,6 +159,7 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
             value("cpus", Kind::Cpus),
             value("pids", Kind::Whole { least: 16, most: 4_194_304 }),
             value("lease_s", Kind::Whole { least: 10, most: 604_800 }),
+            value("idle_s", Kind::Whole { least: 1, most: 31_536_000 }),
         ],
     ),
     section("log", &[value("format", Kind::Choice(&["text", "json"])), value("level", Kind::Filter)]),

@@ -28,6 +28,8 @@ pub const DEFAULT_CPU_MILLIS: u32 = 4000;
 /// `sandbox.pids` if nobody says otherwise: far above a parallel build, far below what hurts a machine.
 pub const DEFAULT_PIDS: u32 = 4096;
 
+/// `sandbox.idle_s` if nobody says otherwise: longer than a person thinks between two messages.
+pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 /// `sandbox.lease_s` if nobody says otherwise: time enough to restart a server by hand.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(900);
 
@@ -130,6 +132,8 @@ pub struct SandboxSettings {
     pub pids: Option<u32>,
     /// How long a sandbox lives without its server.
     pub lease: Duration,
+    /// How long a session has nothing to do before it falls asleep and its sandbox ends.
+    pub idle: Duration,
 }
 
 /// Logs.
@@ -215,6 +219,7 @@ impl Default for SandboxSettings {
             pids: Some(DEFAULT_PIDS),
             bubblewrap: None,
             lease: DEFAULT_LEASE,
+            idle: DEFAULT_IDLE,
         }
     }
 }
@@ -253,6 +258,7 @@ impl fmt::Debug for SandboxSettings {
             .field("cpu_millis", &self.cpu_millis)
             .field("pids", &self.pids)
             .field("lease", &self.lease)
+            .field("idle", &self.idle)
             .finish()
     }
 }

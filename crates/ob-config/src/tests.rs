@@ -127,7 +127,7 @@ fn every_key_has_its_effect() {
             "sandbox": {
                 "backend": "namespace", "read_only": ["/usr"], "toolchains": "off", "env": {"A": "b"},
                 "bubblewrap": "/opt/bwrap",
-                "memory": "2g", "cpus": 1.5, "pids": 100, "lease_s": 60,
+                "memory": "2g", "cpus": 1.5, "pids": 100, "lease_s": 60, "idle_s": 120,
             },
             "log": {"format": "json", "level": "info,ob_gate=debug"},
         }"#,

@@ -11,7 +11,7 @@ use ob_core::record::SessionRecord;
 use ob_core::record::WorkspaceKind;
 use ob_sandbox::link::Guest;
 
-use crate::Shared;
+use crate::shared::Shared;
 use crate::workspace;
 
 /// The sandbox dials within this.

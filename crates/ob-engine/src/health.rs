@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use ob_core::ProjectId;
 use ob_core::session::SessionStatus;
 use ob_store::SessionFilter;
+use ob_telemetry::Gauges;
 use serde::Serialize;
 
 use crate::Engine;
@@ -24,17 +25,6 @@ pub struct Check {
     /// What mends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
-}
-
-/// Numbers for the metrics page, read when it is asked for.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Gauges {
-    /// Sessions that are not over, by project.
-    pub active_sessions: Vec<(String, u64)>,
-    /// Sandboxes that run.
-    pub sandboxes: u64,
-    /// Projects.
-    pub projects: u64,
 }
 
 // === impl Engine ===

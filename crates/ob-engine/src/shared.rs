@@ -14,6 +14,7 @@ use ob_config::SandboxSettings;
 use ob_core::Home;
 use ob_core::ProjectId;
 use ob_core::Refusal;
+use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::WorkspaceId;
 use ob_core::ledger::MicroUsd;
@@ -32,6 +33,7 @@ use ob_sandbox::link::Guest;
 use ob_store::Commit;
 use ob_store::Epoch;
 use ob_store::SharedStore;
+use ob_store::StoreError;
 use ob_store::Write;
 use ob_store::tokens::SharedTokens;
 use ob_telemetry::Metrics;
@@ -64,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) epoch: Epoch,
     /// One turn for each workspace that is being prepared.
     pub(crate) preparing: Mutex<HashMap<WorkspaceId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Turns to take a session over.
+    pub(crate) takeovers: Arc<Semaphore>,
     /// Turns to make a sandbox.
     pub(crate) starts: Arc<Semaphore>,
     /// Turns to make a patch.
@@ -91,6 +95,16 @@ impl Shared {
         let turn = Arc::default();
         preparing.insert(workspace, Arc::downgrade(&turn));
         turn
+    }
+
+    /// Makes sure that no later server has taken the session over. For what is done outside of the store, where no fence
+    /// is: right before it.
+    pub(crate) async fn still_owns(&self, session: &SessionId) -> Result<(), Refusal> {
+        match self.store.claim(session, self.epoch).await {
+            Err(error @ StoreError::Fenced { .. }) => Err(error.refusal().fix("ask the server that owns it")),
+            // A sandbox is ended although the store cannot be written, and although the session was deleted.
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Leave to use the sandbox backend.

@@ -45,7 +45,8 @@ pub(crate) async fn chat(
     let provider = gate
         .shared
         .models
-        .provider(&session.model)
+        .provider_within(&session.model, gate.shared.options.model_patience)
+        .await
         .map_err(|refusal| GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_model", refusal))?;
     let (head, body) = request.into_parts();
     let room = room_for(gate, &body).await?;

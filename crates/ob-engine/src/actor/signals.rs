@@ -77,6 +77,10 @@ impl Actor {
                 self.exited_if_drained(step);
             }
             What::SandboxEnded(reason) => self.lost(step, &reason),
+            What::ModelFound => {
+                let text = format!("the model {} answers again", self.record.model);
+                step.event(EventBody::system(text));
+            }
             What::Released => {
                 self.starting = None;
                 self.live = None;
@@ -115,6 +119,10 @@ impl Actor {
                 "adopted": adopted,
             }),
         ));
+        if let Some(refusal) = live.waits_for.take() {
+            step.event(EventBody::system(format!("waiting for the model {}: {refusal}", self.record.model)));
+            live.await_model(self.record.model.clone(), self.generation, &self.signal);
+        }
         live.attach(&driver, self.generation, &self.signal);
         self.driver = Some(driver);
         self.live = Some(live);
@@ -178,7 +186,9 @@ impl Actor {
             return self.input_into(step, Input::Lost);
         }
         step.event(EventBody::error(&refusal));
-        if may_help && self.starts < MAX_STARTS {
+        if self.record.core.state == SessionState::Idle {
+            self.sleep(step);
+        } else if may_help && self.starts < MAX_STARTS {
             self.start_again(step);
         } else {
             self.record.reason = Some(refusal.to_string());
@@ -193,12 +203,21 @@ impl Actor {
             return self.input_into(step, Input::Lost);
         }
         step.event(EventBody::system(format!("the sandbox is gone: {reason}")));
-        if self.starts < MAX_STARTS {
+        if self.record.core.state == SessionState::Idle {
+            self.sleep(step);
+        } else if self.starts < MAX_STARTS {
             self.start_again(step);
         } else {
             self.record.reason = Some(format!("the sandbox was lost {MAX_STARTS} times: {reason}"));
             self.input_into(step, Input::Fail);
         }
+    }
+
+    /// What is left of the sandbox goes, and another one comes with the next message.
+    pub(super) fn sleep(&mut self, step: &mut Step) {
+        self.deadline = None;
+        self.starts = 0;
+        self.input_into(step, Input::Sleep);
     }
 
     /// What is left of the sandbox goes, and another one comes.
@@ -253,6 +272,15 @@ impl Actor {
                 self.cancelling = true;
                 self.start_again(&mut step);
             }
+            Deadline::Idle if self.record.core.state == SessionState::Idle => {
+                step.event(EventBody::system(format!(
+                    "nothing to do for {:?}; the sandbox ends, and the next message starts another one",
+                    self.shared.sandbox.idle
+                )));
+                self.sleep(&mut step);
+            }
+            // The loop tries to leave.
+            Deadline::Idle => {}
             Deadline::Exit => {
                 self.stdout_ended = true;
                 self.exited_if_drained(&mut step);

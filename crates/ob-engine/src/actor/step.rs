@@ -364,7 +364,7 @@ impl Actor {
         loop {
             tokio::select! {
                 () = &mut retry => return,
-                command = self.commands.recv() => {
+                command = self.place.inbox.recv() => {
                     let refusal = error.refusal();
                     match command {
                         Some(Command::Message { reply, .. }) => { drop(reply.send(Err(refusal))); }

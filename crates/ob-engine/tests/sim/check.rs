@@ -50,7 +50,8 @@ pub(crate) async fn rest(world: &World) {
 }
 
 fn is_at_rest(record: &SessionRecord) -> bool {
-    let idle = record.core.state == SessionState::Idle && record.core.queue.is_empty();
+    let idle = matches!(record.core.state, SessionState::Idle | SessionState::Asleep)
+        && record.core.queue.is_empty();
     record.core.state.is_over() || idle
 }
 

@@ -1,7 +1,6 @@
 //! The rest of a server's machine: the sandbox backend, the home's files, and tokens, of which there are none.
 
 use std::path::Path;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use async_trait::async_trait;
 use ob_core::Home;
 use ob_core::ProjectId;
 use ob_core::Refusal;
+use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::record::TokenRecord;
 use ob_core::session::SessionState;
@@ -146,10 +146,11 @@ impl Files for SimFiles {
         found.projects.dedup();
         found.workspaces.sort_unstable();
         found.workspaces.dedup();
-        // A patch's sandbox is named by its epoch, so none of them is ours.
-        let sandboxes: Vec<Arc<Sandbox>> = self.0.world.sandboxes().values().cloned().collect();
-        let patches = sandboxes.iter().filter(|sandbox| sandbox.session.is_none());
-        found.patches.extend(patches.map(|sandbox| (sandbox.id.clone(), PathBuf::new())));
+        for id in self.0.world.sandboxes().keys() {
+            let runtime = home.runtime().join("s").join(id);
+            let of = if SessionId::is_suffix(id) { &mut found.sandboxes } else { &mut found.patches };
+            of.push((id.clone(), runtime));
+        }
         found
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ob_component::Domain;
@@ -35,6 +37,8 @@ use crate::world::World;
 
 /// A stop takes less than this: 20 s to let go of sessions and 5 s for the books, and the slowest of disks.
 const STOP: Duration = Duration::from_secs(60);
+/// A session that has nothing to do for so long falls asleep.
+const IDLE: Duration = Duration::from_secs(10);
 /// The uid of all sandboxes.
 const UID: u32 = 1000;
 
@@ -49,6 +53,8 @@ pub(crate) struct Server {
 pub(crate) struct Servers {
     world: Arc<World>,
     running: watch::Sender<Vec<Server>>,
+    /// The newest one took over from one that still ran. What that one accepted afterwards, the newest does not know of.
+    overlaps: AtomicBool,
 }
 
 // === impl Server ===
@@ -72,7 +78,11 @@ impl Server {
         let clock: Arc<dyn Clock> = Arc::<World>::clone(world);
         let engine = Engine::start(EngineOptions {
             home: world.home.clone(),
-            sandbox: SandboxSettings { lease: Duration::from_secs(90), ..SandboxSettings::default() },
+            sandbox: SandboxSettings {
+                lease: Duration::from_secs(90),
+                idle: IDLE,
+                ..SandboxSettings::default()
+            },
             max_cost: MicroUsd(2_000_000),
             store,
             files: Arc::new(SimFiles(Arc::clone(life))),
@@ -96,7 +106,11 @@ impl Server {
 
 impl Servers {
     pub(crate) fn new(world: &Arc<World>) -> Self {
-        Self { world: Arc::clone(world), running: watch::Sender::new(Vec::new()) }
+        Self {
+            world: Arc::clone(world),
+            running: watch::Sender::new(Vec::new()),
+            overlaps: AtomicBool::new(false),
+        }
     }
 
     /// A server to ask: mostly the newest.
@@ -124,6 +138,7 @@ impl Servers {
         let (world, chance) = (&self.world, &self.world.chance);
         loop {
             let life = Life::new(world);
+            self.overlaps.store(self.count() > 0, Ordering::Relaxed);
             world.note(&format!("server {}", life.number));
             let killed = async {
                 if !world.is_calm() && chance.one_in(4) {
@@ -154,6 +169,10 @@ impl Servers {
                 }
             }
         }
+    }
+
+    pub(crate) fn overlaps(&self) -> bool {
+        self.overlaps.load(Ordering::Relaxed)
     }
 
     /// Nobody asks it any more.

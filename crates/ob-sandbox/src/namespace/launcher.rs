@@ -1,6 +1,7 @@
 //! The server's side of a launcher: starts it, and speaks to it over its control socket.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -40,6 +41,23 @@ const BUSY_TRIES: u32 = 20;
 #[derive(Debug)]
 pub(super) struct Hold {
     stream: BufReader<UnixStream>,
+}
+
+/// Tells one launcher's list of groups from another one's in the same folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GroupsMark {
+    inode: u64,
+    changed: (i64, i64),
+}
+
+// === impl GroupsMark ===
+
+impl GroupsMark {
+    /// The list that is in `runtime` now, if one is.
+    pub(super) fn of(runtime: &Path) -> Option<Self> {
+        let found = std::fs::symlink_metadata(runtime.join(GROUPS_FILE)).ok()?;
+        Some(Self { inode: found.ino(), changed: (found.ctime(), found.ctime_nsec()) })
+    }
 }
 
 /// Starts a launcher and gives it the plan; returns which limits it could not set, or why it failed.

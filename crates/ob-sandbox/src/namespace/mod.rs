@@ -286,10 +286,14 @@ impl NamespaceBackend {
         let Some(hold) = held else { return Ok(false) };
         let (sender, receiver) = watch::channel(None);
         let runtime = runtime.to_owned();
+        let groups = launcher::GroupsMark::of(&runtime);
         drop(tokio::spawn(async move {
             hold.released().await;
             let end = launcher::recorded_end(&runtime, now());
-            launcher::remove_leftover_groups(&runtime).await;
+            // A later server may have a sandbox in this place by now, with groups of the same names.
+            if launcher::GroupsMark::of(&runtime) == groups {
+                launcher::remove_leftover_groups(&runtime).await;
+            }
             sender.send_replace(Some(end));
         }));
         self.held().insert(id.to_owned(), receiver);

@@ -27,7 +27,6 @@ use ob_sandbox::namespace::NamespaceOptions;
 use ob_server::MetricsText;
 use ob_server::ObserveRequest;
 use ob_store::sqlite::SqliteOptions;
-use ob_telemetry::Gauges;
 use ob_telemetry::Log;
 use ob_telemetry::LogOptions;
 use ob_telemetry::Metrics;
@@ -87,12 +86,7 @@ pub(crate) fn telemetry(loaded: &Loaded, foreground: bool) -> Result<Telemetry, 
             let (engine, page) = (gauges_of.get().cloned(), page.clone());
             Box::pin(async move {
                 if let Some(engine) = engine {
-                    let now = engine.gauges().await;
-                    page.set_gauges(Gauges {
-                        active_sessions: now.active_sessions,
-                        sandboxes: now.sandboxes,
-                        projects: now.projects,
-                    });
+                    page.set_gauges(engine.gauges().await);
                 }
                 page.render()
             })

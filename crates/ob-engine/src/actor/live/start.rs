@@ -7,6 +7,7 @@ use ob_agent::Driver;
 use ob_agent::presets;
 use ob_core::Refusal;
 use ob_core::link::WORKSPACE_DIR;
+use ob_core::model::ModelSource;
 use ob_core::record::SessionRecord;
 use ob_sandbox::Enforcement;
 use ob_sandbox::SandboxError;
@@ -24,9 +25,9 @@ use super::Live;
 use super::Place;
 use super::REDIAL;
 use super::SavedDriver;
-use crate::Shared;
 use crate::actor::Signal;
 use crate::actor::What;
+use crate::shared::Shared;
 
 /// What a start needs besides the session.
 pub(in crate::actor) struct Start {
@@ -141,6 +142,8 @@ async fn wait_for(before: Option<JoinHandle<()>>) {
 }
 
 async fn end_sandbox(shared: &Shared, record: &SessionRecord, live: Option<Live>) -> Result<(), Refusal> {
+    // A server that slept for long must not end its successor's sandbox: both are in the same place.
+    shared.still_owns(&record.id).await?;
     let backend = match live {
         Some(live) => {
             live.guest.close();
@@ -168,14 +171,16 @@ async fn try_start(
         let preset = presets::find(&record.agent).map_err(StartFailure::lasting)?;
         let backend = shared.backend().map_err(StartFailure::lasting)?;
         backend.check().await.map_err(StartFailure::lasting)?;
-        shared.catalogue.ensure(&record.model).await.map_err(StartFailure::lasting)?;
+        let waits_for = model_missing(shared, record).await.map_err(StartFailure::lasting)?;
         let workspace = shared.prepared_workspace(record).await.map_err(StartFailure::lasting)?;
         let spec = shared.sandbox_spec(record, &workspace).await.map_err(StartFailure::passing)?;
-        Ok((turn, preset, backend, spec))
+        // A workspace that is copied takes long enough for a successor to come.
+        shared.still_owns(&record.id).await.map_err(StartFailure::passing)?;
+        Ok((turn, preset, backend, spec, waits_for))
     };
     // Only what makes no sandbox is cut off: a sandbox that is being made must be known to be ended.
     let Some(prepared) = unwanted.run_until_cancelled(prepare).await else { return Ok(None) };
-    let (_turn, preset, backend, spec) = prepared?;
+    let (_turn, preset, backend, spec, waits_for) = prepared?;
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
     let began = std::time::Instant::now();
@@ -210,6 +215,7 @@ async fn try_start(
     let counted = Counted::new(shared);
     let mut live = Live::new(process, place, started.enforcement, guest, gate, backend, counted);
     live.resume = resume;
+    live.waits_for = waits_for;
     Ok(Some(live))
 }
 
@@ -224,9 +230,11 @@ async fn try_adopt(
     if let Some(end) = backend.adopt(record.id.suffix(), &runtime).await.map_err(|error| error.to_string())? {
         return Err(end.reason);
     }
-    shared.catalogue.ensure(&record.model).await.map_err(|refusal| refusal.to_string())?;
+    // Whatever is wrong with its model: the sandbox holds work, and the model may come back.
+    let waits_for = shared.catalogue.ensure(&record.model).await.err();
     let workspace = shared.prepared_workspace(record).await.map_err(|refusal| refusal.to_string())?;
     let spec = shared.sandbox_spec(record, &workspace).await.map_err(|refusal| refusal.to_string())?;
+    shared.still_owns(&record.id).await.map_err(|refusal| refusal.to_string())?;
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(|refusal| refusal.to_string())?;
     guest.connected(REDIAL).await.map_err(|error| error.to_string())?;
@@ -238,8 +246,19 @@ async fn try_adopt(
     // What it wrote there while nobody listened is skipped: only the end of it is ever shown.
     live.stderr_from = status.stderr_end;
     live.adopted = Some(saved);
+    live.waits_for = waits_for;
     live.resumed = true;
     Ok(live)
+}
+
+/// What is wrong with the session's model, if waiting may help: a server on this machine may only be slower to start
+/// than we are. Fails if it will not help.
+async fn model_missing(shared: &Shared, record: &SessionRecord) -> Result<Option<Refusal>, Refusal> {
+    match shared.catalogue.ensure(&record.model).await {
+        Ok(()) => Ok(None),
+        Err(refusal) if record.model.source == ModelSource::Local => Ok(Some(refusal)),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// Tells the actor when the sandbox ends by itself.
