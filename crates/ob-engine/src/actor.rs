@@ -159,6 +159,8 @@ pub(crate) struct Actor {
     undelivered: Option<TurnNumber>,
     /// The session is to end as soon as that can be written.
     end_asked: Option<String>,
+    /// Who asked to stop the turn while the sandbox is being found again.
+    stops: Vec<oneshot::Sender<Result<(), Refusal>>>,
     /// The number of the first event of the newest commit.
     first_index: u64,
     /// The session belongs to a later server, or the store is closed.
@@ -207,6 +209,7 @@ impl Actor {
             cancelling: false,
             undelivered: None,
             end_asked: None,
+            stops: Vec::new(),
             first_index: 0,
             dispossessed: false,
         }
@@ -222,6 +225,12 @@ impl Actor {
             self.watch_idleness();
             if let Some(reason) = self.end_asked.take() {
                 self.end(reason, None).await;
+                continue;
+            }
+            if !self.is_being_found()
+                && let Some(reply) = self.stops.pop()
+            {
+                self.interrupt(reply).await;
                 continue;
             }
             let deadline = self.deadline;

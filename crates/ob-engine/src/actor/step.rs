@@ -123,7 +123,6 @@ impl Actor {
                 Effect::Prompt(number) => self.prompt(step, number),
                 Effect::CancelPrompt(_) => {
                     self.cancelling = true;
-                    // While the sandbox is being found again there is none: the agent is told as soon as it is.
                     if let Some(driver) = &mut self.driver {
                         let outputs = driver.cancel();
                         step.driver_changed();
@@ -187,7 +186,7 @@ impl Actor {
         self.commit_or_undo(step, undo).await
     }
 
-    fn prompt(&mut self, step: &mut Step, number: TurnNumber) {
+    pub(super) fn prompt(&mut self, step: &mut Step, number: TurnNumber) {
         let Some(turn) = self.turns.get(&number) else { return };
         // An agent that did not stop when it was told is about to be replaced.
         let Some(driver) = self.driver.as_mut().filter(|driver| driver.active().is_none()) else {

@@ -46,9 +46,6 @@ impl SimBackend {
     /// Commit, then act: a sandbox is made for a session that is durably starting, and there is no other one.
     async fn check_start(&self, spec: &SandboxSpec) {
         let world = &self.0.world;
-        if world.sandboxes().contains_key(&spec.id) {
-            world.wrong(&format!("a second sandbox {} is made while the first runs", spec.id));
-        }
         let Some(session) = world.session_of(&spec.id).filter(|_| spec.home.is_some()) else { return };
         let Ok(Some(record)) = world.disk.session(&session).await else { return };
         let is_ours = world.disk.owner(&session).is_some_and(|owner| owner.0 == self.0.epoch());
@@ -76,6 +73,12 @@ impl Backend for SimBackend {
         self.0.pause(world.chance.millis(1..=120)).await.map_err(|_| failed("dead"))?;
         if world.weather.is(&world.weather.no_sandboxes) {
             return Err(failed("the walls fell down"));
+        }
+        // As the real one does. Only a server that was frozen in the middle of a start comes here.
+        if world.sandboxes().contains_key(&spec.id) {
+            world.note(&format!("occupied {} {}", self.0.number, spec.id));
+            let refusal = Refusal::conflict(format!("the sandbox `{}` runs already", spec.id));
+            return Err(SandboxError::Refused(refusal.fix("end it first, or adopt it")));
         }
         self.check_start(spec).await;
         world.note(&format!("start {} {}", self.0.number, spec.id));
