@@ -197,12 +197,12 @@ impl Actor {
         let resumed = self.live.as_ref().is_some_and(|live| live.resumed);
         let text = match (self.given_again, resumed) {
             (false, _) => turn.prompt.clone(),
-            // The agent remembers; repeating the whole task would make it begin anew.
-            (true, true) => {
-                "You were interrupted while you worked on the task above; the sandbox was started again. Look at the \
-                 state of the workspace, then go on and finish the task."
-                    .to_owned()
-            }
+            // The agent remembers what it read, and nobody knows whether it came to read this.
+            (true, true) => format!(
+                "{}\n\n(You may have begun this task already, see above, and were interrupted: the sandbox was started \
+                 again. Look at the state of the workspace, then go on and finish the task.)",
+                turn.prompt
+            ),
             (true, false) => format!(
                 "{}\n\n(You began this task before and were interrupted: the sandbox was lost and started again. The \
                  workspace holds what you had done so far; look at it first.)",

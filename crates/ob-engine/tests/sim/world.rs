@@ -217,7 +217,13 @@ impl Trace {
 
     fn note(&self, line: &str) {
         let mut text = String::with_capacity(line.len() + 12);
-        write!(text, "{:>9.3} {line}", self.began.elapsed().as_secs_f64()).expect("a string takes it");
+        write!(
+            text,
+            "{:>9.3} [{}] {line}",
+            self.began.elapsed().as_secs_f64(),
+            tokio::runtime::Handle::try_current().map_or(0, |handle| handle.metrics().num_alive_tasks())
+        )
+        .expect("a string takes it");
         let mut traced = self.lock();
         traced.hash = hash(traced.hash, text.as_bytes());
         traced.lines += 1;
