@@ -290,7 +290,7 @@ impl Actor {
     /// Sees to it that a session which has nothing to do falls asleep in time, and that one which sleeps leaves.
     fn watch_idleness(&mut self) {
         let patience = match self.record.core.state {
-            SessionState::Idle => Some(self.shared.sandbox.idle),
+            SessionState::Idle => Some(self.shared.sandbox.get().idle),
             SessionState::Asleep => Some(LEAVE_AGAIN),
             _ => None,
         };

@@ -11,6 +11,7 @@ mod diff;
 mod files;
 mod health;
 mod leftovers;
+mod live;
 mod models;
 mod operations;
 mod recovery;
@@ -19,6 +20,7 @@ mod workspace;
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -44,6 +46,7 @@ use actor::Command;
 use actors::Actors;
 use actors::Entered;
 use claims::Claims;
+use live::Live;
 use shared::Shared;
 
 pub use clock::Clock;
@@ -53,6 +56,7 @@ pub use files::Files;
 pub use files::HostFiles;
 pub use health::Check;
 pub use leftovers::Found;
+pub use live::Configuration;
 pub use models::Catalogue;
 pub use models::Demonstration;
 pub use workspace::ClonePlan;
@@ -116,6 +120,7 @@ pub struct Engine {
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
+    configuration: OnceLock<Arc<dyn Configuration>>,
     addresses: Vec<String>,
     version: String,
     started_at: Timestamp,
@@ -134,8 +139,8 @@ impl Engine {
         let started_at = options.clock.now();
         let shared = Arc::new(Shared {
             home: options.home,
-            sandbox: options.sandbox,
-            max_cost: options.max_cost,
+            sandbox: Live::new(options.sandbox),
+            max_cost: Live::new(options.max_cost),
             store: options.store,
             files: options.files,
             tokens: options.tokens,
@@ -161,6 +166,7 @@ impl Engine {
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),
+            configuration: OnceLock::new(),
             addresses: options.addresses,
             version: options.version,
             started_at,

@@ -47,6 +47,7 @@ mod auth;
 mod blob;
 mod change;
 mod checkpoint;
+mod copies;
 mod doorbell;
 mod fault;
 mod file;
@@ -60,6 +61,7 @@ mod writer;
 
 use blob::Blobs;
 use change::Prepared;
+use copies::Copies;
 use doorbell::Doorbells;
 use fault::Fault;
 use reader::Readers;
@@ -123,6 +125,7 @@ impl SqliteStore {
         Writer {
             connection,
             database: options.database.clone(),
+            copies: Arc::new(Copies::watch(&options.database)?),
             requests,
             doorbells: Arc::clone(&doorbells),
             tail: Arc::clone(&tail),

@@ -295,7 +295,7 @@ impl Actor {
             Deadline::Idle if self.record.core.state == SessionState::Idle => {
                 step.event(EventBody::system(format!(
                     "nothing to do for {:?}; the sandbox ends, and the next message starts another one",
-                    self.shared.sandbox.idle
+                    self.shared.sandbox.get().idle
                 )));
                 self.sleep(&mut step);
             }
