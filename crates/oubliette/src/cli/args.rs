@@ -167,7 +167,7 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
-    /// Leave sandboxes running for the next server
+    /// Leave sandboxes running for the next server, which must come within `sandbox.lease_s`
     #[arg(long)]
     pub(crate) keep_sandboxes: bool,
 }
