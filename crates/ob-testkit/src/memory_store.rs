@@ -125,6 +125,16 @@ impl MemoryStore {
         self.lock().logs.get(session).map(|log| log.events.clone()).unwrap_or_default()
     }
 
+    /// Every session, in the order of their ids.
+    pub fn session_ids(&self) -> Vec<SessionId> {
+        self.lock().tables.sessions.keys().cloned().collect()
+    }
+
+    /// Who owns a session; none if nobody does, or there is no such session.
+    pub fn owner(&self, session: &SessionId) -> Option<Epoch> {
+        self.lock().tables.sessions.get(session).and_then(|row| row.owner)
+    }
+
     /// Makes a project, a workspace, a tree with these limits and a session in them, as a test needs before it can
     /// append or reserve.
     pub async fn seed_session(&self, session: &SessionRecord, limits: TreeLimits) -> Result<(), StoreError> {
