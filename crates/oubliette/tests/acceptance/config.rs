@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::process::Stdio;
 
 use ob_testkit::ModelServer;
 use serde_json::Value;
@@ -305,8 +306,9 @@ fn a_copy_of_the_tokens_is_complete_while_the_server_runs() {
     fs::create_dir_all(to.join("data")).unwrap();
     for n in 0..10 {
         home.ok(["token", "create", "--name", &format!("t{n}"), "--scope", "admin:ro"]);
-        let maker =
-            home.command(["token", "create", "--name", &format!("beside{n}"), "--scope", "admin:ro"]).spawn();
+        let name = format!("beside{n}");
+        let mut maker = home.command(["token", "create", "--name", &name, "--scope", "admin:ro"]);
+        let maker = maker.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         assert!(Command::new("cp").arg(&from).arg(to.join("data/auth.db")).status().unwrap().success());
         assert!(maker.unwrap().wait().unwrap().success());
         let listed = unnamed(&home, &home.user("."), &["token", "list", "--dir", to.to_str().unwrap()])
