@@ -210,11 +210,10 @@ fn exclude(path: &OsStr) -> OsString {
 /// The paths of the submodules in `ls-files --stage -z`.
 fn submodules(listed: &[u8]) -> impl Iterator<Item = OsString> {
     let entries = listed.split(|byte| *byte == 0);
-    let paths = entries.filter(|entry| entry.starts_with(b"160000 ")).filter_map(|entry| {
+    entries.filter(|entry| entry.starts_with(b"160000 ")).filter_map(|entry| {
         let tab = entry.iter().position(|byte| *byte == b'\t')?;
         Some(OsStr::from_bytes(&entry[tab + 1..]).to_owned())
-    });
-    paths
+    })
 }
 
 /// Variables with which git takes the source's files as they are: a repository may have come from anywhere, and a filter
