@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod bombs;
+mod config;
 mod crash;
 mod harness;
 mod isolation;
