@@ -5,6 +5,7 @@
 //! both come in as arguments. So everything here is tested by tables and properties in microseconds.
 
 pub mod authorize;
+pub mod check;
 pub mod event;
 pub mod home;
 pub mod id;
@@ -23,6 +24,8 @@ pub mod turn;
 
 pub use authorize::Principal;
 pub use authorize::Scope;
+pub use check::Check;
+pub use check::CheckState;
 pub use event::Event;
 pub use event::EventBody;
 pub use event::EventKind;

@@ -7,6 +7,7 @@ mod actor;
 mod claims;
 mod clock;
 mod diff;
+pub mod health;
 mod leftovers;
 mod models;
 mod operations;
@@ -62,7 +63,6 @@ use ob_store::StoreError;
 use ob_store::Write;
 use ob_store::tokens::SharedTokens;
 use ob_telemetry::Metrics;
-use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -71,6 +71,8 @@ use tokio_util::task::TaskTracker;
 pub use clock::Clock;
 pub use clock::SharedClock;
 pub use clock::SystemClock;
+pub use health::Gauges;
+pub use health::NotReady;
 pub use models::Catalogue;
 pub use models::Demonstration;
 
@@ -140,6 +142,7 @@ pub struct Engine {
     addresses: Vec<String>,
     version: String,
     started_at: Timestamp,
+    asked_ready: health::Asked,
 }
 
 /// The sessions that are driven.
@@ -174,33 +177,6 @@ pub(crate) struct Shared {
     /// Sessions whose sandbox runs.
     pub(crate) sandboxes: AtomicU64,
     pub(crate) metrics: Metrics,
-}
-
-/// One thing that `/health` and `doctor` tell.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Check {
-    /// Its name.
-    pub name: &'static str,
-    /// `ok`, `degraded`, `down` or `not_configured`.
-    pub status: &'static str,
-    /// True if the server is not ready without it.
-    pub required: bool,
-    /// What is so.
-    pub message: String,
-    /// What mends it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fix: Option<String>,
-}
-
-/// Numbers for the metrics page, read when it is asked for.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Gauges {
-    /// Sessions that are not over, by project.
-    pub active_sessions: Vec<(String, u64)>,
-    /// Sandboxes that run.
-    pub sandboxes: u64,
-    /// Projects.
-    pub projects: u64,
 }
 
 // === impl Engine ===
@@ -244,6 +220,7 @@ impl Engine {
             addresses: options.addresses,
             version: options.version,
             started_at,
+            asked_ready: health::Asked::default(),
         });
         engine.settle_orphans().await?;
         engine.recover().await?;
@@ -361,80 +338,6 @@ impl Engine {
     /// Ready, or why not.
     pub fn ready(&self) -> Result<(), String> {
         if self.draining.load(Ordering::Relaxed) { Err("the server is stopping".to_owned()) } else { Ok(()) }
-    }
-
-    /// Checks for `/health`.
-    pub async fn checks(&self) -> Vec<Check> {
-        let store = match self.shared.store.check().await {
-            Ok(()) => Check {
-                name: "store",
-                status: "ok",
-                required: true,
-                message: "events can be written".to_owned(),
-                fix: None,
-            },
-            Err(error) => {
-                let refusal = error.refusal();
-                Check {
-                    name: "store",
-                    status: "down",
-                    required: true,
-                    message: refusal.message,
-                    fix: refusal.fix,
-                }
-            }
-        };
-        let backend = match self.shared.backend() {
-            Ok(backend) => backend.check().await.map(|()| backend.name()),
-            Err(refusal) => Err(refusal),
-        };
-        let sandbox = match backend {
-            Ok(name) => Check {
-                name: "sandbox",
-                status: "ok",
-                required: false,
-                message: format!("backend `{name}` works on this machine"),
-                fix: None,
-            },
-            Err(refusal) => Check {
-                name: "sandbox",
-                status: "degraded",
-                required: false,
-                message: refusal.message,
-                fix: refusal.fix,
-            },
-        };
-        let model = match self.shared.catalogue.resolve(None).await {
-            Ok(model) => Check {
-                name: "model",
-                status: "ok",
-                required: false,
-                message: format!("sessions use {model}"),
-                fix: None,
-            },
-            Err(refusal) => Check {
-                name: "model",
-                status: "not_configured",
-                required: false,
-                message: refusal.message,
-                fix: refusal.fix,
-            },
-        };
-        vec![store, sandbox, model]
-    }
-
-    /// Numbers for `/metrics`.
-    pub async fn gauges(&self) -> Gauges {
-        let sandboxes = self.shared.sandboxes.load(Ordering::Relaxed);
-        let projects = self.shared.store.projects().await.map_or(0, |projects| projects.len() as u64);
-        let mut by_project: HashMap<ProjectId, u64> = HashMap::new();
-        let active =
-            SessionFilter { status: Some(SessionStatus::Active), limit: 10_000, ..SessionFilter::default() };
-        for record in self.shared.store.sessions(active).await.unwrap_or_default() {
-            *by_project.entry(record.project).or_default() += 1;
-        }
-        let active_sessions = by_project.into_iter().map(|(id, count)| (id.to_string(), count)).collect();
-        Gauges { active_sessions, sandboxes, projects }
     }
 
     /// Resolves when an operation asked the server to stop; true if sandboxes shall stay.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 pub mod link;
+pub mod machine;
 pub mod namespace;
 
 pub use namespace::give_to;

@@ -10,7 +10,7 @@
 //! it is left. The design is in `docs/design/sandbox.md`.
 
 mod cgroup;
-mod check;
+pub(crate) mod check;
 mod etc;
 mod git;
 mod image;
