@@ -54,7 +54,12 @@ mod migrate;
 mod query;
 mod reader;
 mod record;
+mod verify;
 mod writer;
+
+pub use verify::VerifyOptions;
+pub use verify::look;
+pub use verify::verify;
 
 use blob::Blobs;
 use change::Prepared;

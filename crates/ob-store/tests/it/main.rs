@@ -4,6 +4,7 @@ mod crash;
 mod files;
 mod model;
 mod tokens;
+mod verify;
 
 use std::path::Path;
 
