@@ -26,18 +26,23 @@ pub(crate) fn find_bubblewrap(configured: Option<&Path>) -> Result<PathBuf, Refu
         |path: &Path| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file();
     match configured {
         Some(path) if is_program(path) => Ok(path.to_owned()),
-        Some(path) => Err(Refusal::unavailable(format!("bubblewrap is not at {}", path.display()))
-            .fix("correct `sandbox.bubblewrap`, or leave it out and install it with `apt-get install bubblewrap`")),
+        // A bare name is what the PATH was asked for in vain.
+        Some(path) if path.is_relative() => Err(not_installed()),
+        Some(path) => Err(Refusal::unavailable(format!("bubblewrap is not at {}", path.display())).fix(
+            "correct `sandbox.bubblewrap`, or leave it out and install it with `apt-get install bubblewrap`",
+        )),
         None => PROGRAM_FOLDERS
             .iter()
             .map(|folder| Path::new(folder).join("bwrap"))
             .find(|path| is_program(path))
-            .ok_or_else(|| {
-                Refusal::unavailable("bubblewrap is not installed, so sandboxes cannot be made").fix(
-                    "install it with `apt-get install bubblewrap` (Debian, Ubuntu) or `dnf install bubblewrap` (Fedora)",
-                )
-            }),
+            .ok_or_else(not_installed),
     }
+}
+
+fn not_installed() -> Refusal {
+    Refusal::unavailable("bubblewrap is not installed, so sandboxes cannot be made").fix(
+        "install it with `apt-get install bubblewrap` (Debian, Ubuntu) or `dnf install bubblewrap` (Fedora)",
+    )
 }
 
 /// Everything that can be wrong with the machine itself.
