@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod crash;
+mod doctor;
 mod harness;
 mod isolation;
 mod job;
