@@ -8,13 +8,14 @@ GUEST := $(CURDIR)/target/guest/$(HOST)/$(GUEST_DIR)/oubliette-guest
 # The build of `oubliette` embeds this file; the tests of sandboxes use it as it is.
 export OUBLIETTE_GUEST := $(GUEST)
 
-.PHONY: help build demo test bench lint tidy guest setup
+.PHONY: help build demo test bench fuzz lint tidy guest setup
 
 help:
 	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
 	@echo 'make bench   figures with their method, also in target/bench/figures.json'
+	@echo 'make fuzz    every parser against made-up input; TIME=300 seconds for each, TARGETS=all'
 	@echo 'make lint    format, clippy, structure, licences'
 
 setup:
@@ -49,3 +50,6 @@ test: setup guest lint
 bench: setup guest
 	cargo build --locked --release --workspace --bins
 	cargo xtask bench
+
+fuzz:
+	@scripts/fuzz.sh
