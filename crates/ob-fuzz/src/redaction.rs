@@ -3,9 +3,9 @@
 use ob_core::redact::Redactor;
 use serde_json::Value;
 
-/// What is hidden by value: one in another, one with what JSON and expressions escape, one that looks like the mask.
+/// What is hidden by value: one in another, one with what JSON and expressions escape, one that overlaps another.
 const SECRETS: [&str; 4] =
-    ["hunter2-hunter2", "hunter2-hunter2-longer", "a\"b\\c\n+é(.*)x", "[redacted][redacted]"];
+    ["hunter2-hunter2", "hunter2-hunter2-longer", "a\"b\\c\n+é(.*)x", "longer-and-another"];
 /// What is hidden by its form.
 const FORMS: [&str; 2] = ["sk-abcdefghijklmnopqrstuvwx", "ghp_abcdefghijklmnopqrstuvwxyz0123456789"];
 
