@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! commit, claim, new_epoch -> writer (group commit) -> oubliette.db <- readers <- events, sessions, ledger, ...
-//!                               |  WAL over its cap -> checkpoint
+//!                               |  WAL over its cap -> checkpoint                   |
+//!                               +-> tail: the newest events, in memory <------------+
 //!                               +-> doorbells (after the commit) -> whoever listens
 //! ```
 //!
-//! - `apply` holds the rules of a commit, `record` and `ledger` its statements, `query` those of reads.
+//! - `apply` holds the rules of a commit, `tail` where its events go, `record` and `ledger` its statements, `query` those of reads.
 //! - Dropping the store ends it like [`Store::close`], without waiting.
 
 use std::path::Path;
@@ -54,6 +55,7 @@ mod migrate;
 mod query;
 mod reader;
 mod record;
+mod tail;
 mod verify;
 mod writer;
 
@@ -66,6 +68,7 @@ use change::Prepared;
 use doorbell::Doorbells;
 use fault::Fault;
 use reader::Readers;
+use tail::Tail;
 use writer::Ended;
 use writer::Request;
 use writer::Writer;
@@ -105,6 +108,7 @@ struct SqliteStore {
     room: Arc<Semaphore>,
     readers: Arc<Readers>,
     doorbells: Arc<Doorbells>,
+    tail: Arc<Tail>,
     blobs: Blobs,
     ended: watch::Receiver<Ended>,
 }
@@ -117,6 +121,8 @@ impl SqliteStore {
         let connection = migrate::open(&options.database, migrate::MAIN)?;
         let readers = Arc::new(Readers::start(&options.database)?);
         let doorbells = Arc::new(Doorbells::default());
+        let tail = Arc::new(Tail::default());
+        tail.load(&connection)?;
         let (writer, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (ended_sender, ended) = watch::channel(None);
         Writer {
@@ -124,12 +130,13 @@ impl SqliteStore {
             database: options.database.clone(),
             requests,
             doorbells: Arc::clone(&doorbells),
+            tail: Arc::clone(&tail),
             readers: Arc::clone(&readers),
             ended: ended_sender,
             runtime: tokio::runtime::Handle::current(),
         }
         .start()?;
-        Ok(Self { writer, room: Arc::new(Semaphore::new(QUEUE_KIB)), readers, doorbells, blobs, ended })
+        Ok(Self { writer, room: Arc::new(Semaphore::new(QUEUE_KIB)), readers, doorbells, tail, blobs, ended })
     }
 
     async fn ask<T>(&self, request: impl FnOnce(writer::Answer<T>) -> Request) -> Result<T, StoreError> {
@@ -168,15 +175,24 @@ impl Store for SqliteStore {
         // In this order, so that a commit between the two is not missed.
         let doorbell = self.doorbells.listen(session);
         let id = session.clone();
-        let next = self.readers.read(move |connection| query::next_index(connection, id.as_str())).await?;
+        let next = match self.tail.next(session) {
+            Some(next) => next,
+            None => self.readers.read(move |connection| query::next_index(connection, id.as_str())).await?,
+        };
         self.doorbells.raise(session, next);
         Ok(doorbell)
     }
 
     async fn events(&self, session: &SessionId, from: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
+        let newest = self.tail.read(session, from, limit, query::EVENTS_BYTES);
+        if let Some(newest) = &newest
+            && newest.is_all_since(from)
+        {
+            return Ok(query::newest_events(session, limit, newest)?);
+        }
         let (blobs, session) = (self.blobs.clone(), session.clone());
         self.readers
-            .read(move |connection| query::events(connection, &blobs, session.as_str(), from, limit))
+            .read(move |connection| query::events(connection, &blobs, &session, (from, limit), newest))
             .await
     }
 

@@ -8,11 +8,11 @@
 //! after a rollback it is forgotten, and read again when needed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::TreeId;
-use ob_core::event::PAYLOAD_VERSION;
 use ob_core::ledger::Ledger;
 use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
@@ -20,11 +20,13 @@ use rusqlite::params;
 
 use super::change::Change;
 use super::change::EncodedEvent;
-use super::change::Payload;
 use super::change::Prepared;
 use super::fault::Fault;
 use super::ledger;
 use super::record;
+use super::tail::Appended;
+use super::tail::Mover;
+use super::tail::Tail;
 use crate::Committed;
 use crate::Epoch;
 use crate::StoreError;
@@ -53,6 +55,11 @@ pub(crate) struct Applier {
     sessions: HashMap<SessionId, SessionHead>,
     pub(super) trees: HashMap<TreeId, (i64, Ledger)>,
     touched: Vec<SessionId>,
+    tail: Arc<Tail>,
+    /// Moves the events of the tail.
+    pub(crate) mover: Mover,
+    /// The events of this transaction.
+    pub(crate) appended: Appended,
     data_version: Option<i64>,
     /// How far logs reach once the transaction is committed, in the order of appending.
     pub(crate) reached: Vec<(SessionId, u64)>,
@@ -65,12 +72,19 @@ pub(crate) struct Applier {
 // === impl Applier ===
 
 impl Applier {
+    /// Nothing is remembered yet.
+    pub(crate) fn new(tail: Arc<Tail>) -> Self {
+        Self { tail, ..Self::default() }
+    }
+
     /// To be called first in every transaction: forgets all if another process wrote in the meantime.
     pub(crate) fn begin(&mut self, connection: &Connection) -> Result<(), Fault> {
         let version: i64 =
             connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         if self.data_version.replace(version) != Some(version) {
             self.forget();
+            self.tail.load(connection)?;
+            self.mover.reset(connection)?;
         }
         if self.sessions.len() > REMEMBERED {
             self.sessions.clear();
@@ -80,6 +94,7 @@ impl Applier {
         }
         self.reached.clear();
         self.gone.clear();
+        self.appended.clear();
         Ok(())
     }
 
@@ -89,6 +104,7 @@ impl Applier {
         self.trees.clear();
         self.reached.clear();
         self.gone.clear();
+        self.appended.clear();
     }
 
     /// Applies one commit; if it is refused, the transaction is as it was before.
@@ -102,6 +118,7 @@ impl Applier {
             return self.changes(connection, commit, at);
         }
         let (reached, gone, must_purge) = (self.reached.len(), self.gone.len(), self.must_purge);
+        let appended = self.appended.len();
         self.touched.clear();
         connection.prepare_cached("SAVEPOINT one_commit")?.execute([])?;
         let outcome = self.changes(connection, commit, at);
@@ -113,6 +130,7 @@ impl Applier {
             self.trees.clear();
             self.reached.truncate(reached);
             self.gone.truncate(gone);
+            self.appended.truncate(appended);
             self.must_purge = must_purge;
         }
         connection.prepare_cached("RELEASE one_commit")?.execute([])?;
@@ -151,7 +169,7 @@ impl Applier {
         for change in &commit.changes {
             match change {
                 Change::Append { session, events } => {
-                    let first = self.append(connection, session, events, commit.fence, at)?;
+                    let first = self.append(connection, session, events, commit.fence)?;
                     committed.first_index.push(first);
                 }
                 Change::PutSession(record, json) => {
@@ -220,27 +238,11 @@ impl Applier {
         session: &SessionId,
         events: &[EncodedEvent],
         fence: Option<Epoch>,
-        at: Timestamp,
     ) -> Result<u64, Fault> {
         let head = self.writable(connection, session, fence)?;
-        let mut insert = connection.prepare_cached(
-            "INSERT INTO events (session_key, seq, at, kind, version, payload, blob) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?;
         let mut next = head.next;
         for event in events {
-            let (inline, blob) = match &event.payload {
-                Payload::Inline(text) => (Some(text.as_str()), None),
-                Payload::Blob(hash) => (None, Some(hash.as_slice())),
-            };
-            insert.execute(params![
-                head.key,
-                next,
-                at.as_micros(),
-                event.kind,
-                PAYLOAD_VERSION,
-                inline,
-                blob
-            ])?;
+            self.appended.push(session, head.key, next, event);
             next += 1;
         }
         if next > head.next {
@@ -292,16 +294,18 @@ impl Applier {
         if let Some(head) = self.sessions.get(session) {
             return Ok(*head);
         }
+        let newest = self.appended.next(session).or_else(|| self.tail.next(session));
         let head = connection
             .prepare_cached(
                 "SELECT key, epoch, (SELECT max(seq) FROM events WHERE session_key = sessions.key)
                  FROM sessions WHERE id = ?1",
             )?
             .query_row([session.as_str()], |row| {
+                let moved = row.get::<_, Option<u64>>(2)?.map_or(0, |newest| newest + 1);
                 Ok(SessionHead {
                     key: row.get(0)?,
                     epoch: row.get::<_, Option<u64>>(1)?.map(Epoch),
-                    next: row.get::<_, Option<u64>>(2)?.map_or(0, |newest| newest + 1),
+                    next: newest.unwrap_or(moved),
                 })
             })
             .optional()?

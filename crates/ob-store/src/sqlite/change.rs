@@ -1,5 +1,7 @@
 //! A commit made ready for the writer: encoded in the caller's task, so that the one writer only binds and inserts.
 
+use std::sync::Arc;
+
 use ob_core::EventBody;
 use ob_core::SessionId;
 use ob_core::event::INLINE_PAYLOAD_MAX;
@@ -21,16 +23,16 @@ const CHANGE_OVERHEAD: usize = 128;
 pub(crate) const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The content of an event in the form it is kept in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Payload {
     /// In the row.
-    Inline(String),
+    Inline(Arc<str>),
     /// In a blob that is durable already.
     Blob(BlobHash),
 }
 
 /// An event that waits for its number.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct EncodedEvent {
     /// The stored number of its kind.
     pub(crate) kind: u8,
@@ -64,6 +66,18 @@ pub(crate) struct Prepared {
     pub(crate) bytes: usize,
 }
 
+// === impl Payload ===
+
+impl Payload {
+    /// How many bytes it takes in a row.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Inline(text) => text.len(),
+            Self::Blob(hash) => hash.len(),
+        }
+    }
+}
+
 // === impl Prepared ===
 
 impl Prepared {
@@ -79,9 +93,7 @@ impl Prepared {
                     for event in events {
                         let event = encode_event(&event, blobs).await?;
                         prepared.bytes += CHANGE_OVERHEAD;
-                        if let Payload::Inline(text) = &event.payload {
-                            prepared.bytes += text.len();
-                        }
+                        prepared.bytes += event.payload.len();
                         encoded.push(event);
                     }
                     Change::Append { session, events: encoded }
@@ -137,7 +149,7 @@ async fn encode_event(body: &EventBody, blobs: &Blobs) -> Result<EncodedEvent, F
     let kind = body.kind.stored();
     let json = serde_json::to_string(body)?;
     if json.len() <= INLINE_PAYLOAD_MAX {
-        return Ok(EncodedEvent { kind, payload: Payload::Inline(json) });
+        return Ok(EncodedEvent { kind, payload: Payload::Inline(json.into()) });
     }
     let blobs = blobs.clone();
     let put = tokio::task::spawn_blocking(move || blobs.put(json.as_bytes())).await;

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use ob_core::Event;
 use ob_core::MicroUsd;
+use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::check_invariant;
 use ob_core::event::PAYLOAD_VERSION;
@@ -19,15 +20,17 @@ use serde::de::DeserializeOwned;
 
 use super::blob::BlobHash;
 use super::blob::Blobs;
+use super::change::Payload;
 use super::fault::Fault;
 use super::ledger;
 use super::record::missing;
 use super::record::parse;
+use super::tail::Newest;
 use crate::OpenCharge;
 use crate::SessionFilter;
 
 /// Payload bytes that one call of `events` returns, unless a single event has more.
-const EVENTS_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const EVENTS_BYTES: usize = 4 * 1024 * 1024;
 
 /// The record in the first column of the row that `select` finds.
 pub(crate) fn one<T: DeserializeOwned>(
@@ -67,61 +70,111 @@ pub(crate) fn next_index(connection: &Connection, session: &str) -> Result<u64, 
     Ok(newest.map_or(0, |newest| newest + 1))
 }
 
-/// Events from a number on, bounded by count and bytes.
+/// Events from a number on, bounded by count and bytes: older ones from the table, the others as `newest` has them,
+/// which must have been read from memory before this is called.
 pub(crate) fn events(
     connection: &Connection,
     blobs: &Blobs,
-    session: &str,
-    from: u64,
-    limit: usize,
+    session: &SessionId,
+    (from, limit): (u64, usize),
+    newest: Option<Newest>,
 ) -> Result<Vec<Event>, Fault> {
+    let id = session.as_str();
     let from = i64::try_from(from).unwrap_or(i64::MAX);
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let before = newest.as_ref().map_or(i64::MAX, |newest| i64::try_from(newest.first).unwrap_or(i64::MAX));
+    let mut page = Page::new(session, limit);
     let mut statement = connection.prepare_cached(
         "SELECT seq, at, version, payload, blob FROM events
-         WHERE session_key = (SELECT key FROM sessions WHERE id = ?1) AND seq >= ?2 ORDER BY seq LIMIT ?3",
+         WHERE session_key = (SELECT key FROM sessions WHERE id = ?1) AND seq >= ?2 AND seq < ?3 ORDER BY seq LIMIT ?4",
     )?;
-    let mut rows = statement.query(params![session, from, limit])?;
-    let (mut events, mut bytes) = (Vec::new(), 0);
-    while bytes < EVENTS_BYTES
-        && let Some(row) = rows.next()?
-    {
-        let index: u64 = row.get(0)?;
-        if let Some(last) = events.last() {
-            let Event { index: before, .. } = last;
+    let mut rows = statement.query(params![id, from, before, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    while let Some(row) = rows.next()? {
+        let (index, at, version) = (row.get(0)?, Timestamp::from_micros(row.get(1)?), row.get(2)?);
+        let is_taken = match row.get::<_, Option<BlobHash>>(4)? {
+            Some(hash) => page.take(index, at, version, &blobs.get(&hash)?)?,
+            None => {
+                let payload = row.get_ref(3)?.as_bytes().map_err(rusqlite::Error::from)?;
+                page.take(index, at, version, payload)?
+            }
+        };
+        if !is_taken {
+            return Ok(page.events);
+        }
+    }
+    match newest {
+        Some(newest) => page.take_newest(&newest, |hash| blobs.get(hash))?,
+        // Nothing yet, or nothing ever?
+        None if page.events.is_empty() => drop(next_index(connection, id)?),
+        None => {}
+    }
+    Ok(page.events)
+}
+
+/// [`events`] if memory has all that was asked for, and none of it is in a blob.
+pub(crate) fn newest_events(session: &SessionId, limit: usize, newest: &Newest) -> Result<Vec<Event>, Fault> {
+    let mut page = Page::new(session, limit);
+    page.take_newest(newest, |_| Err(Fault::engine("a blob is not in memory")))?;
+    Ok(page.events)
+}
+
+/// Events of one answer.
+struct Page<'a> {
+    session: &'a SessionId,
+    limit: usize,
+    bytes: usize,
+    events: Vec<Event>,
+}
+
+// === impl Page ===
+
+impl<'a> Page<'a> {
+    fn new(session: &'a SessionId, limit: usize) -> Self {
+        Self { session, limit, bytes: 0, events: Vec::new() }
+    }
+
+    /// Takes the next event; false if the page is full.
+    fn take(&mut self, index: u64, at: Timestamp, version: u8, payload: &[u8]) -> Result<bool, Fault> {
+        let session = self.session;
+        if self.events.len() >= self.limit
+            || (!self.events.is_empty() && self.bytes + payload.len() > EVENTS_BYTES)
+        {
+            return Ok(false);
+        }
+        if let Some(Event { index: before, .. }) = self.events.last() {
             check_invariant!(
                 AcknowledgedMeansKept,
                 index == before + 1,
                 "{session}: {index} follows {before}"
             );
         }
-        let version: u8 = row.get(2)?;
         if version != PAYLOAD_VERSION {
             return Err(malformed(session, index, format!("its payload has version {version}")));
         }
-        let blob = match row.get::<_, Option<BlobHash>>(4)? {
-            Some(hash) => Some(blobs.get(&hash)?),
-            None => None,
-        };
-        let payload = match &blob {
-            Some(content) => content.as_slice(),
-            None => row.get_ref(3)?.as_bytes().map_err(rusqlite::Error::from)?,
-        };
-        if !events.is_empty() && bytes + payload.len() > EVENTS_BYTES {
-            break;
-        }
-        bytes += payload.len();
+        self.bytes += payload.len();
         let body = serde_json::from_slice(payload).map_err(|error| malformed(session, index, error))?;
-        events.push(Event { index, at: Timestamp::from_micros(row.get(1)?), body });
+        self.events.push(Event { index, at, body });
+        Ok(true)
     }
-    if events.is_empty() {
-        // Nothing yet, or nothing ever?
-        next_index(connection, session)?;
+
+    fn take_newest(
+        &mut self,
+        newest: &Newest,
+        blob: impl Fn(&BlobHash) -> Result<Vec<u8>, Fault>,
+    ) -> Result<(), Fault> {
+        for (index, event) in (newest.from..).zip(&newest.events) {
+            let is_taken = match &event.payload {
+                Payload::Inline(text) => self.take(index, event.at, event.version, text.as_bytes())?,
+                Payload::Blob(hash) => self.take(index, event.at, event.version, &blob(hash)?)?,
+            };
+            if !is_taken {
+                break;
+            }
+        }
+        Ok(())
     }
-    Ok(events)
 }
 
-fn malformed(session: &str, index: u64, why: impl Display) -> Fault {
+fn malformed(session: &SessionId, index: u64, why: impl Display) -> Fault {
     Fault::engine(format!("event {index} of session {session} is malformed: {why}"))
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! callers -> bounded queue -> take what is there -> BEGIN IMMEDIATE, apply each, COMMIT -> announcer: ring, answer each
 //!                                   ^                                                |
-//!                                   +------------------------------------------------+
+//!                                   +---- move some events of the tail <-------------+
 //! ```
 //!
 //! The announcer is a task of the callers' runtime: waking many of its tasks from there costs a fraction of waking them
@@ -32,6 +32,8 @@ use super::checkpoint;
 use super::doorbell::Doorbells;
 use super::fault::Fault;
 use super::reader::Readers;
+use super::tail::Tail;
+use super::tail::Written;
 use crate::Committed;
 use crate::Epoch;
 use crate::StoreError;
@@ -44,6 +46,9 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Durable batches that are not announced yet; the writer waits when there are more.
 const UNANNOUNCED: usize = 4;
+
+/// Events that one step moves when nobody waits for a commit any more.
+const STEP_OF_ALL: usize = 4096;
 
 /// Whoever wants to know what became of a request.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -86,6 +91,7 @@ pub(crate) struct Writer {
     pub(crate) database: PathBuf,
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) doorbells: Arc<Doorbells>,
+    pub(crate) tail: Arc<Tail>,
     pub(crate) readers: Arc<Readers>,
     pub(crate) ended: watch::Sender<Ended>,
     /// Where the announcer runs.
@@ -96,11 +102,14 @@ pub(crate) struct Writer {
 struct Batches<'a> {
     connection: &'a Connection,
     doorbells: &'a Doorbells,
+    tail: &'a Tail,
     announcements: mpsc::Sender<Announcement>,
     applier: Applier,
     wal: checkpoint::WalLength,
     checkpoints: std_mpsc::SyncSender<()>,
     newest: Timestamp,
+    /// True if moving events failed and no commit has succeeded since.
+    is_move_stalled: bool,
 }
 
 // === impl Writer ===
@@ -134,7 +143,7 @@ impl Writer {
     fn work(&mut self) -> Result<(), Fault> {
         let wal = checkpoint::WalLength::watch(&mut self.connection)?;
         let (checkpoints, checkpointer) = checkpoint::start(self.database.clone())?;
-        let mut applier = Applier::default();
+        let mut applier = Applier::new(Arc::clone(&self.tail));
         applier.must_purge = has_purges(&self.connection)?;
         let (announcements, announced) = mpsc::channel(UNANNOUNCED);
         let (all_told, told_all) = oneshot::channel::<()>();
@@ -142,22 +151,24 @@ impl Writer {
         let mut batches = Batches {
             connection: &self.connection,
             doorbells: &self.doorbells,
+            tail: &self.tail,
             announcements,
             applier,
             wal,
             checkpoints,
             newest: Timestamp::default(),
+            is_move_stalled: false,
         };
         let mut taken = Vec::new();
         loop {
-            if batches.applier.must_purge {
+            if batches.has_chores() {
                 while taken.len() < BATCH_COMMITS
                     && let Ok(request) = self.requests.try_recv()
                 {
                     taken.push(request);
                 }
                 if taken.is_empty() {
-                    batches.purge();
+                    batches.do_chore()?;
                 }
             } else if self.requests.blocking_recv_many(&mut taken, BATCH_COMMITS) == 0 {
                 break;
@@ -177,12 +188,13 @@ impl Writer {
                         }
                     }
                 }
-                batches.write(batch);
+                batches.write(batch)?;
             }
             drop(requests);
-            if self.requests.is_closed() && self.requests.is_empty() && batches.applier.must_purge {
+            if self.requests.is_closed() && self.requests.is_empty() {
                 // The rest is purged after the next start.
                 batches.applier.must_purge = false;
+                batches.move_all()?;
             }
         }
         drop(batches);
@@ -206,18 +218,21 @@ impl Request {
 // === impl Batches ===
 
 impl Batches<'_> {
-    /// One transaction for all of `batch`.
-    fn write(&mut self, batch: Vec<Request>) {
+    /// One transaction for all of `batch`. An error means that the connection is of no more use.
+    fn write(&mut self, batch: Vec<Request>) -> Result<(), Fault> {
         if batch.is_empty() {
-            return;
+            return Ok(());
         }
         let at = self.now();
+        let mut written = Written::Nowhere;
         let mut applied = Vec::with_capacity(batch.len());
         let mut batch = batch.into_iter();
         let outcome = self.transaction(|batches| {
             for request in batch.by_ref() {
                 applied.push(batches.apply(request, at)?);
             }
+            let Applier { mover, appended, .. } = &batches.applier;
+            written = mover.write(batches.connection, batches.tail, appended, at)?;
             if batches.applier.must_purge {
                 batches.applier.purge(batches.connection)?;
             }
@@ -225,6 +240,10 @@ impl Batches<'_> {
         });
         match outcome {
             Ok(()) => {
+                let Applier { mover, appended, gone, .. } = &mut self.applier;
+                let count = appended.len();
+                mover.written(self.tail, written, appended, at);
+                self.tail.forget(gone);
                 let announcement = Announcement {
                     reached: std::mem::take(&mut self.applier.reached),
                     gone: std::mem::take(&mut self.applier.gone),
@@ -233,6 +252,11 @@ impl Batches<'_> {
                 if let Err(unsent) = self.announcements.blocking_send(announcement) {
                     // The runtime of whoever opened us is gone; others may still wait.
                     unsent.0.tell(self.doorbells);
+                }
+                self.is_move_stalled = false;
+                if self.applier.mover.has_work() {
+                    // Twice what came, so that it ends before as many are there again.
+                    self.move_some(2 * count)?;
                 }
                 self.checkpoint_if_long();
             }
@@ -249,6 +273,59 @@ impl Batches<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// True if there is something to do while nothing is asked for.
+    fn has_chores(&self) -> bool {
+        self.applier.must_purge || (self.applier.mover.has_work() && !self.is_move_stalled)
+    }
+
+    /// Does a piece of what is to do while nothing is asked for.
+    fn do_chore(&mut self) -> Result<(), Fault> {
+        if self.applier.mover.has_work() && !self.is_move_stalled {
+            self.move_some(0)?;
+            self.checkpoint_if_long();
+        } else {
+            self.purge();
+        }
+        Ok(())
+    }
+
+    /// Moves some events of the tail to their place. A fault in doing so is only logged: they stay where they are. It
+    /// need not be flushed, since after a power failure they are there again.
+    fn move_some(&mut self, at_least: usize) -> Result<(), Fault> {
+        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
+        let mut step = None;
+        let outcome = self.transaction(|batches| {
+            let mover = &batches.applier.mover;
+            step = Some(mover.step(batches.connection, batches.tail, at_least)?);
+            Ok(())
+        });
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        match (outcome, step) {
+            (Ok(()), Some(step)) => self.applier.mover.stepped(self.tail, step),
+            (Err(fault), _) => {
+                tracing::warn!(
+                    ?fault,
+                    "moving events to their place failed; it is tried again after a commit"
+                );
+                self.is_move_stalled = true;
+            }
+            (Ok(()), None) => {}
+        }
+        Ok(())
+    }
+
+    /// Leaves the tail empty, if that is possible.
+    fn move_all(&mut self) -> Result<(), Fault> {
+        while !self.tail.is_empty() && !self.is_move_stalled {
+            if !self.applier.mover.has_work() {
+                self.applier.mover.seal(self.tail);
+            }
+            self.move_some(STEP_OF_ALL)?;
+        }
+        Ok(())
     }
 
     /// Removes some events of deleted sessions while there is nothing else to do. A fault is only logged: they are out of sight already.

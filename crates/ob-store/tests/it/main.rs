@@ -3,6 +3,7 @@
 mod crash;
 mod files;
 mod model;
+mod tail;
 mod tokens;
 mod verify;
 

@@ -40,8 +40,18 @@ async fn broken(folder: &Path) -> Vec<Check> {
     verify(folder).await.into_iter().filter(|check| check.state != CheckState::Ok).collect()
 }
 
-/// A closed store with a session, events, a blob, a turn's worth of charges and a token.
+/// A closed store with a session, events, a blob, charges and no token.
 async fn filled() -> Folder {
+    stores().await.1
+}
+
+/// The same as a crash leaves it, with the newest events in the tail.
+async fn crashed() -> Folder {
+    stores().await.0
+}
+
+/// A store as it is while it is open, and after it was closed.
+async fn stores() -> (Folder, Folder) {
     let folder = Folder::new();
     let store = open(folder.path()).await;
     let record = seed(&store).await;
@@ -58,9 +68,12 @@ async fn filled() -> Folder {
             commit(&store, vec![Write::Settle { charge, used }]).await.expect("settle");
         }
     }
-    store.close().await.expect("close");
     drop(ob_store::sqlite::open_tokens(&places(folder.path()).auth_database).await.expect("made"));
-    folder
+    let copy = Folder::new();
+    let copied = Command::new("cp").arg("-a").arg(folder.path().join("data")).arg(copy.path()).status();
+    assert!(copied.expect("cp").success());
+    store.close().await.expect("close");
+    (copy, folder)
 }
 
 /// Changes the database behind the store's back.
@@ -127,6 +140,22 @@ async fn a_whole_store_is_called_whole_also_while_it_is_written() {
 #[tokio::test]
 async fn each_broken_promise_is_found_and_named() {
     let table = [
+        (
+            "UPDATE tail SET body = json_remove(body, '$[7]') WHERE body LIKE '%498 xxx%'",
+            "event_numbers",
+            "8 where 7 is due",
+        ),
+        (
+            "UPDATE tail SET body = json_replace(body, '$[3][4]', '{') WHERE body LIKE '%498 xxx%'",
+            "event_payloads",
+            "event 3 of session gogol_",
+        ),
+        (
+            "UPDATE tail SET body = json_replace(body, '$[3][2]', 200) WHERE body LIKE '%498 xxx%'",
+            "event_payloads",
+            "kind 200",
+        ),
+        ("UPDATE tail SET body = '[' WHERE body LIKE '%498 xxx%'", "event_numbers", "malformed JSON"),
         ("DELETE FROM events WHERE seq = 7", "event_numbers", "8 where 7 is due"),
         ("DELETE FROM events WHERE seq = 0", "event_numbers", "1 where 0 is due"),
         (
@@ -158,7 +187,7 @@ async fn each_broken_promise_is_found_and_named() {
         ),
     ];
     for (sql, name, says) in table {
-        let folder = filled().await;
+        let folder = if sql.contains("tail") { crashed().await } else { filled().await };
         edit(folder.path(), sql);
         let found = broken(folder.path()).await;
         let check =
@@ -170,6 +199,15 @@ async fn each_broken_promise_is_found_and_named() {
             found.iter().map(|c| c.name.as_str()).filter(|other| *other != name).collect();
         assert!(others.is_empty() || sql.contains("tree_key"), "{sql} is one fault, found as {others:?} too");
     }
+}
+
+#[tokio::test]
+async fn a_store_that_a_crash_left_is_whole() {
+    let folder = crashed().await;
+    let connection = Connection::open(options(folder.path()).database).expect("opens");
+    let tail: u64 = connection.query_row("SELECT count(*) FROM tail", [], |row| row.get(0)).expect("counts");
+    assert!(tail > 0, "the newest events are in the tail");
+    assert_eq!(broken(folder.path()).await, []);
 }
 
 #[tokio::test]
@@ -204,6 +242,8 @@ async fn a_token_that_cannot_be_read_is_found() {
 async fn a_corrupt_page_is_found_and_the_commands_that_mend_it_work() {
     let folder = filled().await;
     let database = options(folder.path()).database;
+    // Without free pages, where a fault would be none.
+    Connection::open(&database).expect("opens").execute_batch("VACUUM").expect("packed");
     // A leaf of the events, which are the most of the file.
     let mut bytes = fs::read(&database).expect("read");
     let page = bytes.len() / 4096 / 2 * 4096;

@@ -14,8 +14,15 @@ use crate::sqlite::blob::BlobHash;
 use crate::sqlite::blob::Blobs;
 use crate::sqlite::fault::Fault;
 
-/// All events, wherever they are kept.
-const EVENTS: &str = "SELECT session_key, seq, kind, version, payload, blob FROM events";
+/// The events that are in their place.
+const PLACED: &str = "SELECT session_key, seq, kind, version, payload, blob FROM events";
+
+/// The newest events, which are kept together. Some may be in their place already, and a deleted session's go later.
+const NEWEST: &str = "SELECT session, number, kind, version, payload, blob FROM (
+  SELECT value ->> 0 AS session, value ->> 1 AS number, value ->> 2 AS kind, value ->> 3 AS version,
+         value ->> 4 AS payload, unhex(value ->> 5) AS blob FROM tail, json_each(tail.body))
+  WHERE session IN (SELECT key FROM sessions)
+    AND NOT EXISTS (SELECT 1 FROM events WHERE session_key = session AND seq = number)";
 
 /// What one rule says.
 type Outcome = Result<(String, Faults), Fault>;
@@ -47,7 +54,10 @@ struct Pass {
 
 impl Pass {
     fn read(&mut self, connection: &Connection) -> Result<(), Fault> {
-        let mut statement = connection.prepare(&format!("{EVENTS} ORDER BY session_key, seq"))?;
+        // A database of before has no such table yet.
+        let has_tail = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'tail'")?.exists([])?;
+        let newest = if has_tail { format!("UNION ALL {NEWEST}") } else { String::new() };
+        let mut statement = connection.prepare(&format!("{PLACED} {newest} ORDER BY 1, 2"))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let (session, seq): (i64, i64) = (row.get(0)?, row.get(1)?);
@@ -100,11 +110,11 @@ impl Pass {
 
     /// Events of sessions that are neither there nor being purged.
     fn orphans(&mut self, connection: &Connection) -> Result<(), Fault> {
-        let mut statement = connection.prepare(&format!(
-            "SELECT session_key, count(*) FROM ({EVENTS})
+        let mut statement = connection.prepare(
+            "SELECT session_key, count(*) FROM events
              WHERE session_key NOT IN (SELECT key FROM sessions)
-               AND session_key NOT IN (SELECT session_key FROM purges) GROUP BY session_key"
-        ))?;
+               AND session_key NOT IN (SELECT session_key FROM purges) GROUP BY session_key",
+        )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let (session, count): (i64, i64) = (row.get(0)?, row.get(1)?);

@@ -1,0 +1,274 @@
+//! Makes, finds again and ends a session's sandbox: tasks that report to the actor by signals.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ob_agent::Driver;
+use ob_agent::presets;
+use ob_core::Refusal;
+use ob_core::link::WORKSPACE_DIR;
+use ob_core::record::SessionRecord;
+use ob_sandbox::Enforcement;
+use ob_sandbox::SandboxError;
+use ob_sandbox::link::Guest;
+use ob_telemetry::SandboxEnded;
+use ob_telemetry::SandboxStartFailed;
+use ob_telemetry::SandboxStarted;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Counted;
+use super::DIAL;
+use super::Live;
+use super::Place;
+use super::REDIAL;
+use super::SavedDriver;
+use crate::Shared;
+use crate::actor::Signal;
+use crate::actor::What;
+
+/// What a start needs besides the session.
+pub(in crate::actor) struct Start {
+    /// What is left of an earlier sandbox; it is ended first.
+    pub(in crate::actor) old: Option<Live>,
+    /// What must be over before.
+    pub(in crate::actor) before: Option<JoinHandle<()>>,
+    /// A pause, so that what fails at once does not fail again at once.
+    pub(in crate::actor) after: Duration,
+    /// The start is no longer wanted: it stops before it makes a sandbox.
+    pub(in crate::actor) unwanted: CancellationToken,
+    /// Which start it is.
+    pub(in crate::actor) generation: u32,
+    /// Where to tell.
+    pub(in crate::actor) signal: mpsc::Sender<Signal>,
+}
+
+/// Why a start failed.
+struct StartFailure {
+    refusal: Refusal,
+    may_help: bool,
+}
+
+// === impl StartFailure ===
+
+impl StartFailure {
+    /// Another try may succeed.
+    fn passing(refusal: Refusal) -> Self {
+        Self { refusal, may_help: true }
+    }
+
+    /// Somebody has to do something first.
+    fn lasting(refusal: Refusal) -> Self {
+        Self { refusal, may_help: false }
+    }
+}
+
+/// Makes a sandbox for the session, after what is left of an earlier one has ended.
+pub(in crate::actor) fn start(shared: Arc<Shared>, record: SessionRecord, start: Start) -> JoinHandle<()> {
+    let Start { old, before, after, unwanted, generation, signal } = start;
+    tokio::spawn(async move {
+        wait_for(before).await;
+        let started = match unwanted.run_until_cancelled(tokio::time::sleep(after)).await {
+            Some(()) => try_start(&shared, &record, old, generation, &unwanted).await,
+            None => Ok(None),
+        };
+        let what = match started {
+            Ok(Some(live)) => {
+                watch_end(&shared, &record, &live, generation, signal.clone());
+                What::Started(Box::new(live))
+            }
+            // Whoever did not want it any more does what is to be done.
+            Ok(None) => return,
+            Err(StartFailure { refusal, may_help }) => {
+                SandboxStartFailed { session: &record.id, backend: &record.backend, refusal: &refusal }
+                    .emit(&shared.metrics);
+                What::StartFailed { refusal, may_help }
+            }
+        };
+        drop(signal.send(Signal { generation, what }).await);
+    })
+}
+
+/// Finds the sandbox of an earlier server again.
+pub(in crate::actor) fn adopt(
+    shared: Arc<Shared>,
+    record: SessionRecord,
+    saved: Option<SavedDriver>,
+    generation: u32,
+    signal: mpsc::Sender<Signal>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let what = match try_adopt(&shared, &record, saved).await {
+            Ok(live) => {
+                watch_end(&shared, &record, &live, generation, signal.clone());
+                What::Started(Box::new(live))
+            }
+            Err(reason) => What::AdoptFailed(reason),
+        };
+        drop(signal.send(Signal { generation, what }).await);
+    })
+}
+
+/// Ends the sandbox of a session, and tells if anyone wants to know.
+pub(in crate::actor) fn end(
+    shared: Arc<Shared>,
+    record: SessionRecord,
+    live: Option<Live>,
+    before: Option<JoinHandle<()>>,
+    tell: Option<(u32, mpsc::Sender<Signal>)>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        wait_for(before).await;
+        match end_sandbox(&shared, &record, live).await {
+            Ok(()) => {
+                let reason = "ended by its server";
+                SandboxEnded { session: &record.id, backend: &record.backend, reason }.emit(&shared.metrics);
+            }
+            Err(refusal) => tracing::error!(session = %record.id, %refusal, "cannot end the sandbox"),
+        }
+        if let Some((generation, signal)) = tell {
+            drop(signal.send(Signal { generation, what: What::Released }).await);
+        }
+    })
+}
+
+async fn wait_for(before: Option<JoinHandle<()>>) {
+    if let Some(before) = before {
+        // It is bounded by its own time-outs.
+        drop(before.await);
+    }
+}
+
+async fn end_sandbox(shared: &Shared, record: &SessionRecord, live: Option<Live>) -> Result<(), Refusal> {
+    let backend = match live {
+        Some(live) => {
+            live.guest.close();
+            Arc::clone(&live.backend)
+        }
+        None => shared.backend()?,
+    };
+    backend.end(record.id.suffix(), &shared.home.sandbox_runtime(&record.id)).await.map_err(refuse)
+}
+
+async fn try_start(
+    shared: &Arc<Shared>,
+    record: &SessionRecord,
+    old: Option<Live>,
+    generation: u32,
+    unwanted: &CancellationToken,
+) -> Result<Option<Live>, StartFailure> {
+    end_sandbox(shared, record, old).await.map_err(StartFailure::passing)?;
+    let prepare = async {
+        // After a crash, all sessions want a sandbox at once.
+        let turn = Arc::clone(&shared.starts).acquire_owned().await;
+        let turn = turn.map_err(|_| {
+            StartFailure::lasting(Refusal::internal("no start is allowed any more").fix("see the log"))
+        })?;
+        let preset = presets::find(&record.agent).map_err(StartFailure::lasting)?;
+        let backend = shared.backend().map_err(StartFailure::lasting)?;
+        backend.check().await.map_err(StartFailure::lasting)?;
+        shared.catalogue.ensure(&record.model).await.map_err(StartFailure::lasting)?;
+        let workspace = shared.prepared_workspace(record).await.map_err(StartFailure::lasting)?;
+        let spec = shared.sandbox_spec(record, &workspace).await.map_err(StartFailure::passing)?;
+        Ok((turn, preset, backend, spec))
+    };
+    // Only what makes no sandbox is cut off: a sandbox that is being made must be known to be ended.
+    let Some(prepared) = unwanted.run_until_cancelled(prepare).await else { return Ok(None) };
+    let (_turn, preset, backend, spec) = prepared?;
+    let guest = Guest::new();
+    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
+    let began = std::time::Instant::now();
+    let started = backend.start(&spec).await.map_err(|error| match error {
+        SandboxError::Refused(refusal) => StartFailure::lasting(refusal),
+        failed @ SandboxError::Failed { .. } => StartFailure::passing(refuse(failed)),
+    })?;
+    let process = format!("agent-{}-{generation}", shared.epoch.0);
+    let ready = async {
+        guest.connected(DIAL).await?;
+        guest.spawn(&process, &preset.process(WORKSPACE_DIR)).await
+    };
+    if let Err(error) = ready.await {
+        guest.close();
+        if let Err(error) = backend.end(&spec.id, &spec.runtime).await {
+            tracing::error!(session = %record.id, %error, "cannot end a sandbox that did not come up");
+        }
+        let refusal = Refusal::unavailable(format!("the sandbox did not come up: {error}"))
+            .fix("see the log, and `oubliette doctor`");
+        return Err(StartFailure::passing(refusal));
+    }
+    SandboxStarted { session: &record.id, backend: backend.name(), took: began.elapsed() }
+        .emit(&shared.metrics);
+    let resume = match shared.store.driver(&record.id).await {
+        Ok(saved) => saved
+            .and_then(|bytes| SavedDriver::decode(&bytes))
+            .and_then(|saved| Driver::restore(&saved.driver).ok())
+            .and_then(|driver| driver.agent_session().map(ToOwned::to_owned)),
+        Err(_) => None,
+    };
+    let place = Place { id: spec.id, runtime: spec.runtime };
+    let counted = Counted::new(shared);
+    let mut live = Live::new(process, place, started.enforcement, guest, gate, backend, counted);
+    live.resume = resume;
+    Ok(Some(live))
+}
+
+async fn try_adopt(
+    shared: &Arc<Shared>,
+    record: &SessionRecord,
+    saved: Option<SavedDriver>,
+) -> Result<Live, String> {
+    let saved = saved.ok_or("its agent had not been started")?;
+    let backend = shared.backend().map_err(|refusal| refusal.to_string())?;
+    let runtime = shared.home.sandbox_runtime(&record.id);
+    if let Some(end) = backend.adopt(record.id.suffix(), &runtime).await.map_err(|error| error.to_string())? {
+        return Err(end.reason);
+    }
+    shared.catalogue.ensure(&record.model).await.map_err(|refusal| refusal.to_string())?;
+    let workspace = shared.prepared_workspace(record).await.map_err(|refusal| refusal.to_string())?;
+    let spec = shared.sandbox_spec(record, &workspace).await.map_err(|refusal| refusal.to_string())?;
+    let guest = Guest::new();
+    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(|refusal| refusal.to_string())?;
+    guest.connected(REDIAL).await.map_err(|error| error.to_string())?;
+    let status = guest.status(&saved.process).await.map_err(|error| error.to_string())?;
+    let place = Place { id: spec.id, runtime: spec.runtime };
+    let enforcement = Enforcement::BestEffort;
+    let counted = Counted::new(shared);
+    let mut live = Live::new(saved.process.clone(), place, enforcement, guest, gate, backend, counted);
+    // What it wrote there while nobody listened is skipped: only the end of it is ever shown.
+    live.stderr_from = status.stderr_end;
+    live.adopted = Some(saved);
+    live.resumed = true;
+    Ok(live)
+}
+
+/// Tells the actor when the sandbox ends by itself.
+fn watch_end(
+    shared: &Arc<Shared>,
+    record: &SessionRecord,
+    live: &Live,
+    generation: u32,
+    signal: mpsc::Sender<Signal>,
+) {
+    let shared = Arc::clone(shared);
+    let (session, name) = (record.id.clone(), record.backend.clone());
+    let backend = Arc::clone(&live.backend);
+    let place = live.place.clone();
+    let stop = live.pumps.clone();
+    tokio::spawn(async move {
+        if let Some(end) = stop.run_until_cancelled(backend.ended(&place.id, &place.runtime)).await {
+            SandboxEnded { session: &session, backend: &name, reason: &end.reason }.emit(&shared.metrics);
+            let what = What::SandboxEnded(end.reason);
+            drop(signal.send(Signal { generation, what }).await);
+        }
+    });
+}
+
+fn refuse(error: SandboxError) -> Refusal {
+    match error {
+        SandboxError::Refused(refusal) => refusal,
+        SandboxError::Failed { id, what } => {
+            Refusal::unavailable(format!("sandbox {id}: {what}")).fix("see the log, and `oubliette doctor`")
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What actors and operations share: the ports, and how a session becomes a sandbox.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::Weak;
+use std::sync::atomic::AtomicU64;
+
+use ob_component::Domain;
+use ob_component::Permit;
+use ob_component::Registry;
+use ob_config::SandboxSettings;
+use ob_core::Home;
+use ob_core::ProjectId;
+use ob_core::Refusal;
+use ob_core::Timestamp;
+use ob_core::WorkspaceId;
+use ob_core::ledger::MicroUsd;
+use ob_core::record::ProjectRecord;
+use ob_core::record::SessionRecord;
+use ob_core::record::WorkspaceKind;
+use ob_core::record::WorkspaceRecord;
+use ob_gate::GateSession;
+use ob_gate::Gates;
+use ob_gate::OpenGate;
+use ob_sandbox::Backend;
+use ob_sandbox::Limits;
+use ob_sandbox::SandboxSpec;
+use ob_sandbox::WorkspaceMount;
+use ob_sandbox::link::Guest;
+use ob_store::Commit;
+use ob_store::Epoch;
+use ob_store::SharedStore;
+use ob_store::Write;
+use ob_store::tokens::SharedTokens;
+use ob_telemetry::Metrics;
+use tokio::sync::Semaphore;
+
+use crate::FIRST_HOST_UID;
+use crate::SANDBOX;
+use crate::clock::SharedClock;
+use crate::models::Catalogue;
+use crate::workspace;
+
+/// Where programs are inside, behind the toolchains'.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What actors and operations share.
+pub(crate) struct Shared {
+    pub(crate) home: Home,
+    pub(crate) sandbox: SandboxSettings,
+    pub(crate) max_cost: MicroUsd,
+    pub(crate) store: SharedStore,
+    pub(crate) tokens: SharedTokens,
+    pub(crate) registry: Registry,
+    pub(crate) gates: Gates,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) clock: SharedClock,
+    pub(crate) is_root: bool,
+    pub(crate) uid: u32,
+    pub(crate) epoch: Epoch,
+    /// One turn for each workspace that is being prepared.
+    pub(crate) preparing: Mutex<HashMap<WorkspaceId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Turns to make a sandbox.
+    pub(crate) starts: Arc<Semaphore>,
+    /// Turns to make a patch.
+    pub(crate) patches: Arc<Semaphore>,
+    pub(crate) diffs: AtomicU64,
+    /// Sessions whose sandbox runs.
+    pub(crate) sandboxes: AtomicU64,
+    pub(crate) metrics: Metrics,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The turn of whoever prepares this workspace.
+    pub(crate) fn preparing(&self, workspace: WorkspaceId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut preparing = self.preparing.lock().expect("no one panics with it");
+        preparing.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = preparing.get(&workspace).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        preparing.insert(workspace, Arc::downgrade(&turn));
+        turn
+    }
+
+    /// Leave to use the sandbox backend.
+    pub(crate) fn backend(&self) -> Result<Arc<Permit<dyn Backend>>, Refusal> {
+        self.registry.permit::<dyn Backend>(Domain::Adapter, SANDBOX, self.now()).map(Arc::new)
+    }
+
+    pub(crate) async fn project(&self, id: ProjectId) -> Result<ProjectRecord, Refusal> {
+        let found = self.store.project(id).await.map_err(|error| error.refusal())?;
+        found.ok_or_else(|| Refusal::not_found("project", id).fix("list them with `oubliette project list`"))
+    }
+
+    /// The uid that a project's sandboxes run as.
+    pub(crate) fn host_uid(&self, project: &ProjectRecord) -> u32 {
+        if self.is_root { FIRST_HOST_UID + project.number } else { self.uid }
+    }
+
+    /// Who must own a project's files, if that is not us.
+    pub(crate) fn owner_of(&self, project: &ProjectRecord) -> Option<u32> {
+        self.is_root.then(|| self.host_uid(project))
+    }
+
+    /// The sandbox of a session.
+    pub(crate) async fn sandbox_spec(
+        &self,
+        record: &SessionRecord,
+        workspace: &WorkspaceRecord,
+    ) -> Result<SandboxSpec, Refusal> {
+        let project = self.project(record.project).await?;
+        let runtime = self.home.sandbox_runtime(&record.id);
+        let home = self.home.session_home(record.project, &record.id);
+        self.make_home(&home, self.owner_of(&project)).await?;
+        let mut spec = self.plain_spec(record.id.suffix().to_owned(), runtime, &project, workspace);
+        spec.home = Some(home);
+        spec.workspace.writable = true;
+        Ok(spec)
+    }
+
+    /// A sandbox that may only look at the workspace and has a home in memory.
+    pub(crate) fn plain_spec(
+        &self,
+        id: String,
+        runtime: PathBuf,
+        project: &ProjectRecord,
+        workspace: &WorkspaceRecord,
+    ) -> SandboxSpec {
+        let mut env: Vec<(String, String)> =
+            self.sandbox.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        env.extend(
+            [
+                ("GIT_AUTHOR_NAME", "agent"),
+                ("GIT_AUTHOR_EMAIL", "agent@localhost"),
+                ("GIT_COMMITTER_NAME", "agent"),
+                ("GIT_COMMITTER_EMAIL", "agent@localhost"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        let front: String = self.sandbox.path.iter().map(|folder| format!("{}:", folder.display())).collect();
+        env.push(("PATH".to_owned(), front + SYSTEM_PATH));
+        SandboxSpec {
+            id,
+            gate_dir: runtime.join("gate"),
+            runtime,
+            workspace: WorkspaceMount {
+                path: workspace.path.clone(),
+                writable: false,
+                in_place: workspace.kind == WorkspaceKind::InPlace,
+            },
+            home: None,
+            read_only: self.sandbox.read_only.clone(),
+            read_only_at: Vec::new(),
+            env,
+            host_uid: self.host_uid(project),
+            limits: Limits {
+                memory: self.sandbox.memory,
+                pids: self.sandbox.pids,
+                cpu_millis: self.sandbox.cpu_millis,
+            },
+            lease: self.sandbox.lease,
+        }
+    }
+
+    pub(crate) async fn open_gate(
+        &self,
+        record: &SessionRecord,
+        spec: &SandboxSpec,
+        guest: Guest,
+    ) -> Result<OpenGate, Refusal> {
+        let session = GateSession {
+            id: record.id.clone(),
+            tree: record.tree.clone(),
+            model: record.model.clone(),
+            epoch: self.epoch,
+            peer_uid: spec.host_uid,
+        };
+        self.gates.open(&spec.gate_dir, session, guest).await.map_err(|error| {
+            Refusal::unavailable(format!("cannot open the gate in `{}`: {error}", spec.gate_dir.display()))
+                .fix("check the space and the permissions of the runtime folder")
+        })
+    }
+
+    async fn make_home(&self, home: &std::path::Path, owner: Option<u32>) -> Result<(), Refusal> {
+        let path = home.to_owned();
+        let made = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+            use std::os::unix::fs::DirBuilderExt as _;
+            if path.is_dir() {
+                return Ok(());
+            }
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+            match owner {
+                Some(uid) => ob_sandbox::give_to(&path, uid),
+                None => Ok(()),
+            }
+        })
+        .await;
+        made.map_err(|_| workspace::worker_failed())?.map_err(|error| {
+            Refusal::unavailable(format!("cannot make `{}`: {error}", home.display()))
+                .fix("check the space and the permissions of the home")
+        })
+    }
+
+    /// The session's workspace with its files; they are copied on first use.
+    pub(crate) async fn prepared_workspace(
+        &self,
+        record: &SessionRecord,
+    ) -> Result<WorkspaceRecord, Refusal> {
+        let find = async || {
+            let found = self.store.workspace(record.workspace).await.map_err(|error| error.refusal())?;
+            found.ok_or_else(|| {
+                Refusal::not_found("workspace", record.workspace).fix("start a session in a new workspace")
+            })
+        };
+        let workspace = find().await?;
+        if workspace.base_commit.is_some() {
+            return Ok(workspace);
+        }
+        // Two sessions may share a workspace that is not there yet. The later one must see what the earlier one did: making
+        // it anew would take it away from under an agent.
+        let turn = self.preparing(record.workspace);
+        let _turn = turn.lock().await;
+        let mut workspace = find().await?;
+        if workspace.base_commit.is_some() {
+            return Ok(workspace);
+        }
+        let project = self.project(record.project).await?;
+        let plan = workspace::ClonePlan {
+            source: project.source.clone(),
+            home: self.home.root().to_owned(),
+            base: self.home.workspace_base(record.project, workspace.id),
+            workspace: (workspace.kind == WorkspaceKind::Clone).then(|| workspace.path.clone()),
+            owner: self.owner_of(&project),
+        };
+        let cloned = workspace::prepare(&plan).await?;
+        tracing::info!(session = %record.id, workspace = %workspace.id, dirty = cloned.dirty, "workspace prepared");
+        workspace.base_commit = Some(cloned.base_commit);
+        self.store
+            .commit(Commit { writes: vec![Write::PutWorkspace(workspace.clone())], fence: None })
+            .await
+            .map_err(|error| error.refusal())?;
+        Ok(workspace)
+    }
+}
