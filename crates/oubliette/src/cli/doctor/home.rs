@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -42,13 +43,16 @@ enum Loss {
     Locks,
 }
 
-/// Whether the home is there or can be made.
+/// Whether the home is there or can be made, and everything in it that a server writes can be written.
 pub(super) fn home(home: &Home) -> Check {
     const NAME: &str = "home";
     const COST: &str = "the server cannot start";
     let root = home.root();
-    let there = existing(root);
-    let error = match rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
+    let parts = [home.config(), home.data(), home.blobs(), home.logs(), home.projects()];
+    let files = [home.database(), home.auth_database(), home.log_file(), home.lock()];
+    let shut = parts.into_iter().chain(files).find(|path| path.exists() && !is_writable(path));
+    let there = shut.as_deref().unwrap_or_else(|| existing(root));
+    let error = match access(there) {
         Ok(()) if !there.is_dir() => rustix::io::Errno::NOTDIR,
         Ok(()) if there == root => {
             return Check::ok(NAME, format!("{} is writable", root.display())).required();
@@ -72,6 +76,16 @@ pub(super) fn home(home: &Home) -> Check {
             failed.mend("name another home with `--dir D`, or make it yours", [own])
         }
     }
+}
+
+/// Whether we may write this, and enter it if it is a folder.
+fn access(path: &Path) -> rustix::io::Result<()> {
+    let enter = if path.is_dir() { rustix::fs::Access::EXEC_OK } else { rustix::fs::Access::empty() };
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK | enter)
+}
+
+fn is_writable(path: &Path) -> bool {
+    access(path).is_ok()
 }
 
 /// Whether others can look into the home, or own parts of it.
@@ -120,7 +134,7 @@ pub(super) fn permissions(home: &Home) -> Check {
 }
 
 /// True if a root server opens this folder on purpose: its sandboxes have other uids and pass through.
-fn may_pass(home: &Home, path: &std::path::Path) -> bool {
+fn may_pass(home: &Home, path: &Path) -> bool {
     let mode = fs::metadata(path).map_or(0, |found| found.mode());
     home.projects().starts_with(path) && mode & 0o066 == 0
 }
