@@ -43,10 +43,16 @@ pub(crate) const OPENAI_API_KEY: &str = "OPENAI_API_KEY";
 pub(crate) const OPENAI_BASE_URL: &str = "OPENAI_BASE_URL";
 /// The default model of the provider `openai`.
 pub(crate) const OPENAI_MODEL: &str = "OPENAI_MODEL";
+/// The key of the provider `anthropic`.
+pub(crate) const ANTHROPIC_API_KEY: &str = "ANTHROPIC_API_KEY";
+/// The key of the provider `gemini`.
+pub(crate) const GEMINI_API_KEY: &str = "GEMINI_API_KEY";
 /// The person's own folder.
 pub(crate) const HOME: &str = "HOME";
 /// Where sockets may be, if there is one.
 pub(crate) const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+/// Where programs keep what they remember, if not in `~/.local/state`.
+pub(crate) const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// Where Rust's toolchains are.
 pub(crate) const RUSTUP_HOME: &str = "RUSTUP_HOME";
 /// Where cargo is.
@@ -69,12 +75,18 @@ pub const VARIABLES: &[Variable] = &[
         doc: "The base URL of the provider `openai`; configures it even without a key.",
     },
     Variable { name: OPENAI_MODEL, doc: "The default model of the provider `openai`." },
+    Variable { name: ANTHROPIC_API_KEY, doc: "Configures the provider `anthropic` with this key." },
+    Variable { name: GEMINI_API_KEY, doc: "Configures the provider `gemini` with this key." },
     Variable {
         name: "OUBLIETTE_<SECTION>__<KEY>",
         doc: "Sets any key, over the file and over the names above.",
     },
     Variable { name: HOME, doc: "Where `~/.oubliette` and the toolchains are looked for." },
     Variable { name: XDG_RUNTIME_DIR, doc: "Where sockets go, for a server that does not run as root." },
+    Variable {
+        name: XDG_STATE_HOME,
+        doc: "Where it is noted which homes you named, if not in `~/.local/state`.",
+    },
     Variable { name: RUSTUP_HOME, doc: "Rust's toolchains, if not in `~/.rustup`." },
     Variable {
         name: CARGO_HOME,
@@ -83,10 +95,12 @@ pub const VARIABLES: &[Variable] = &[
 ];
 
 /// Short names of keys, from the first version.
-const SHORT: [(&str, &[&str]); 3] = [
+const SHORT: [(&str, &[&str]); 5] = [
     (SERVER_ADDR, &["server", "address"]),
     (DEFAULT_MAX_COST_USD, &["defaults", "limits", "max_cost_usd"]),
     (CONTAINER_RUNTIME, &["sandbox", "backend"]),
+    (ANTHROPIC_API_KEY, &["credentials", "providers", "credentials", "anthropic", "api_key"]),
+    (GEMINI_API_KEY, &["credentials", "providers", "credentials", "gemini", "api_key"]),
 ];
 
 /// Known, and without effect in this version.

@@ -2,13 +2,17 @@
 //!
 //! `--dir` > `OUBLIETTE_HOME` > the folder of `-config F` (its parent if that is named `config`) > `.` if it holds a
 //! configuration > `./.oubliette` if it exists > `~/.oubliette`.
+//!
+//! **Invariant:** a home of the working directory that nobody named is used, but what it says is not trusted: it may
+//! have come with a clone. See [`known`].
+
+pub(crate) mod known;
 
 use std::fs;
 use std::fs::DirBuilder;
 use std::fs::File;
 use std::fs::Permissions;
 use std::io;
-use std::io::Read as _;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -27,6 +31,8 @@ use crate::LoadOptions;
 use crate::Mistake;
 use crate::env;
 use crate::env::Environment;
+use crate::file::is_yaml;
+use known::Known;
 
 /// What a new home's `config/oubliette.jsonc` says: nothing but defaults.
 pub const DEFAULT_FILE: &str = include_str!("default.jsonc");
@@ -34,7 +40,7 @@ pub const DEFAULT_FILE: &str = include_str!("default.jsonc");
 /// The configuration file of the first version.
 const FILE_V1: &str = "config.yaml";
 /// The configuration file.
-const FILE_V2: &str = "oubliette.jsonc";
+pub(crate) const FILE_V2: &str = "oubliette.jsonc";
 
 /// A socket path may have 108 bytes at most, and below this come `/s/`, eight characters and the name of a socket.
 const LONGEST_RUNTIME: usize = 48;
@@ -44,21 +50,31 @@ const MARK: &str = "home";
 
 /// A home that was found.
 pub(crate) struct Found {
-    pub(crate) home: Home,
+    /// The real path of its root.
+    pub(crate) root: PathBuf,
+    pub(crate) layout: Layout,
     /// The configuration file, if there is one.
     pub(crate) file: Option<PathBuf>,
     pub(crate) by: FoundBy,
+    /// True if whoever runs us chose this home, now or before; else whoever wrote the folder did.
+    pub(crate) is_trusted: bool,
+    /// Where sockets go, if the configuration says nothing.
+    pub(crate) runtime: PathBuf,
 }
 
 /// The rule that found a home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FoundBy {
+pub enum FoundBy {
+    /// `--dir`.
     Dir,
+    /// `OUBLIETTE_HOME`.
     Variable,
+    /// The folder of `--config F`.
     ConfigFile,
     /// The working directory, or `.oubliette` in it: whoever wrote that folder chose the settings, and not whoever
     /// typed the command.
     WorkingDirectory,
+    /// `~/.oubliette`.
     Person,
 }
 
@@ -76,19 +92,14 @@ pub(crate) fn find(options: &LoadOptions, env: &Environment) -> Result<Found, Mi
             own(path, options.uid)?;
         }
     }
-    let layout = match &file {
-        Some(path) if is_yaml(path) => Layout::V1,
-        _ => Layout::V2,
-    };
-    let file = match layout {
-        Layout::V1 => {
-            refuse_v1_content(file.as_deref().unwrap_or(&root))?;
-            None
-        }
-        Layout::V2 => file,
-    };
+    let known = known::look(&root, env);
+    let is_trusted = by != FoundBy::WorkingDirectory || known == Some(Known::Named);
+    if !is_trusted && known.is_none() {
+        refuse_brought_data(&root)?;
+    }
+    let layout = if file.as_deref().is_some_and(is_yaml) { Layout::V1 } else { Layout::V2 };
     let runtime = runtime_folder(&root, options.uid, env);
-    Ok(Found { home: Home::new(root, layout, runtime), file, by })
+    Ok(Found { root, layout, file, by, is_trusted, runtime })
 }
 
 fn root_of(
@@ -164,31 +175,18 @@ fn one_file(root: &Path, explicit: Option<PathBuf>) -> Result<Option<PathBuf>, M
     }
 }
 
-fn is_yaml(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
-}
-
-/// A file of the first version is accepted as long as it says nothing: what it says is not read yet.
-fn refuse_v1_content(file: &Path) -> Result<(), Mistake> {
-    let wrong = |what: String| Mistake::new(file.display().to_string(), what);
-    let mut text = Vec::new();
-    File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-        .open(file)
-        .and_then(|file| file.take(1 << 20).read_to_end(&mut text))
-        .map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    let says = text
-        .split(|byte| *byte == b'\n')
-        .map(|line| line.trim_ascii())
-        .any(|line| !line.is_empty() && !line.starts_with(b"#") && line != b"---");
-    if says {
-        return Err(wrong(format!(
-            "a `{FILE_V1}` is not read yet, so what it says would have no effect; \
-             say it in `config/{FILE_V2}` and remove this file"
-        )));
+/// A home that we did not make and nobody named must not bring sessions that go on, or tokens that open doors: they may
+/// have come with a clone.
+fn refuse_brought_data(root: &Path) -> Result<(), Mistake> {
+    let brought = ["data", "logs", "projects"].map(|name| root.join(name));
+    match brought.iter().find(|folder| folder.symlink_metadata().is_ok()) {
+        None => Ok(()),
+        Some(folder) => Err(Mistake::new(
+            folder.display().to_string(),
+            "was found in the working directory and not made here by you; if you trust this home, name it once with \
+             `--dir .`",
+        )),
     }
-    Ok(())
 }
 
 /// A folder or file that someone else could have put into the working directory must not choose the settings.
@@ -235,10 +233,20 @@ pub(crate) fn resolve_links(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
+/// A short name of the home at `root`, the same for every command.
+pub(crate) fn short_name(root: &Path) -> String {
+    let digest = sha2::Sha256::digest(root.as_os_str().as_bytes());
+    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The home's own folder in `sockets`; nothing if a socket in it would have too long a path.
+pub(crate) fn sockets_folder(sockets: &Path, root: &Path) -> Option<PathBuf> {
+    Some(sockets.join(short_name(root))).filter(|folder| folder.as_os_str().len() <= LONGEST_RUNTIME)
+}
+
 /// Where the sockets of the home at `root` go: short, private, and the same for every command.
 fn runtime_folder(root: &Path, uid: u32, env: &Environment) -> PathBuf {
-    let digest = sha2::Sha256::digest(root.as_os_str().as_bytes());
-    let name: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let name = short_name(root);
     if uid == 0 && rustix::fs::access("/run", rustix::fs::Access::WRITE_OK).is_ok() {
         return Path::new("/run/oubliette").join(name);
     }
@@ -253,13 +261,18 @@ fn runtime_folder(root: &Path, uid: u32, env: &Environment) -> PathBuf {
     own_runtime.unwrap_or_else(|| PathBuf::from(format!("/tmp/oubliette-{uid}")).join(name))
 }
 
+/// Makes a folder, and those above it, that only we can enter, if it is missing.
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 /// Makes a missing home: folders with mode 0700, and a configuration file that says nothing but defaults. Makes its
 /// runtime folder too, as [`make_runtime`] does. Returns true if it made the home.
 pub fn make_home(home: &Home) -> io::Result<bool> {
     let is_new = !home.root().try_exists().map_err(|error| at(home.root(), &error))?;
     let logs = home.logs();
     for folder in [home.root().to_owned(), home.config(), home.data(), home.blobs(), home.projects(), logs] {
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| at(&folder, &error))?;
+        make_folder(&folder).map_err(|error| at(&folder, &error))?;
     }
     if is_new && home.layout() == Layout::V2 {
         let path = home.config().join(FILE_V2);
@@ -349,7 +362,7 @@ impl Found {
         match self.by {
             FoundBy::WorkingDirectory => vec![format!(
                 "the home is {}, for it was found in the working directory; `--dir` names another",
-                self.home.root().display()
+                self.root.display()
             )],
             FoundBy::Dir | FoundBy::Variable | FoundBy::ConfigFile | FoundBy::Person => Vec::new(),
         }

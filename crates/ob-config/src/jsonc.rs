@@ -1,77 +1,21 @@
 //! JSON with comments and trailing commas into a [`Node`] tree, with the place of every name and value.
 
-use std::fs::File;
-use std::io;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-
 use jsonc_parser::CollectOptions;
 use jsonc_parser::ParseOptions;
 use jsonc_parser::ast;
 use jsonc_parser::common::Ranged as _;
 
-use crate::Mistake;
+use crate::file::SyntaxError;
+use crate::file::lower_first;
 use crate::tree::Entry;
 use crate::tree::Node;
 use crate::tree::Origin;
 use crate::tree::Value;
 
-/// A larger file is no configuration.
-const MAX_BYTES: u64 = 1 << 20;
-
-/// A file that was read.
-pub(crate) struct ConfigFile {
-    pub(crate) root: Node,
-    /// Its permission bits.
-    pub(crate) mode: u32,
-}
-
-/// What is wrong with a text, and where.
-#[derive(Debug)]
-pub(crate) struct SyntaxError {
-    pub(crate) line: usize,
-    pub(crate) column: usize,
-    pub(crate) what: String,
-}
-
 /// Finds lines and columns of byte positions.
 struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
-}
-
-/// Reads a configuration file; `None` if there is none.
-pub(crate) fn read_file(path: &Path) -> Result<Option<ConfigFile>, Mistake> {
-    let wrong = |what: String| Mistake::new(path.display().to_string(), what);
-    // Non-blocking, so that a FIFO in its place cannot hold the start up.
-    let opened =
-        File::options().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(wrong(format!("cannot be read: {error}"))),
-    };
-    let metadata = file.metadata().map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    if !metadata.is_file() {
-        return Err(wrong("is not a regular file".to_owned()));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(wrong(format!("is larger than {MAX_BYTES} bytes, the most a configuration may have")));
-    }
-    let text = String::from_utf8(bytes)
-        .map_err(|error| wrong(format!("is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))?;
-    match parse(&text) {
-        Ok(root) => Ok(Some(ConfigFile { root, mode: metadata.mode() })),
-        Err(error) => {
-            Err(Mistake::new(format!("{}:{}:{}", path.display(), error.line, error.column), error.what))
-        }
-    }
 }
 
 /// Parses a text. A text without a value, as of comments only, is an empty object.
@@ -148,9 +92,4 @@ impl<'a> Lines<'a> {
         };
         Node { origin, value }
     }
-}
-
-fn lower_first(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }

@@ -2,7 +2,7 @@
 //! environment.
 //!
 //! ```text
-//! home (where) -> jsonc (file to tree) -> env (variables over it) -> check (every key by the schema)
+//! home (where) -> file: jsonc or yaml (to tree) -> env (variables over it) -> check (every key by the schema)
 //!              -> resolve (what the keys mean together) -> Settings
 //! ```
 //!
@@ -12,8 +12,11 @@
 mod address;
 mod check;
 mod env;
+mod file;
 mod home;
+mod json_schema;
 mod jsonc;
+mod migrate;
 mod read_only;
 mod reference;
 mod resolve;
@@ -21,6 +24,9 @@ mod schema;
 mod settings;
 mod sizes;
 mod tree;
+mod values;
+mod watch;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,12 +36,18 @@ use std::path::PathBuf;
 use ob_core::Home;
 use ob_core::redact::Redactor;
 
+use home::known::Known;
+
 pub use address::bind_addresses;
 pub use env::VARIABLES;
 pub use env::Variable;
 pub use home::DEFAULT_FILE;
+pub use home::FoundBy;
 pub use home::make_home;
 pub use home::make_runtime;
+pub use json_schema::json_schema;
+pub use migrate::MigrateError;
+pub use migrate::Migration;
 pub use reference::KeyReference;
 pub use reference::reference;
 pub use reference::reference_later;
@@ -55,6 +67,13 @@ pub use settings::ProviderSettings;
 pub use settings::SandboxSettings;
 pub use settings::ServerSettings;
 pub use settings::Settings;
+pub use values::Change;
+pub use values::ConfigValue;
+pub use values::after_reload;
+pub use values::changes;
+pub use values::default_values;
+pub use watch::Watch;
+pub use watch::watch;
 
 /// Where to look.
 #[derive(Clone, Default)]
@@ -76,10 +95,16 @@ pub struct LoadOptions {
 pub struct Loaded {
     /// The home.
     pub home: Home,
+    /// The configuration file, if there is one.
+    pub file: Option<PathBuf>,
+    /// The rule that found the home.
+    pub found_by: FoundBy,
     /// The settings.
     pub settings: Settings,
     /// Where each value that is not a default came from: key path to `file:line:column` or a variable's name.
     pub origins: BTreeMap<String, String>,
+    /// Every value in effect, by path; secrets are not shown.
+    pub values: Vec<ConfigValue>,
     /// Things to tell the operator that are no mistakes.
     pub warnings: Vec<String>,
 }
@@ -111,34 +136,74 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, Mistakes> {
     load_on(options, Machine::this())
 }
 
+/// The same for who must go on with a configuration that has mistakes, as to stop a server: what is wrong is as if it
+/// was not there, and is told beside. Fails only if there is no telling where the home is.
+pub fn load_anyway(options: &LoadOptions) -> Result<(Loaded, Mistakes), Mistakes> {
+    read(options, Machine::this(), |_| None).map_err(Mistakes::without_secrets)
+}
+
 fn load_on(options: &LoadOptions, machine: Machine) -> Result<Loaded, Mistakes> {
-    let read = || {
-        let environment = env::Environment::new(&options.env)?;
-        let found = home::find(options, &environment)?;
-        let file = match &found.file {
-            Some(path) => jsonc::read_file(path)?,
-            None => None,
-        };
-        let mut warnings = found.warnings();
-        let mut mistakes = Vec::new();
-        let name = found.file.clone().unwrap_or_default();
-        let (root, mode) = file.map_or((tree::Node::empty(), 0o600), |file| (file.root, file.mode));
-        let root = env::overlay(root, &environment, &mut mistakes, &mut warnings);
-        let findings = check::check(&root, &name.display().to_string());
-        if findings.holds_file_secret && mode & 0o077 != 0 {
-            let name = name.display();
-            warnings.push(format!("{name} holds a key and others can read it; fix: chmod 600 {name}"));
-        }
-        let resolved = resolve::resolve(findings, &found, &environment, machine);
-        mistakes.extend(resolved.mistakes);
-        warnings.extend(resolved.warnings);
-        if mistakes.is_empty() {
-            Ok(Loaded { home: found.home, settings: resolved.settings, origins: resolved.origins, warnings })
-        } else {
-            Err(Mistakes(mistakes))
-        }
+    let (loaded, mistakes) = read(options, machine, |_| None).map_err(Mistakes::without_secrets)?;
+    if mistakes.0.is_empty() { Ok(loaded) } else { Err(mistakes) }
+}
+
+/// Reads everything. `instead` may give a tree to read in place of the home's file.
+fn read(
+    options: &LoadOptions,
+    machine: Machine,
+    instead: impl FnOnce(&mut home::Found) -> Option<tree::Node>,
+) -> Result<(Loaded, Mistakes), Mistakes> {
+    let environment = env::Environment::new(&options.env)?;
+    let mut found = home::find(options, &environment)?;
+    let instead = instead(&mut found);
+    let mut mistakes = Vec::new();
+    let file = match (&instead, &found.file) {
+        (None, Some(path)) => file::read(path).unwrap_or_else(|mistake| {
+            mistakes.push(mistake);
+            None
+        }),
+        _ => None,
     };
-    read().map_err(Mistakes::without_secrets)
+    let is_unreadable = !mistakes.is_empty();
+    let mut warnings = found.warnings();
+    let name = found.file.clone().unwrap_or_default();
+    let (root, mode) =
+        file.map_or((instead.unwrap_or_else(tree::Node::empty), 0o600), |file| (file.root, file.mode));
+    let root = env::overlay(root, &environment, &mut mistakes, &mut warnings);
+    let findings = check::check(&root, &name.display().to_string());
+    if findings.holds_file_secret && mode & 0o077 != 0 {
+        let name = name.display();
+        warnings.push(format!("{name} holds a key and others can read it; fix: chmod 600 {name}"));
+    }
+    let values = values::in_effect(&findings, &Redactor::default());
+    let resolved = resolve::resolve(findings, &found, &environment, machine);
+    if !is_unreadable {
+        // What follows from a file that cannot be read is no news.
+        mistakes.extend(resolved.mistakes);
+    }
+    warnings.extend(resolved.warnings);
+    let loaded = Loaded {
+        home: resolved.home,
+        found_by: found.by,
+        file: found.file,
+        settings: resolved.settings,
+        origins: resolved.origins,
+        values,
+        warnings,
+    };
+    Ok((loaded, Mistakes(mistakes).without_secrets()))
+}
+
+/// Notes that this person named the home of `loaded`, or made it in the working directory, so that it is known when it is
+/// only found. For who is about to make what is missing of it.
+pub fn note_home(options: &LoadOptions, loaded: &Loaded) -> std::io::Result<()> {
+    let known = match loaded.found_by {
+        FoundBy::Dir | FoundBy::Variable | FoundBy::ConfigFile => Known::Named,
+        FoundBy::WorkingDirectory => Known::Made,
+        FoundBy::Person => return Ok(()),
+    };
+    let Ok(environment) = env::Environment::new(&options.env) else { return Ok(()) };
+    home::known::note(loaded.home.root(), known, &environment)
 }
 
 // === impl LoadOptions ===

@@ -3,6 +3,7 @@
 use crate::schema::Kind;
 use crate::schema::ROOT;
 use crate::schema::Shape;
+use crate::values;
 
 /// A key that has an effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,10 +16,17 @@ pub struct KeyReference {
     pub default: Option<&'static str>,
     /// What it does, one or two sentences.
     pub doc: &'static str,
+    /// True if a running server takes a new value; else it needs a restart.
+    pub live: bool,
 }
 
 /// Default and effect of each key, in the order of the schema. A test holds the defaults against the settings.
 const DOCS: &[(&str, Option<&str>, &str)] = &[
+    (
+        "$schema",
+        None,
+        "Where an editor finds the schema of this file: what `oubliette config schema` prints.",
+    ),
     (
         "server.address",
         Some("\"localhost:8080\""),
@@ -112,6 +120,18 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     ("runtime.memory", None, "The old name of `sandbox.memory`."),
     ("runtime.cpus", None, "The old name of `sandbox.cpus`."),
     ("recursion.max_cost_usd", None, "The old name of `defaults.limits.max_cost_usd`."),
+    (
+        "paths.projects",
+        None,
+        "The folder of projects, if not where the home's layout has it. A relative path is relative to the home.",
+    ),
+    ("paths.data", None, "The folder of databases, the lock and the pid file, if not `data`."),
+    ("paths.logs", None, "The folder of the log file, if not where the home's layout has it."),
+    (
+        "paths.sockets",
+        None,
+        "The folder in which the home has a folder of sockets. One whose path is too long for a socket is not used.",
+    ),
 ];
 
 /// Every key that has an effect, in the order of the schema.
@@ -122,9 +142,9 @@ pub fn reference() -> Vec<KeyReference> {
     values
         .map(|(path, kind)| {
             // A test sees to it that each key has its row.
-            let row = DOCS.iter().find(|(known, ..)| *known == path);
-            let (default, doc) = row.map_or((None, ""), |(_, default, doc)| (*default, *doc));
-            KeyReference { path, kind: in_words(kind), default, doc }
+            let (default, doc) = (default(&path), doc(&path));
+            let live = values::is_live(&path);
+            KeyReference { path, kind: in_words(kind), default, doc, live }
         })
         .collect()
 }
@@ -134,6 +154,16 @@ pub fn reference_later() -> Vec<String> {
     let mut leaves = Vec::new();
     walk(ROOT, String::new(), &mut leaves);
     leaves.into_iter().filter(|(_, kind)| kind.is_none()).map(|(path, _)| path).collect()
+}
+
+/// What a key does; nothing for a key that has no effect.
+pub(crate) fn doc(path: &str) -> &'static str {
+    DOCS.iter().find(|(known, ..)| *known == path).map_or("", |(.., doc)| doc)
+}
+
+/// What is used if a key is not set, as JSON.
+pub(crate) fn default(path: &str) -> Option<&'static str> {
+    DOCS.iter().find(|(known, ..)| *known == path).and_then(|(_, default, _)| *default)
 }
 
 fn walk(shape: Shape, path: String, leaves: &mut Vec<(String, Option<Kind>)>) {

@@ -1,12 +1,14 @@
 //! From checked keys to [`Settings`]: defaults, second names, what keys mean together.
 
 mod models;
+mod paths;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ob_core::Home;
 use secrecy::SecretString;
 
 use crate::Machine;
@@ -18,13 +20,13 @@ use crate::check::Found;
 use crate::check::show;
 use crate::env::Environment;
 use crate::home;
-use crate::home::FoundBy;
 use crate::read_only;
 use crate::settings::Settings;
 use crate::sizes::show_size;
 
 /// What became of the findings.
 pub(crate) struct Resolved {
+    pub(crate) home: Home,
     pub(crate) settings: Settings,
     pub(crate) origins: BTreeMap<String, String>,
     pub(crate) mistakes: Vec<Mistake>,
@@ -33,8 +35,6 @@ pub(crate) struct Resolved {
 
 struct Resolver<'a> {
     values: BTreeMap<Vec<String>, Found>,
-    /// Where the home was found by the working directory, the file may have been written by anyone.
-    is_file_trusted: bool,
     out: Resolved,
     home: &'a home::Found,
     env: &'a Environment,
@@ -59,8 +59,8 @@ pub(crate) fn resolve(
 ) -> Resolved {
     let mut resolver = Resolver {
         values: findings.values,
-        is_file_trusted: home.by != FoundBy::WorkingDirectory,
         out: Resolved {
+            home: Home::new(home.root.clone(), home.layout, home.runtime.clone()),
             settings: Settings::default(),
             origins: BTreeMap::new(),
             mistakes: findings.mistakes,
@@ -79,6 +79,9 @@ pub(crate) fn resolve(
     resolver.discovery();
     resolver.sandbox();
     resolver.log();
+    resolver.out.home = resolver.paths();
+    // Read by editors.
+    drop(resolver.text(&["$schema"]));
     debug_assert!(
         resolver.values.values().all(|found| matches!(found.value, Checked::Name)),
         "every key of the schema has an effect"
@@ -150,17 +153,28 @@ impl Resolver<'_> {
         self.out.mistakes.push(Mistake::new(format!("{place}: {path}"), what));
     }
 
-    /// One of two names of the same thing; both together are a mistake.
+    /// One of two names of the same thing. The environment goes over the file; both together in one of them are a
+    /// mistake.
     fn either<T>(
         &mut self,
         path: [&str; 2],
         first: Option<Placed<T>>,
         second: Option<Placed<T>>,
     ) -> Option<Placed<T>> {
-        if let (Some(_), Some(second)) = (&first, &second) {
-            self.mistake(&second.place, path[1], format!("is the old name of {}, which is set too", path[0]));
+        match (first, second) {
+            (Some(first), Some(second)) if first.in_file != second.in_file => {
+                Some(if first.in_file { second } else { first })
+            }
+            (Some(first), Some(second)) => {
+                self.mistake(
+                    &second.place,
+                    path[1],
+                    format!("is the old name of {}, which is set too", path[0]),
+                );
+                Some(first)
+            }
+            (first, second) => first.or(second),
         }
-        first.or(second)
     }
 
     fn server(&mut self) {
@@ -214,15 +228,15 @@ impl Resolver<'_> {
             self.out.settings.sandbox.lease = Duration::from_secs(u64::from(lease.value));
         }
         if let Some(program) = self.text(&["sandbox", "bubblewrap"]) {
-            if program.in_file && !self.is_file_trusted {
+            if program.in_file && !self.home.is_trusted {
                 self.mistake(
                     &program.place,
                     "sandbox.bubblewrap",
-                    "a file that was found in the working directory may not name a program; name the home with \
-                     `--dir`, or set it in the environment",
+                    "a file that was found in the working directory may not name a program; name the home once with \
+                     `--dir .`, or set it in the environment",
                 );
             } else {
-                self.out.settings.sandbox.bubblewrap = Some(self.home.home.root().join(program.value));
+                self.out.settings.sandbox.bubblewrap = Some(self.home.root.join(program.value));
             }
         }
         if let Some(env) = self.texts(&["sandbox", "env"]) {
@@ -264,17 +278,17 @@ impl Resolver<'_> {
     }
 
     fn read_only(&mut self) {
-        let root = self.home.home.root().to_owned();
+        let root = self.home.root.clone();
         let named = self.list(&["sandbox", "read_only"]);
         let toolchains = self.text(&["sandbox", "toolchains"]);
         let mut folders: Vec<PathBuf> = Vec::new();
         if let Some(named) = named {
-            if named.in_file && !self.is_file_trusted {
+            if named.in_file && !self.home.is_trusted {
                 self.mistake(
                     &named.place,
                     "sandbox.read_only",
                     "a file that was found in the working directory may not show folders of this machine to sandboxes; \
-                     name the home with `--dir`",
+                     name the home once with `--dir .`",
                 );
             }
             for text in named.value {

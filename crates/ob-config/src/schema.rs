@@ -103,6 +103,7 @@ const MODEL: Shape = Shape::Section(&[
 
 /// The whole file.
 pub(crate) const ROOT: Shape = Shape::Section(&[
+    value("$schema", Kind::Text),
     section("server", &[value("address", Kind::Address)]),
     section(
         "credentials",
@@ -176,9 +177,32 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
     later("rate_limit"),
     later("cleanup"),
     later("backup"),
-    later("paths"),
+    section(
+        "paths",
+        &[
+            value("projects", Kind::Text),
+            value("data", Kind::Text),
+            value("logs", Kind::Text),
+            value("sockets", Kind::Text),
+        ],
+    ),
     later("containers"),
 ]);
+
+/// Names of the first version and what they are called now.
+pub(crate) const OLD_NAMES: [(&str, &str); 6] = [
+    ("runtime.preference", "sandbox.backend"),
+    ("runtime.memory", "sandbox.memory"),
+    ("runtime.cpus", "sandbox.cpus"),
+    ("recursion.max_depth", "defaults.limits.max_recursion_depth"),
+    ("recursion.max_agents", "defaults.limits.max_agents_per_session"),
+    ("recursion.max_cost_usd", "defaults.limits.max_cost_usd"),
+];
+
+/// What a key is called now.
+pub(crate) fn new_name(path: &str) -> &str {
+    OLD_NAMES.iter().find(|(old, _)| *old == path).map_or(path, |(_, new)| new)
+}
 
 // === impl Shape ===
 

@@ -22,6 +22,18 @@ pub struct Home {
     root: PathBuf,
     layout: Layout,
     runtime: PathBuf,
+    folders: Folders,
+}
+
+/// Folders that are not where the layout has them. Absolute.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Folders {
+    /// Databases, the lock, the pid file.
+    pub data: Option<PathBuf>,
+    /// Log files.
+    pub logs: Option<PathBuf>,
+    /// Projects.
+    pub projects: Option<PathBuf>,
 }
 
 // === impl Home ===
@@ -29,7 +41,12 @@ pub struct Home {
 impl Home {
     /// A home at `root` (absolute) whose sockets and unpacked programs are in `runtime` (absolute, short, private).
     pub fn new(root: PathBuf, layout: Layout, runtime: PathBuf) -> Self {
-        Self { root, layout, runtime }
+        Self { root, layout, runtime, folders: Folders::default() }
+    }
+
+    /// The same home with some of its folders elsewhere.
+    pub fn with_folders(self, folders: Folders) -> Self {
+        Self { folders, ..self }
     }
 
     /// The root folder.
@@ -44,7 +61,7 @@ impl Home {
 
     /// Databases, the lock, the pid file.
     pub fn data(&self) -> PathBuf {
-        self.root.join("data")
+        self.folders.data.clone().unwrap_or_else(|| self.root.join("data"))
     }
 
     /// The folder of the configuration file.
@@ -82,9 +99,10 @@ impl Home {
 
     /// The folder of log files.
     pub fn logs(&self) -> PathBuf {
-        match self.layout {
-            Layout::V1 => self.root.join("logs"),
-            Layout::V2 => self.data().join("logs"),
+        match (&self.folders.logs, self.layout) {
+            (Some(logs), _) => logs.clone(),
+            (None, Layout::V1) => self.root.join("logs"),
+            (None, Layout::V2) => self.data().join("logs"),
         }
     }
 
@@ -95,9 +113,10 @@ impl Home {
 
     /// The folder of all projects.
     pub fn projects(&self) -> PathBuf {
-        match self.layout {
-            Layout::V1 => self.root.join("projects"),
-            Layout::V2 => self.data().join("projects"),
+        match (&self.folders.projects, self.layout) {
+            (Some(projects), _) => projects.clone(),
+            (None, Layout::V1) => self.root.join("projects"),
+            (None, Layout::V2) => self.data().join("projects"),
         }
     }
 
@@ -156,5 +175,19 @@ mod tests {
         assert_eq!(v2.log_file(), Path::new("/h/data/logs/oubliette.log"));
         assert_eq!(v1.projects(), Path::new("/h/projects"));
         assert_eq!(v2.projects(), Path::new("/h/data/projects"));
+    }
+
+    #[test]
+    fn folders_may_be_elsewhere_and_take_with_them_what_is_in_them() {
+        let folders = Folders { data: Some("/big".into()), ..Folders::default() };
+        let home = Home::new("/h".into(), Layout::V2, "/run/x".into()).with_folders(folders);
+        assert_eq!(home.lock(), Path::new("/big/server.lock"));
+        assert_eq!(home.log_file(), Path::new("/big/logs/oubliette.log"));
+        assert_eq!(home.projects(), Path::new("/big/projects"));
+        assert_eq!(home.config(), Path::new("/h/config"));
+        let folders = Folders { data: None, logs: Some("/l".into()), projects: Some("/p".into()) };
+        let home = Home::new("/h".into(), Layout::V1, "/run/x".into()).with_folders(folders);
+        assert_eq!((home.logs(), home.projects()), ("/l".into(), "/p".into()));
+        assert_eq!(home.data(), Path::new("/h/data"));
     }
 }

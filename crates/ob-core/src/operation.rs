@@ -140,6 +140,8 @@ operations! {
     ServerStatus = "server" "status", Global Read, Get "/server", Nothing;
     /// Stops the server: it takes no more work, ends or keeps its sandboxes, and exits.
     ServerStop = "server" "stop", Global Admin, Post "/server/stop", ServerStop;
+    /// Reads the configuration anew and takes what a running server can take; the rest needs a restart.
+    ServerReload = "server" "reload", Global Admin, Post "/server/reload", ServerReload;
 }
 
 // === impl OperationSpec ===
@@ -316,6 +318,15 @@ pub struct ServerStop {
     pub keep_sandboxes: bool,
 }
 
+/// Parameters of `server reload`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerReload {
+    /// Only tell what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// What `session spawn` and `session message` answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionAccepted {
@@ -409,6 +420,32 @@ pub struct ServerStatus {
     pub model: Option<crate::model::ModelRef>,
     /// Why there is no model.
     pub model_missing: Option<String>,
+}
+
+/// What `server reload` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServerReloaded {
+    /// False if it was only asked what would change.
+    pub applied: bool,
+    /// What differs from what the server ran with.
+    pub changes: Vec<ConfigChange>,
+    /// What the operator should know of the configuration.
+    pub warnings: Vec<String>,
+}
+
+/// A value of the configuration that differs from what the server runs with. Secrets are not shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConfigChange {
+    /// The path of its key, with dots.
+    pub path: String,
+    /// What the server runs with; nothing if the key is not set.
+    pub from: Option<serde_json::Value>,
+    /// What the configuration says; nothing if the key is not set any more.
+    pub to: Option<serde_json::Value>,
+    /// Where it says so: `file:line:column`, a variable's name, or `default`.
+    pub origin: Option<String>,
+    /// True if the server goes on with the old value until it is started anew.
+    pub needs_restart: bool,
 }
 
 const fn from_the_start() -> i64 {

@@ -9,6 +9,7 @@ mod clock;
 mod diff;
 pub mod health;
 mod leftovers;
+mod live;
 mod models;
 mod operations;
 mod recovery;
@@ -19,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
@@ -47,6 +49,7 @@ use actor::Actor;
 use actor::Begin;
 use actor::Command;
 use claims::Claims;
+use live::Live;
 use shared::Shared;
 
 pub use clock::Clock;
@@ -54,6 +57,7 @@ pub use clock::SharedClock;
 pub use clock::SystemClock;
 pub use health::Gauges;
 pub use health::NotReady;
+pub use live::Configuration;
 pub use models::Catalogue;
 pub use models::Demonstration;
 
@@ -111,6 +115,7 @@ pub struct Engine {
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
+    configuration: OnceLock<Arc<dyn Configuration>>,
     addresses: Vec<String>,
     version: String,
     started_at: Timestamp,
@@ -138,8 +143,8 @@ impl Engine {
         let started_at = options.clock.now();
         let shared = Arc::new(Shared {
             home: options.home,
-            sandbox: options.sandbox,
-            max_cost: options.max_cost,
+            sandbox: Live::new(options.sandbox),
+            max_cost: Live::new(options.max_cost),
             store: options.store,
             tokens: options.tokens,
             registry: options.registry,
@@ -163,6 +168,7 @@ impl Engine {
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),
+            configuration: OnceLock::new(),
             addresses: options.addresses,
             version: options.version,
             started_at,

@@ -13,6 +13,8 @@ use ob_gate::models::Models;
 use ob_gate::models::Provider;
 use secrecy::SecretString;
 
+use crate::live::Live;
+
 /// The most tokens of one answer, where the configuration says nothing.
 const DEFAULT_MAX_OUTPUT: u32 = 8192;
 /// How to get a model.
@@ -34,7 +36,7 @@ pub trait Demonstration: Send + Sync + 'static {
 
 /// The models of this server. Puts what it chooses where the gate finds it.
 pub struct Catalogue {
-    settings: ModelSettings,
+    settings: Live<ModelSettings>,
     models: Arc<Models>,
     demonstration: Option<Arc<dyn Demonstration>>,
 }
@@ -48,13 +50,32 @@ impl Catalogue {
         models: Arc<Models>,
         demonstration: Option<Arc<dyn Demonstration>>,
     ) -> Self {
-        let demonstration = demonstration.filter(|_| settings.demonstration);
-        Self { settings, models, demonstration }
+        Self { settings: Live::new(settings), models, demonstration }
+    }
+
+    /// Models as configured anew. What the gate has of configured ones is renewed, so that the next call goes where the
+    /// configuration says and with its key, and nowhere if it says nothing.
+    pub(crate) fn apply(&self, settings: ModelSettings) {
+        self.settings.set(settings);
+        let settings = self.settings.get();
+        for model in self.models.list() {
+            if model.source != ModelSource::Configured {
+                continue;
+            }
+            match configured(&settings, &model) {
+                Ok(provider) => self.models.put(model, provider),
+                Err(refusal) => {
+                    tracing::warn!(%model, %refusal, "the model is not configured any more");
+                    self.models.remove(&model);
+                }
+            }
+        }
     }
 
     /// The model of this name, or the default one, ready to be asked.
     pub async fn resolve(&self, name: Option<&str>) -> Result<ModelRef, Refusal> {
-        let model = match name.or(self.settings.session_model.as_deref()) {
+        let settings = self.settings.get();
+        let model = match name.or(settings.session_model.as_deref()) {
             Some(name) => self.named(name).await?,
             None => self.default_model().await?,
         };
@@ -65,14 +86,16 @@ impl Catalogue {
     /// Makes sure that the gate can ask this model; it may have been chosen by an earlier server.
     pub async fn ensure(&self, model: &ModelRef) -> Result<(), Refusal> {
         let provider = match model.source {
-            ModelSource::Configured => self.configured(model)?,
-            ModelSource::Local => match ob_gate::discovery::find_local(&self.settings.discover_ports).await {
-                Some((base_url, _)) => plain(base_url),
-                None => {
-                    return Err(Refusal::unavailable("the local model server does not answer any more")
-                        .fix("start it again, or configure a provider"));
+            ModelSource::Configured => configured(&self.settings.get(), model)?,
+            ModelSource::Local => {
+                match ob_gate::discovery::find_local(&self.settings.get().discover_ports).await {
+                    Some((base_url, _)) => plain(base_url),
+                    None => {
+                        return Err(Refusal::unavailable("the local model server does not answer any more")
+                            .fix("start it again, or configure a provider"));
+                    }
                 }
-            },
+            }
             ModelSource::Demonstration => plain(self.demonstration()?.start().await?),
         };
         self.models.put(model.clone(), provider);
@@ -82,7 +105,8 @@ impl Catalogue {
     /// Which model a session gets that names none, for `/health` and `doctor`. Starts nothing and spends nothing.
     pub async fn check(&self) -> Check {
         const NAME: &str = "model";
-        let found = match self.settings.session_model.as_deref() {
+        let named = self.settings.get().session_model.clone();
+        let found = match named.as_deref() {
             Some(name) => self.named(name).await,
             None => self.default_model().await,
         };
@@ -103,7 +127,8 @@ impl Catalogue {
 
     async fn default_model(&self) -> Result<ModelRef, Refusal> {
         // The default provider's model is `session_model` already; of several without a default, the first will do.
-        let providers = &self.settings.providers;
+        let settings = self.settings.get();
+        let providers = &settings.providers;
         let with_model = |(name, provider): (&String, &ProviderSettings)| {
             provider.default_model.clone().map(|model| reference(name, model, ModelSource::Configured))
         };
@@ -118,10 +143,10 @@ impl Catalogue {
             ))
             .fix("set OPENAI_MODEL or `models.defaults.session_model`, or pass `--model PROVIDER/MODEL`"));
         }
-        if let Some((alias, _)) = self.settings.aliases.iter().find(|(_, alias)| alias.base_url.is_some()) {
+        if let Some((alias, _)) = settings.aliases.iter().find(|(_, alias)| alias.base_url.is_some()) {
             return self.alias(alias);
         }
-        if let Some((_, models)) = ob_gate::discovery::find_local(&self.settings.discover_ports).await
+        if let Some((_, models)) = ob_gate::discovery::find_local(&settings.discover_ports).await
             && let Some(model) = models.into_iter().next()
         {
             return Ok(reference(LOCAL, model, ModelSource::Local));
@@ -131,78 +156,82 @@ impl Catalogue {
     }
 
     async fn named(&self, name: &str) -> Result<ModelRef, Refusal> {
-        if self.settings.aliases.contains_key(name) {
+        let settings = self.settings.get();
+        if settings.aliases.contains_key(name) {
             return self.alias(name);
         }
-        if let Some(provider) = self.settings.providers.get(name)
+        if let Some(provider) = settings.providers.get(name)
             && let Some(model) = &provider.default_model
         {
             return Ok(reference(name, model.clone(), ModelSource::Configured));
         }
-        let demonstration = self.demonstration.as_ref().map(|demonstration| demonstration.model());
+        let demonstration = self.demonstration().ok().map(|demonstration| demonstration.model());
         let names_it = name.strip_prefix(DEMONSTRATION).and_then(|rest| rest.strip_prefix('/'));
         if name == DEMONSTRATION || name == "demo" || (names_it.is_some() && names_it == demonstration) {
             let model = self.demonstration()?.model().to_owned();
             return Ok(reference(DEMONSTRATION, model, ModelSource::Demonstration));
         }
         if let Some((provider, model)) = name.split_once('/') {
-            if self.settings.providers.contains_key(provider) && !model.is_empty() {
+            if settings.providers.contains_key(provider) && !model.is_empty() {
                 return Ok(reference(provider, model.to_owned(), ModelSource::Configured));
             }
             if provider == LOCAL && !model.is_empty() {
                 return Ok(reference(LOCAL, model.to_owned(), ModelSource::Local));
             }
-        } else if self.settings.providers.len() == 1
-            && let Some(provider) = self.settings.providers.keys().next()
+        } else if settings.providers.len() == 1
+            && let Some(provider) = settings.providers.keys().next()
         {
             // With one provider there is no doubt whose model it is.
             return Ok(reference(provider, name.to_owned(), ModelSource::Configured));
         }
         let known: Vec<&str> =
-            self.settings.aliases.keys().chain(self.settings.providers.keys()).map(String::as_str).collect();
+            settings.aliases.keys().chain(settings.providers.keys()).map(String::as_str).collect();
         let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
         Err(Refusal::not_found("model", name).fix(format!("use an alias or PROVIDER/MODEL; known: {known}")))
     }
 
     fn alias(&self, name: &str) -> Result<ModelRef, Refusal> {
-        let alias = self.settings.aliases.get(name).ok_or_else(|| {
+        let settings = self.settings.get();
+        let alias = settings.aliases.get(name).ok_or_else(|| {
             Refusal::not_found("model", name).fix("use an alias of the configuration, or PROVIDER/MODEL")
         })?;
         // The alias is the provider's name here, since it may override the provider's URL and key.
         Ok(reference(name, alias.model.clone(), ModelSource::Configured))
     }
 
-    fn configured(&self, model: &ModelRef) -> Result<Provider, Refusal> {
-        let alias = self.settings.aliases.get(&model.provider).filter(|alias| alias.model == model.model);
-        let owner = alias.map_or(model.provider.as_str(), |alias| alias.provider.as_str());
-        let provider = self.settings.providers.get(owner);
-        let base_url = alias
-            .and_then(|alias| alias.base_url.clone())
-            .or_else(|| provider.map(|provider| provider.base_url.clone()))
-            .ok_or_else(|| {
-                Refusal::not_found("provider", owner)
-                    .fix("configure it under `credentials.providers.credentials`")
-            })?;
-        let api_key: Option<SecretString> = alias
-            .and_then(|alias| alias.api_key.clone())
-            .or_else(|| provider.and_then(|provider| provider.api_key.clone()));
-        Ok(Provider {
-            base_url,
-            api_key,
-            extra_headers: alias
-                .map(|alias| alias.extra_headers.clone().into_iter().collect())
-                .unwrap_or_default(),
-            max_output_tokens: alias.and_then(|alias| alias.max_output_tokens).unwrap_or(DEFAULT_MAX_OUTPUT),
-            price: alias.and_then(|alias| alias.price),
-        })
-    }
-
     fn demonstration(&self) -> Result<&Arc<dyn Demonstration>, Refusal> {
-        self.demonstration.as_ref().ok_or_else(|| {
+        let is_wanted = self.settings.get().demonstration;
+        self.demonstration.as_ref().filter(|_| is_wanted).ok_or_else(|| {
             Refusal::unavailable("no model: no provider is configured and no local model server answers")
                 .fix(WAYS)
         })
     }
+}
+
+/// Who answers for a model that is configured.
+fn configured(settings: &ModelSettings, model: &ModelRef) -> Result<Provider, Refusal> {
+    let alias = settings.aliases.get(&model.provider).filter(|alias| alias.model == model.model);
+    let owner = alias.map_or(model.provider.as_str(), |alias| alias.provider.as_str());
+    let provider = settings.providers.get(owner);
+    let base_url = alias
+        .and_then(|alias| alias.base_url.clone())
+        .or_else(|| provider.map(|provider| provider.base_url.clone()))
+        .ok_or_else(|| {
+            Refusal::not_found("provider", owner)
+                .fix("configure it under `credentials.providers.credentials`")
+        })?;
+    let api_key: Option<SecretString> = alias
+        .and_then(|alias| alias.api_key.clone())
+        .or_else(|| provider.and_then(|provider| provider.api_key.clone()));
+    Ok(Provider {
+        base_url,
+        api_key,
+        extra_headers: alias
+            .map(|alias| alias.extra_headers.clone().into_iter().collect())
+            .unwrap_or_default(),
+        max_output_tokens: alias.and_then(|alias| alias.max_output_tokens).unwrap_or(DEFAULT_MAX_OUTPUT),
+        price: alias.and_then(|alias| alias.price),
+    })
 }
 
 fn reference(provider: &str, model: String, source: ModelSource) -> ModelRef {

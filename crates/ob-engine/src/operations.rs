@@ -14,6 +14,7 @@ use ob_core::authorize::Target;
 use ob_core::authorize::authorize;
 use ob_core::operation::Operation;
 use ob_core::operation::ProjectTarget;
+use ob_core::operation::ServerReload;
 use ob_core::operation::ServerStatus;
 use ob_core::operation::ServerStop;
 use ob_core::operation::SessionEvents;
@@ -161,6 +162,11 @@ impl Engine {
                 authorize(principal, operation, Target::Global)?;
                 let ob_core::operation::Nothing {} = parse(params)?;
                 answer(self.server_status().await?)
+            }
+            O::ServerReload => {
+                authorize(principal, operation, Target::Global)?;
+                let ServerReload { dry_run } = parse(params)?;
+                answer(self.reload(dry_run).await?)
             }
             O::ServerStop => {
                 authorize(principal, operation, Target::Global)?;

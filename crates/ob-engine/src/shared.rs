@@ -40,6 +40,7 @@ use tokio::sync::Semaphore;
 use crate::FIRST_HOST_UID;
 use crate::SANDBOX;
 use crate::clock::SharedClock;
+use crate::live::Live;
 use crate::models::Catalogue;
 use crate::workspace;
 
@@ -49,8 +50,8 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 /// What actors and operations share.
 pub(crate) struct Shared {
     pub(crate) home: Home,
-    pub(crate) sandbox: SandboxSettings,
-    pub(crate) max_cost: MicroUsd,
+    pub(crate) sandbox: Live<SandboxSettings>,
+    pub(crate) max_cost: Live<MicroUsd>,
     pub(crate) store: SharedStore,
     pub(crate) tokens: SharedTokens,
     pub(crate) registry: Registry,
@@ -135,8 +136,9 @@ impl Shared {
         project: &ProjectRecord,
         workspace: &WorkspaceRecord,
     ) -> SandboxSpec {
+        let sandbox = self.sandbox.get();
         let mut env: Vec<(String, String)> =
-            self.sandbox.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+            sandbox.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         env.extend(
             [
                 ("GIT_AUTHOR_NAME", "agent"),
@@ -146,7 +148,7 @@ impl Shared {
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned())),
         );
-        let front: String = self.sandbox.path.iter().map(|folder| format!("{}:", folder.display())).collect();
+        let front: String = sandbox.path.iter().map(|folder| format!("{}:", folder.display())).collect();
         env.push(("PATH".to_owned(), front + SYSTEM_PATH));
         SandboxSpec {
             id,
@@ -158,16 +160,12 @@ impl Shared {
                 in_place: workspace.kind == WorkspaceKind::InPlace,
             },
             home: None,
-            read_only: self.sandbox.read_only.clone(),
+            read_only: sandbox.read_only.clone(),
             read_only_at: Vec::new(),
             env,
             host_uid: self.host_uid(project),
-            limits: Limits {
-                memory: self.sandbox.memory,
-                pids: self.sandbox.pids,
-                cpu_millis: self.sandbox.cpu_millis,
-            },
-            lease: self.sandbox.lease,
+            limits: Limits { memory: sandbox.memory, pids: sandbox.pids, cpu_millis: sandbox.cpu_millis },
+            lease: sandbox.lease,
         }
     }
 

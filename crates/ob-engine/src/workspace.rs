@@ -164,7 +164,7 @@ async fn base_of_source(source: &Path, base: &Path, files: &[OsString]) -> Resul
     let head = text(&head.stdout).trim().to_owned();
     succeed(
         "clone the project",
-        git(
+        git_of_files(
             None,
             [
                 OsStr::new("clone"),
@@ -178,17 +178,10 @@ async fn base_of_source(source: &Path, base: &Path, files: &[OsString]) -> Resul
         )
         .await?,
     )?;
-    let status = succeed(
-        "read the state of the project",
-        git(
-            Some(source),
-            ["status", "--porcelain=v1", "-z", "--ignore-submodules=all", "--"]
-                .map(OsStr::new)
-                .into_iter()
-                .chain(files.iter().map(OsString::as_os_str)),
-        )
-        .await?,
-    )?;
+    let mut status = git_command();
+    status.current_dir(source).envs(without_filters(source).await?);
+    status.args(["status", "--porcelain=v1", "-z", "--ignore-submodules=all", "--"]).args(files);
+    let status = succeed("read the state of the project", run_git(status).await?)?;
     if status.stdout.is_empty() {
         return Ok(Cloned { base_commit: head, dirty: false });
     }
@@ -202,11 +195,49 @@ fn all_but(source: &Path, home: &Path) -> Vec<OsString> {
     if let Ok(inside) = home.strip_prefix(source)
         && !inside.as_os_str().is_empty()
     {
-        let mut exclude = OsString::from(":(exclude,top,literal)");
-        exclude.push(inside);
-        files.push(exclude);
+        files.push(exclude(inside.as_os_str()));
     }
     files
+}
+
+/// A path that git is to leave out.
+fn exclude(path: &OsStr) -> OsString {
+    let mut exclude = OsString::from(":(exclude,top,literal)");
+    exclude.push(path);
+    exclude
+}
+
+/// The paths of the submodules in `ls-files --stage -z`.
+fn submodules(listed: &[u8]) -> impl Iterator<Item = OsString> {
+    let entries = listed.split(|byte| *byte == 0);
+    let paths = entries.filter(|entry| entry.starts_with(b"160000 ")).filter_map(|entry| {
+        let tab = entry.iter().position(|byte| *byte == b'\t')?;
+        Some(OsStr::from_bytes(&entry[tab + 1..]).to_owned())
+    });
+    paths
+}
+
+/// Variables with which git takes the source's files as they are: a repository may have come from anywhere, and a filter
+/// that its own configuration names is a program. What the operator's own configuration names, such as Git LFS, stays.
+async fn without_filters(source: &Path) -> Result<Vec<(String, String)>, Refusal> {
+    let list = ["config", "--list", "--includes", "--show-scope", "--name-only", "-z"];
+    let listed = succeed("read the project's configuration", git(Some(source), list).await?)?;
+    let listed = text(&listed.stdout);
+    let mut words = listed.split('\0');
+    let mut names = Vec::new();
+    while let (Some(scope), Some(name)) = (words.next(), words.next()) {
+        let is_own = !matches!(scope, "system" | "global" | "command");
+        let is_program = [".clean", ".smudge", ".process"].iter().any(|end| name.ends_with(end));
+        if is_own && is_program && name.starts_with("filter.") {
+            names.push(name);
+        }
+    }
+    let mut variables = vec![("GIT_CONFIG_COUNT".to_owned(), names.len().to_string())];
+    for (number, name) in names.into_iter().enumerate() {
+        variables.push((format!("GIT_CONFIG_KEY_{number}"), name.to_owned()));
+        variables.push((format!("GIT_CONFIG_VALUE_{number}"), String::new()));
+    }
+    Ok(variables)
 }
 
 /// A base for a folder that is no repository.
@@ -269,6 +300,9 @@ async fn snapshot(
     }
     let mut add = args(&["add", "--all", "--"]);
     add.extend(files.iter().cloned());
+    // To know whether a submodule has changes, git would run in it, by the submodule's own configuration.
+    let listed = succeed("read the project's commit", run(args(&["ls-files", "--stage", "-z"])).await?)?;
+    add.extend(submodules(&listed.stdout).map(|path| exclude(&path)));
     succeed("copy the project's files", run(add).await?)?;
     let tree = succeed("copy the project's files", run(args(&["write-tree"])).await?)?;
     let tree = text(&tree.stdout).trim().to_owned();
@@ -290,7 +324,7 @@ async fn clone_base(base: &Path, workspace: &Path, cloned: &Cloned) -> Result<()
     let within = Some(workspace);
     succeed(
         "make the workspace",
-        git(
+        git_of_files(
             None,
             [
                 OsStr::new("clone"),
@@ -309,7 +343,7 @@ async fn clone_base(base: &Path, workspace: &Path, cloned: &Cloned) -> Result<()
         // As in the source: the changes are in the working tree and not committed.
         succeed(
             "make the workspace",
-            git(
+            git_of_files(
                 within,
                 [
                     OsStr::new("fetch"),
@@ -369,7 +403,9 @@ fn git_command() -> tokio::process::Command {
     let mut command = tokio::process::Command::new("git");
     command
         .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"])
-        .args(["-c", "protocol.ext.allow=never"])
+        // What a repository lacks it must not fetch: by which program is in its own configuration.
+        .env("GIT_NO_LAZY_FETCH", "1")
+        .env("GIT_ALLOW_PROTOCOL", "none")
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("LC_ALL", "C")
@@ -393,6 +429,20 @@ where
         command.current_dir(within);
     }
     command.args(args);
+    run_git(command).await
+}
+
+/// The same for what copies from a repository of this machine.
+async fn git_of_files<I, S>(within: Option<&Path>, args: I) -> Result<Output, Refusal>
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut command = git_command();
+    command.env("GIT_ALLOW_PROTOCOL", "file").args(args);
+    if let Some(within) = within {
+        command.current_dir(within);
+    }
     run_git(command).await
 }
 

@@ -50,9 +50,14 @@ impl Models {
     pub fn put(&self, model: ModelRef, provider: Provider) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.providers.insert((model.provider.clone(), model.model.clone()), (model, provider));
-        let secrets =
-            table.providers.values().flat_map(|(_, provider)| provider.secrets()).collect::<Vec<_>>();
-        table.redactor = Arc::new(Redactor::new(secrets));
+        table.renew_redactor();
+    }
+
+    /// No provider answers for this model from now on.
+    pub fn remove(&self, model: &ModelRef) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.providers.remove(&(model.provider.clone(), model.model.clone()));
+        table.renew_redactor();
     }
 
     /// The provider that answers for this model, or why there is none.
@@ -86,6 +91,16 @@ impl Models {
 impl Default for Models {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    fn renew_redactor(&mut self) {
+        let secrets =
+            self.providers.values().flat_map(|(_, provider)| provider.secrets()).collect::<Vec<_>>();
+        self.redactor = Arc::new(Redactor::new(secrets));
     }
 }
 
@@ -148,5 +163,8 @@ mod tests {
         models.put(model("a"), provider("key-of-acme-3"));
         assert!(models.redactor().finds("key-of-acme-3"));
         assert!(!models.redactor().finds("key-of-acme-1"));
+        models.remove(&model("b"));
+        assert!(!models.redactor().finds("key-of-acme-2"));
+        assert!(models.provider(&model("b")).is_err() && models.provider(&model("a")).is_ok());
     }
 }

@@ -47,6 +47,7 @@ mod auth;
 mod blob;
 mod change;
 mod checkpoint;
+mod copies;
 mod doorbell;
 mod fault;
 mod file;
@@ -65,6 +66,7 @@ pub use verify::verify;
 
 use blob::Blobs;
 use change::Prepared;
+use copies::Copies;
 use doorbell::Doorbells;
 use fault::Fault;
 use reader::Readers;
@@ -128,6 +130,7 @@ impl SqliteStore {
         Writer {
             connection,
             database: options.database.clone(),
+            copies: Arc::new(Copies::watch(&options.database)?),
             requests,
             doorbells: Arc::clone(&doorbells),
             tail: Arc::clone(&tail),

@@ -22,6 +22,7 @@ use tracing::warn;
 use crate::metrics::Metrics;
 use crate::metrics::OK;
 use crate::metrics::OTHER;
+use crate::metrics::REFUSED;
 use crate::names;
 
 /// The target of every line here, for log filters.
@@ -175,6 +176,22 @@ pub struct ServerStarted<'a> {
     pub addresses: &'a [String],
     /// From the start of the program on.
     pub took: Duration,
+}
+
+/// The configuration was read anew, and what a running server can take of it is in effect.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigReloaded<'a> {
+    /// The keys that have another value now.
+    pub applied: &'a [String],
+    /// The keys whose new value needs a restart.
+    pub pending: &'a [String],
+}
+
+/// The configuration has mistakes: the last good one stays in effect.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigRefused<'a> {
+    /// Every mistake, one a line, each with its place.
+    pub mistakes: &'a str,
 }
 
 /// The server takes no more work.
@@ -351,6 +368,31 @@ impl ServerStarted<'_> {
         let Self { version, home, addresses, took } = *self;
         let addresses = addresses.join(" ");
         info!(target: TARGET, version, home = %home.display(), addresses, ms = ms(took), "server started");
+    }
+}
+
+// === impl ConfigReloaded ===
+
+impl ConfigReloaded<'_> {
+    /// Logs it, as a warning if something waits for a restart, and counts it.
+    pub fn emit(&self, metrics: &Metrics) {
+        let (applied, pending) = (self.applied.join(" "), self.pending.join(" "));
+        if pending.is_empty() {
+            info!(target: TARGET, applied, "configuration reloaded");
+        } else {
+            warn!(target: TARGET, applied, needs_restart = pending, "configuration reloaded");
+        }
+        metrics.count(&names::CONFIG_RELOADS, &[OK], 1);
+    }
+}
+
+// === impl ConfigRefused ===
+
+impl ConfigRefused<'_> {
+    /// Logs it as an error and counts it.
+    pub fn emit(&self, metrics: &Metrics) {
+        error!(target: TARGET, mistakes = self.mistakes, "configuration refused; the last good one stays");
+        metrics.count(&names::CONFIG_RELOADS, &[REFUSED], 1);
     }
 }
 

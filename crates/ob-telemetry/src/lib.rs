@@ -14,6 +14,8 @@ mod log;
 mod metrics;
 mod names;
 
+pub use event::ConfigRefused;
+pub use event::ConfigReloaded;
 pub use event::EventsAppended;
 pub use event::ModelCallDone;
 pub use event::OperationDone;

@@ -37,6 +37,8 @@ pub(crate) const OTHER: &str = "other";
 
 /// The outcome of a call that was not refused.
 pub(crate) const OK: &str = "ok";
+/// The status of a configuration that has mistakes.
+pub(crate) const REFUSED: &str = "refused";
 
 /// Numbers that are read and not counted, set right before the page is rendered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -164,6 +166,9 @@ impl Metrics {
         }
         for family in [&names::SESSION_EVENTS, &names::PANICS] {
             self.count(family, &[], 0);
+        }
+        for status in [OK, REFUSED] {
+            self.count(&names::CONFIG_RELOADS, &[status], 0);
         }
         for family in [&names::SANDBOX_STARTS, &names::SANDBOX_START_FAILURES] {
             self.count(family, &["namespace"], 0);

@@ -78,6 +78,8 @@ families! {
         "Turns that are over, by how they ended.";
     REFUSALS = "oubliette_refusals_total", Kind::Counter, ["code"],
         "Refusals given, by code.";
+    CONFIG_RELOADS = "oubliette_config_reloads_total", Kind::Counter, ["status"],
+        "Times that the configuration was read anew: `ok`, or `refused` for its mistakes.";
     PANICS = "oubliette_panics_total", Kind::Counter, [],
         "Panics caught; each is a fault of ours, and the log has its backtrace.";
     INVARIANTS_BROKEN = "oubliette_invariants_broken_total", Kind::Counter, ["invariant"],

@@ -48,13 +48,13 @@ impl World {
     }
 
     fn home(&self) -> String {
-        let root = self.find().unwrap_or_else(|mistake| panic!("{mistake}")).home.root().to_owned();
+        let root = self.find().unwrap_or_else(|mistake| panic!("{mistake}")).root;
         root.strip_prefix(self.at("")).expect("inside").display().to_string()
     }
 
     fn refusal(&self) -> String {
         match self.find() {
-            Ok(found) => panic!("found {}", found.home.root().display()),
+            Ok(found) => panic!("found {}", found.root.display()),
             Err(mistake) => mistake.to_string(),
         }
     }
@@ -88,8 +88,8 @@ fn the_working_directory_is_a_home_if_it_holds_a_configuration() {
         let world = World::new();
         world.write(&format!("cwd/{file}"), "");
         let found = world.find().unwrap_or_else(|mistake| panic!("{mistake}"));
-        assert_eq!(found.home.root(), world.at("cwd"));
-        assert_eq!(found.home.layout(), layout, "{file}");
+        assert_eq!(found.root, world.at("cwd"));
+        assert_eq!(found.layout, layout, "{file}");
         assert_eq!(found.by, FoundBy::WorkingDirectory);
         assert_eq!(found.warnings().len(), 1);
     }
@@ -127,7 +127,7 @@ fn a_file_that_is_named_has_its_folder_as_home() {
     world.options.dir = Some(world.at("given"));
     world.options.config_file = Some(world.at("other/mine.jsonc"));
     let found = world.find().unwrap_or_else(|mistake| panic!("{mistake}"));
-    assert_eq!((found.home.root(), found.file), (&*world.at("given"), Some(world.at("other/mine.jsonc"))));
+    assert_eq!((found.root, found.file), (world.at("given"), Some(world.at("other/mine.jsonc"))));
 }
 
 #[test]
@@ -161,22 +161,14 @@ fn two_configurations_in_one_home_are_a_mistake() {
 }
 
 #[test]
-fn a_v1_file_is_accepted_as_long_as_it_says_nothing() {
-    for (text, says) in [
-        ("", false),
-        ("# only comments\n\n---\n", false),
-        ("server:\n  address: \":1\"\n", true),
-        ("  x", true),
-    ] {
-        let mut world = World::new();
-        world.write("given/config.yaml", text);
-        world.options.config_file = Some(world.at("given/config.yaml"));
-        match world.find() {
-            Ok(found) => {
-                assert!(!says && found.home.layout() == Layout::V1 && found.file.is_none(), "{text:?}")
-            }
-            Err(mistake) => assert!(says && mistake.what.contains("is not read yet"), "{mistake}"),
-        }
+fn a_named_file_of_the_first_version_has_that_layout() {
+    let mut world = World::new();
+    world.write("given/config.yaml", "server:\n  address: \":1\"\n");
+    for way in [Some("given/config.yaml"), None] {
+        world.options.config_file = way.map(|file| world.at(file));
+        world.options.dir = way.is_none().then(|| world.at("given"));
+        let found = world.find().unwrap_or_else(|mistake| panic!("{mistake}"));
+        assert_eq!((found.layout, found.file), (Layout::V1, Some(world.at("given/config.yaml"))));
     }
 }
 
@@ -242,26 +234,120 @@ fn a_file_of_the_working_directory_may_not_lead_a_persons_key_away() {
     crate::load(&world.options).expect("the environment says it itself");
 }
 
+/// What came with a clone must not choose where a person's tasks and code go.
+#[test]
+fn a_home_that_was_only_found_may_not_say_where_tasks_go() {
+    let file = |url: &str| {
+        format!(
+            r#"{{"credentials": {{"providers": {{"credentials": {{"mine": {{"base_url": "{url}"}}}}}}}},
+                "models": {{"models": {{"m": {{"baseUrl": "{url}", "apiKey": "k"}}}}, "defaults": {{"session_model": "m"}}}}}}"#
+        )
+    };
+    let mut world = World::new();
+    for stays in ["http://127.0.0.1:8000/v1", "http://localhost/v1", "https://[::1]:1/v1"] {
+        world.write("cwd/oubliette.jsonc", &file(stays));
+        crate::load(&world.options).expect(stays);
+    }
+    for leaves in ["https://evil.example/v1", "http://127.0.0.1.evil.example/v1", "https://localhost.evil/v1"]
+    {
+        world.write("cwd/oubliette.jsonc", &file(leaves));
+        let text = crate::load(&world.options).expect_err(leaves).to_string();
+        assert_eq!(text.matches("may not say where tasks and code go").count(), 2, "{text}");
+    }
+    // A key of the file's own makes a well-known provider someone else's account.
+    world.write(
+        "cwd/oubliette.jsonc",
+        r#"{"credentials": {"providers": {"credentials": {"openai": {"api_key": "k"}}}}}"#,
+    );
+    let text = crate::load(&world.options).expect_err("its own key").to_string();
+    assert!(text.contains("name the home once with `--dir .`"), "{text}");
+    // The positive control, and what the message says to do: named once, it is trusted from then on.
+    let mut named = world.options.clone();
+    named.dir = Some(world.at("cwd"));
+    let loaded = crate::load(&named).expect("who names it has chosen it");
+    crate::load(&world.options).expect_err("looking notes nothing");
+    crate::note_home(&named, &loaded).expect("noted");
+    crate::load(&world.options).expect("named before");
+    // Another person did not name it.
+    world.options.env.insert("HOME".into(), world.at("other").into_os_string());
+    crate::load(&world.options).expect_err("not by this one");
+}
+
+#[test]
+fn a_home_that_was_only_found_may_not_bring_its_data() {
+    let mut world = World::new();
+    world.write("cwd/config.yaml", "server:\n  address: localhost:1\n");
+    let loaded = crate::load(&world.options).expect("no data yet");
+    // As a clone would have it.
+    fs::create_dir(world.at("cwd/data")).expect("a folder");
+    assert!(world.refusal().contains("cwd/data: was found in the working directory"), "{}", world.refusal());
+    fs::remove_dir(world.at("cwd/data")).expect("removed");
+    symlink(world.at("other"), world.at("cwd/logs")).expect("a link");
+    assert!(world.refusal().contains("cwd/logs: was found"), "{}", world.refusal());
+    fs::remove_file(world.at("cwd/logs")).expect("removed");
+    // Made here by us: it goes on by itself, and is still not trusted.
+    crate::note_home(&world.options, &loaded).expect("noted");
+    fs::create_dir(world.at("cwd/data")).expect("a folder");
+    crate::load(&world.options).expect("made here");
+    assert!(!world.find().unwrap_or_else(|mistake| panic!("{mistake}")).is_trusted);
+    world.write("cwd/config.yaml", "paths:\n  data: /elsewhere\n  logs: ../logs\n  sockets: /tmp/s\n");
+    let text = crate::load(&world.options).expect_err("it leaves the home").to_string();
+    assert_eq!(text.matches("may not name a folder outside it").count(), 2, "{text}");
+    world.options.dir = Some(world.at("cwd"));
+    crate::note_home(&world.options, &crate::load(&world.options).expect("named")).expect("noted");
+    world.options.dir = None;
+    let loaded = crate::load(&world.options).expect("named before");
+    assert_eq!(loaded.home.data(), Path::new("/elsewhere"));
+    // A note for one place says nothing of another.
+    fs::rename(world.at("cwd"), world.at("moved")).expect("moved");
+    world.options.cwd = world.at("moved");
+    assert!(world.refusal().contains("moved/data: was found"), "{}", world.refusal());
+}
+
+#[test]
+fn folders_and_sockets_are_where_the_file_says() {
+    let mut world = World::new();
+    world.options.dir = Some(world.at("given"));
+    let file = |sockets: &str| {
+        format!("paths: {{projects: work, data: ../other, logs: /var/x, sockets: {sockets}}}")
+    };
+    world.write("given/config.yaml", &file("/tmp/oubliette-sockets"));
+    let home = crate::load(&world.options).expect("a configuration").home;
+    assert_eq!((home.projects(), home.data()), (world.at("given/work"), world.at("other")));
+    assert_eq!(home.logs(), Path::new("/var/x"));
+    assert_eq!(home.runtime().parent(), Some(Path::new("/tmp/oubliette-sockets")));
+    // A socket's path may have 108 bytes at most.
+    world.write("given/config.yaml", &file(&format!("/tmp/{}", "x".repeat(90))));
+    let loaded = crate::load(&world.options).expect("a configuration");
+    assert!(loaded.home.control_socket().as_os_str().len() < 100, "{}", loaded.home.runtime().display());
+    assert!(loaded.warnings.iter().any(|warning| warning.contains("too long for the path of a socket")));
+    world.write("given/config.yaml", "paths: {logs: config.yaml}");
+    let text = crate::load(&world.options).expect_err("a file").to_string();
+    assert!(text.contains("paths.logs: ") && text.contains("config.yaml is a file"), "{text}");
+}
+
 #[test]
 fn one_home_has_one_runtime_folder_whatever_leads_to_it() {
     let mut world = World::new();
     symlink(world.at("given"), world.at("link")).expect("a link");
     world.options.dir = Some(world.at("given/new"));
-    let direct = world.find().unwrap_or_else(|mistake| panic!("{mistake}")).home;
+    let found = |world: &World| {
+        let found = world.find().unwrap_or_else(|mistake| panic!("{mistake}"));
+        (found.root, found.runtime)
+    };
+    let direct = found(&world);
     for way in ["link/new", "given/../link/./new", "link/new/"] {
         world.options.dir = Some(world.at("").join(way));
-        assert_eq!(world.find().unwrap_or_else(|mistake| panic!("{mistake}")).home, direct, "{way}");
+        assert_eq!(found(&world), direct, "{way}");
     }
     world.options.dir = Some(world.at("given/other"));
-    let other = world.find().unwrap_or_else(|mistake| panic!("{mistake}")).home;
-    assert_ne!(other.runtime(), direct.runtime());
+    assert_ne!(found(&world).1, direct.1);
 }
 
 #[test]
 fn the_runtime_folder_is_short_and_its_persons() {
     let mut world = World::new();
-    let runtime =
-        |world: &World| world.find().unwrap_or_else(|mistake| panic!("{mistake}")).home.runtime().to_owned();
+    let runtime = |world: &World| world.find().unwrap_or_else(|mistake| panic!("{mistake}")).runtime;
     world.options.uid = us() + 1;
     let fallback = runtime(&world);
     assert!(fallback.starts_with(format!("/tmp/oubliette-{}", us() + 1)), "{}", fallback.display());

@@ -67,8 +67,14 @@ impl Resolver<'_> {
             let is_env_key = api_key.as_ref().is_some_and(|key| !key.in_file);
             if is_env_key {
                 self.env_keys.insert(name.clone());
-                if let Some(place) = leads {
-                    self.check_trust(&place, &path);
+            }
+            let own_key = api_key.as_ref().filter(|key| key.in_file).map(|key| key.place.clone());
+            match (leads, base_url.as_ref().filter(|url| url.in_file)) {
+                (Some(place), _) if is_env_key => self.check_trust(&place, &path),
+                (_, said) => {
+                    if let Some(place) = said.map(|url| url.place.clone()).or(own_key) {
+                        self.check_destination(&place, &path, &url);
+                    }
                 }
             }
             if api_key.is_some() && is_plain_http(&url) {
@@ -87,12 +93,24 @@ impl Resolver<'_> {
 
     /// A file that was only found in the working directory must not send a person's key anywhere.
     fn check_trust(&mut self, place: &str, path: &str) {
-        if !self.is_file_trusted {
+        if !self.home.is_trusted {
             self.mistake(
                 place,
                 path,
                 "a file that was found in the working directory may not say where a key of the environment goes; \
-                 name the home with `--dir`, or set the URL in the environment",
+                 name the home once with `--dir .`, or set the URL in the environment",
+            );
+        }
+    }
+
+    /// Nor a person's work: what the agent reads goes to the model.
+    fn check_destination(&mut self, place: &str, path: &str, url: &str) {
+        if !self.home.is_trusted && !is_loopback(url) {
+            self.mistake(
+                place,
+                path,
+                "a file that was found in the working directory may not say where tasks and code go, as with a \
+                 provider or a key of its own; if you trust it, name the home once with `--dir .`",
             );
         }
     }
@@ -104,7 +122,12 @@ impl Resolver<'_> {
         match self.values.get(&path).map(|found| &found.value) {
             Some(Checked::Text(name)) => providers.contains_key(name).then(|| name.clone()),
             _ if providers.len() == 1 => providers.keys().next().cloned(),
-            _ => None,
+            // A key alone, as the environment of a developer has many, says less than a model.
+            _ => {
+                let mut with_model =
+                    providers.iter().filter(|(_, provider)| provider.default_model.is_some());
+                with_model.next().filter(|_| with_model.next().is_none()).map(|(name, _)| name.clone())
+            }
         }
     }
 
@@ -141,11 +164,20 @@ impl Resolver<'_> {
                     }
                 },
             };
-            if let Some(url) = base_url.as_ref().filter(|url| url.in_file)
+            let said = base_url.as_ref().filter(|url| url.in_file);
+            if let Some(url) = said
                 && self.env_keys.contains(&provider)
                 && api_key.is_none()
             {
                 self.check_trust(&url.place, &format!("{path}.baseUrl"));
+            } else {
+                let own_key = api_key.as_ref().filter(|key| key.in_file).map(|key| key.place.clone());
+                let of_provider =
+                    || Some(self.out.settings.models.providers.get(&provider)?.base_url.clone());
+                let url = base_url.as_ref().map(|url| url.value.clone()).or_else(of_provider);
+                if let (Some(place), Some(url)) = (said.map(|url| url.place.clone()).or(own_key), url) {
+                    self.check_destination(&place, &path, &url);
+                }
             }
             let alias = ModelAlias {
                 provider,
@@ -258,14 +290,19 @@ impl Resolver<'_> {
     }
 }
 
+/// True if a key that goes there can be read on its way.
 fn is_plain_http(url: &str) -> bool {
-    let Some(rest) = url.to_ascii_lowercase().strip_prefix("http://").map(str::to_owned) else {
-        return false;
-    };
+    url.to_ascii_lowercase().starts_with("http://") && !is_loopback(url)
+}
+
+/// True if what goes there stays on this machine.
+fn is_loopback(url: &str) -> bool {
+    let url = url.to_ascii_lowercase();
+    let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
     };
-    host != "localhost" && !host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -107,7 +107,7 @@ impl Engine {
             created_at: now,
             ended_at: None,
         };
-        let max_cost = project.max_cost.unwrap_or(shared.max_cost);
+        let max_cost = project.max_cost.unwrap_or_else(|| *shared.max_cost.get());
         let limits = TreeLimits { max_cost: Some(max_cost), max_tokens: None };
         let mut writes = vec![Write::PutTree { tree, limits }];
         writes.extend(new_workspace.then(|| Write::PutWorkspace(workspace.clone())));

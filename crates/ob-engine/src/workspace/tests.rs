@@ -211,3 +211,34 @@ fn the_diff_script_names_the_commit_as_an_argument_and_not_as_text() {
         assert!(!argv[2].contains("touch"));
     }
 }
+
+#[tokio::test]
+async fn no_program_that_a_repository_names_is_run() {
+    let fixture = Fixture::repository();
+    let mark = fixture.path("mark");
+    let program = format!("touch '{}'; cat", mark.display());
+    // A filter whose name has what separates names from values on a command line.
+    fixture.git(&["config", "filter.a=b.clean", &program]);
+    fixture.write(".git/info/attributes", "*.txt filter=a=b\n");
+    // A nested repository, as a submodule is one, with a filter of its own.
+    std::fs::create_dir(fixture.source().join("nested")).expect("a folder");
+    let nested = fixture.source().join("nested");
+    run(&nested, &["init", "-q"]);
+    std::fs::write(nested.join("n"), "1").expect("a file");
+    run(&nested, &["add", "n"]);
+    run(&nested, &["-c", "user.name=T", "-c", "user.email=t@localhost", "commit", "-q", "-m", "n"]);
+    fixture.git(&["-c", "filter.a=b.clean=", "-c", "advice.addEmbeddedRepo=false", "add", "nested"]);
+    fixture.git(&["-c", "user.name=T", "-c", "user.email=t@localhost", "commit", "-q", "-m", "nested"]);
+    run(&nested, &["config", "filter.n.clean", &program]);
+    std::fs::create_dir_all(nested.join(".git/info")).expect("a folder");
+    std::fs::write(nested.join(".git/info/attributes"), "* filter=n\n").expect("a file");
+    // Same sizes and other times: git has to look into the files.
+    fixture.write("a.txt", "two\n");
+    std::fs::write(nested.join("n"), "2").expect("a file");
+    let cloned = prepare(&fixture.plan()).await.expect("it clones");
+    assert!(cloned.dirty, "the change came along");
+    assert_eq!(std::fs::read_to_string(fixture.path("workspace/a.txt")).expect("a file"), "two\n");
+    assert!(!mark.exists(), "a program of the repository ran");
+    fixture.git(&["status"]);
+    assert!(mark.exists(), "the control: a person's git runs it");
+}

@@ -79,6 +79,7 @@ async fn a_token_of_a_project_finds_nothing_of_another_one() {
         for (operation, params) in [
             (Operation::TokenList, Value::Null),
             (Operation::ServerStop, json!({})),
+            (Operation::ServerReload, json!({})),
             (Operation::ProjectCreate, json!({ "name": "x" })),
         ] {
             let refusal = refused_to(&engine, &principal, operation, params).await;

@@ -15,8 +15,11 @@ use std::thread;
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 
+use super::copies::Copies;
+use super::copies::Outcome;
 use super::fault::Fault;
 use super::file;
 use super::file::WAL_CAP;
@@ -26,6 +29,9 @@ const FRAME: u64 = 4096 + 24;
 
 /// The background copies the WAL each time it has grown so much, in bytes.
 const STEP: u64 = 4 * 1024 * 1024;
+
+/// The WAL may grow so long, in bytes, while someone copies the database.
+const COPIED_CAP: u64 = 4 * WAL_CAP;
 
 /// How long the WAL is, as the writer's last commit reported it.
 #[derive(Debug)]
@@ -64,6 +70,11 @@ impl WalLength {
         worth
     }
 
+    /// True if the log is so long that it must be started anew even while someone copies the database.
+    pub(crate) fn is_far_over_the_cap(&self) -> bool {
+        self.bytes() >= COPIED_CAP
+    }
+
     /// True if the log must be started anew; if that fails, it is true again a step later.
     pub(crate) fn is_over_the_cap(&mut self) -> bool {
         let over = self.bytes() >= self.restart_at;
@@ -79,13 +90,16 @@ impl WalLength {
 }
 
 /// Starts the thread that copies the log when it gets a message, and ends when the sender is dropped.
-pub(crate) fn start(database: PathBuf) -> Result<(mpsc::SyncSender<()>, JoinHandle<()>), Fault> {
+pub(crate) fn start(
+    database: PathBuf,
+    copies: Arc<Copies>,
+) -> Result<(mpsc::SyncSender<()>, JoinHandle<()>), Fault> {
     // One: while a checkpoint runs, another one may be asked for, and a third adds nothing.
     let (sender, receiver) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name("ob-store-checkpoint".into()).spawn(move || {
         let mut connection = None;
         while receiver.recv().is_ok() {
-            if let Err(fault) = passive(&mut connection, &database) {
+            if let Err(fault) = passive(&mut connection, &database, &copies) {
                 tracing::warn!(?fault, "a checkpoint in the background failed");
             }
         }
@@ -93,13 +107,47 @@ pub(crate) fn start(database: PathBuf) -> Result<(mpsc::SyncSender<()>, JoinHand
     Ok((sender, thread))
 }
 
-fn passive(connection: &mut Option<Connection>, database: &Path) -> Result<(), Fault> {
+fn passive(connection: &mut Option<Connection>, database: &Path, copies: &Copies) -> Result<(), Fault> {
     let connection = match connection {
         Some(connection) => connection,
         None => connection.insert(file::open_writable(database)?),
     };
+    copies.apart(|| copy(connection)).map(drop)
+}
+
+/// Copies what no reader stands in the way of.
+fn copy(connection: &Connection) -> Result<(), Fault> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
     Ok(())
+}
+
+/// Starts a log over its cap anew, unless someone copies the database and it is not far over.
+pub(crate) fn restart_apart(
+    connection: &Connection,
+    copies: &Copies,
+    is_far_over: bool,
+) -> Result<(), Fault> {
+    match copies.apart(|| copy(connection))? {
+        Outcome::Done => restart(connection),
+        Outcome::Held if is_far_over => {
+            copies.give_up()?;
+            restart(connection)
+        }
+        Outcome::Held => Ok(()),
+    }
+}
+
+/// Empties the log before its last connection closes. If someone copies the database the log stays for the next start.
+pub(crate) fn finish(connection: &Connection, copies: &Copies) -> Result<(), Fault> {
+    match copies.apart(|| copy(connection))? {
+        Outcome::Done => truncate(connection),
+        Outcome::Held => {
+            tracing::info!("the database is being copied; its log stays for the next start");
+            copies.give_up()?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            Ok(())
+        }
+    }
 }
 
 /// Copies the rest of the log; the next commit starts it anew. Waits for readers, within the busy timeout.

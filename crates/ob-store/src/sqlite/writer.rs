@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use super::apply::Applier;
 use super::change::Prepared;
 use super::checkpoint;
+use super::copies::Copies;
 use super::doorbell::Doorbells;
 use super::fault::Fault;
 use super::reader::Readers;
@@ -89,6 +90,7 @@ struct Announcement {
 pub(crate) struct Writer {
     pub(crate) connection: Connection,
     pub(crate) database: PathBuf,
+    pub(crate) copies: Arc<Copies>,
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) doorbells: Arc<Doorbells>,
     pub(crate) tail: Arc<Tail>,
@@ -106,6 +108,7 @@ struct Batches<'a> {
     announcements: mpsc::Sender<Announcement>,
     applier: Applier,
     wal: checkpoint::WalLength,
+    copies: &'a Copies,
     checkpoints: std_mpsc::SyncSender<()>,
     newest: Timestamp,
     /// True if moving events failed and no commit has succeeded since.
@@ -129,7 +132,7 @@ impl Writer {
         self.readers.stop();
         self.doorbells.close_all();
         // None of us reads any more, so this empties the WAL unless another process does.
-        if let Err(fault) = checkpoint::truncate(&self.connection) {
+        if let Err(fault) = checkpoint::finish(&self.connection, &self.copies) {
             tracing::warn!(?fault, "the WAL could not be emptied at the end; the next start does it");
         }
         let outcome = outcome.and(self.connection.close().map_err(|(_, error)| Fault::from(error)));
@@ -142,7 +145,7 @@ impl Writer {
 
     fn work(&mut self) -> Result<(), Fault> {
         let wal = checkpoint::WalLength::watch(&mut self.connection)?;
-        let (checkpoints, checkpointer) = checkpoint::start(self.database.clone())?;
+        let (checkpoints, checkpointer) = checkpoint::start(self.database.clone(), Arc::clone(&self.copies))?;
         let mut applier = Applier::new(Arc::clone(&self.tail));
         applier.must_purge = has_purges(&self.connection)?;
         let (announcements, announced) = mpsc::channel(UNANNOUNCED);
@@ -155,6 +158,7 @@ impl Writer {
             announcements,
             applier,
             wal,
+            copies: &self.copies,
             checkpoints,
             newest: Timestamp::default(),
             is_move_stalled: false,
@@ -405,7 +409,8 @@ impl Batches<'_> {
             self.checkpoints.try_send(()).ok();
         }
         if self.wal.is_over_the_cap()
-            && let Err(fault) = checkpoint::restart(self.connection)
+            && let Err(fault) =
+                checkpoint::restart_apart(self.connection, self.copies, self.wal.is_far_over_the_cap())
         {
             tracing::warn!(?fault, "the WAL could not be started anew");
         }

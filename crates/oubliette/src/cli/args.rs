@@ -58,6 +58,15 @@ const SESSION_HELP: &str = "\
 ID may be cut to its end, as long as one session only has it; `last`, which is
 also meant where an ID may be left out, is the newest session.";
 
+const CONFIG_HELP: &str = "\
+A server reads its file anew when it changes, on SIGHUP and on `oubliette reload`.
+A file with mistakes changes nothing: the last good one stays in effect.
+
+Examples:
+  oubliette config check                             before you reload
+  oubliette config show --origin                     who set what
+  oubliette config migrate --dry-run                 what config.yaml would become";
+
 /// Run AI agents unattended, each in a kernel sandbox.
 #[derive(Debug, Parser)]
 #[command(
@@ -77,6 +86,9 @@ pub(crate) struct Cli {
     /// Start the server in the background; returns when it is ready
     #[arg(long)]
     pub(crate) daemon: bool,
+    /// Take the place of the server that runs: it drains and leaves its sandboxes to the new one
+    #[arg(long)]
+    pub(crate) takeover: bool,
     /// How a background server knows that it is one
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
@@ -109,6 +121,11 @@ pub(crate) enum Command {
     Status,
     /// Stop the server
     Stop(StopArgs),
+    /// Let the server read its configuration anew; says what is in effect and what needs a restart
+    Reload,
+    /// Check, show, compare and migrate the configuration
+    #[command(subcommand, arg_required_else_help = true, after_help = CONFIG_HELP)]
+    Config(ConfigCommand),
     /// Check this machine: what is missing, what that costs, what mends it
     #[command(after_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
@@ -160,6 +177,9 @@ pub(crate) struct ServeArgs {
     /// In the background; returns when it is ready
     #[arg(long)]
     pub(crate) daemon: bool,
+    /// Take the place of the server that runs: it drains and leaves its sandboxes to the new one
+    #[arg(long)]
+    pub(crate) takeover: bool,
     /// How a background server knows that it is one
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
@@ -184,6 +204,28 @@ pub(crate) enum StoreCommand {
     /// Read everything that is stored and say what is wrong with it
     #[command(after_help = STORE_CHECK_HELP)]
     Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Tell every mistake, as file:line:column: key: what
+    Check,
+    /// Show every value in effect; secrets are not shown
+    Show {
+        /// And where each comes from: a place in the file, a variable, or the default
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Show what `reload` would change; without a server, what is not the default
+    Diff,
+    /// Turn a `config.yaml` into `config/oubliette.jsonc`, with its comments
+    Migrate {
+        /// Print the new file and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print the JSON Schema of the file, for editors
+    Schema,
 }
 
 #[derive(Debug, Subcommand)]
@@ -391,6 +433,10 @@ mod tests {
             &["oubliette", "run", "fix it", "--project", ".", "--in-place"],
             &["oubliette", "run", "fix it", "--project", ".", "--model", "m", "--apply", "--keep"],
             &["oubliette", "stop", "--keep-sandboxes"],
+            &["oubliette", "--daemon", "--takeover"],
+            &["oubliette", "reload"],
+            &["oubliette", "config", "show", "--origin"],
+            &["oubliette", "config", "migrate", "--dry-run"],
             &["oubliette", "token", "create", "--name", "a", "--scope", "admin", "--expires-in", "30d"],
             &["oubliette", "token", "revoke", "tok_0123456789ab"],
             &["oubliette", "token", "info", "a"],
@@ -416,6 +462,7 @@ mod tests {
         insta::assert_snapshot!("help", help(&[]));
         insta::assert_snapshot!("help_run", help(&["run"]));
         insta::assert_snapshot!("help_session", help(&["session"]));
+        insta::assert_snapshot!("help_config", help(&["config"]));
         insta::assert_snapshot!("help_token_create", help(&["token", "create"]));
     }
 

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
+use ob_config::FoundBy;
 use ob_config::Loaded;
 use ob_core::Refusal;
 use ob_core::Timestamp;
@@ -58,6 +59,19 @@ impl Hub {
         Ok(Self { loaded, client, context: context.clone(), config })
     }
 
+    /// The same for who only talks to a server that runs: mistakes that were made since it started are told and hinder
+    /// nobody from stopping it.
+    pub(crate) fn load_anyway(context: &Context, global: &Global, output: &Output) -> Result<Self, Refusal> {
+        let (loaded, mistakes) = ob_config::load_anyway(&super::options(context, global))
+            .map_err(|mistakes| super::has_mistakes(&mistakes))?;
+        if !mistakes.0.is_empty() {
+            output.hint("warning: the configuration has mistakes; see `oubliette config check`");
+        }
+        let client = Client::new(loaded.home.control_socket());
+        let config = global.config.as_ref().map(|file| context.cwd.join(file));
+        Ok(Self { loaded, client, context: context.clone(), config })
+    }
+
     /// The server of a home that a test made.
     #[cfg(test)]
     pub(crate) fn of(loaded: Loaded, cwd: std::path::PathBuf) -> Self {
@@ -67,8 +81,8 @@ impl Hub {
     }
 
     /// `oubliette --daemon`.
-    pub(crate) fn start_command(&self, output: &Output) -> Result<u8, Refusal> {
-        let (started, holder) = self.start()?;
+    pub(crate) fn start_command(&self, takeover: bool, output: &Output) -> Result<u8, Refusal> {
+        let (started, holder) = self.start(takeover)?;
         let what = if started { "started" } else { "already running" };
         let value = json!({
             "state": what, "pid": holder.pid, "home": self.loaded.home.root(), "addresses": holder.addresses,
@@ -100,7 +114,7 @@ impl Hub {
                         let home = self.loaded.home.root().display();
                         output.hint(&format!("no server runs on {home}: starting one"));
                     }
-                    if self.start()?.0 {
+                    if self.start(false)?.0 {
                         // It said that it is ready.
                         started = true;
                         continue;
@@ -113,15 +127,24 @@ impl Hub {
         }
     }
 
-    /// Starts a server in the background and waits until it is ready; also fine if one runs already (`false`).
-    pub(crate) fn start(&self) -> Result<(bool, Holder), Refusal> {
+    /// Starts a server in the background and waits until it is ready; also fine if one runs already (`false`), unless
+    /// it shall take that one's place.
+    pub(crate) fn start(&self, takeover: bool) -> Result<(bool, Holder), Refusal> {
         if let Some(holder) = server::lock::holder(&self.loaded.home)
             && !holder.draining
+            && !takeover
         {
             return Ok((false, holder));
         }
         let mut command = std::process::Command::new(server::own_program());
-        command.arg0(SERVER_NAME).arg("serve").arg("--detached").arg("--dir").arg(self.loaded.home.root());
+        command.arg0(SERVER_NAME).arg("serve").arg("--detached").current_dir(&self.context.cwd);
+        // A home that was only found is not named by us in the person's stead: the server finds it as we did.
+        if self.loaded.found_by != FoundBy::WorkingDirectory {
+            command.arg("--dir").arg(self.loaded.home.root());
+        }
+        if takeover {
+            command.arg("--takeover");
+        }
         if let Some(file) = &self.config {
             command.arg("--config").arg(file);
         }

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod checks;
 mod client;
+mod config;
 mod doctor;
 mod hub;
 mod output;
@@ -25,14 +26,22 @@ use std::path::PathBuf;
 
 use clap::CommandFactory as _;
 use clap::Parser as _;
+use ob_config::LoadOptions;
 use ob_config::Loaded;
+use ob_config::Mistakes;
+use ob_core::Home;
 use ob_core::Refusal;
+use ob_core::RefusalCode;
+use ob_core::operation::Operation;
+use ob_core::operation::ServerStop;
 
 use crate::names;
 use crate::server;
 use args::Cli;
 use args::Command;
 use args::Global;
+use client::CallError;
+use client::Client;
 use output::Output;
 
 /// What a process is started with.
@@ -99,10 +108,10 @@ pub(crate) fn main(context: &Context) -> u8 {
 }
 
 fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Output) -> Result<u8, Refusal> {
-    let Cli { global, daemon, detached, command } = cli;
+    let Cli { global, daemon, takeover, detached, command } = cli;
     let command = match command {
         Some(command) => command,
-        None if name.implied == "serve" => Command::Serve(args::ServeArgs { daemon, detached }),
+        None if name.implied == "serve" => Command::Serve(args::ServeArgs { daemon, takeover, detached }),
         None => return Err(Refusal::invalid("no command was given").fix("see `oubliette --help`")),
     };
     match command {
@@ -114,20 +123,24 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         }
         Command::Serve(serve) if serve.daemon || daemon => {
             let hub = hub::Hub::load(context, &global)?;
-            hub.start_command(output)
+            hub.start_command(serve.takeover || takeover, output)
         }
         Command::Serve(serve) => {
             let detached = serve.detached || detached;
             if !detached {
                 server::become_server(context)?;
             }
-            server::run(context, &global, detached)
+            server::run(context, &global, detached, serve.takeover || takeover)
         }
         Command::Doctor(args) => wait(doctor::command(context, &global, &args, output)),
         Command::Store(command) => wait(store::command(command, &load(context, &global)?, output)),
-        Command::Token(command) => wait(token::command(command, load(context, &global)?, output)),
-        Command::Status => wait(hub::Hub::load(context, &global)?.status(output)),
-        Command::Stop(stop) => wait(hub::Hub::load(context, &global)?.stop(stop.keep_sandboxes, output)),
+        Command::Token(command) => wait(token::command(command, context, &global, output)),
+        Command::Status => wait(hub::Hub::load_anyway(context, &global, output)?.status(output)),
+        Command::Stop(stop) => {
+            wait(hub::Hub::load_anyway(context, &global, output)?.stop(stop.keep_sandboxes, output))
+        }
+        Command::Reload => wait(config::reload(&hub::Hub::load_anyway(context, &global, output)?, output)),
+        Command::Config(command) => wait(config::command(command, context, &global, output)),
         Command::Project(command) => {
             let hub = hub::Hub::load(context, &global)?;
             wait(project::command(command, &hub, output))
@@ -145,16 +158,44 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
 
 /// Finds the home and reads its configuration.
 pub(crate) fn load(context: &Context, global: &Global) -> Result<Loaded, Refusal> {
-    let options = ob_config::LoadOptions {
+    ob_config::load(&options(context, global)).map_err(|mistakes| has_mistakes(&mistakes))
+}
+
+/// Where to look for the home and its configuration.
+pub(crate) fn options(context: &Context, global: &Global) -> LoadOptions {
+    LoadOptions {
         dir: global.dir.clone(),
         config_file: global.config.clone(),
         env: context.env.clone(),
         cwd: context.cwd.clone(),
         uid: rustix::process::geteuid().as_raw(),
-    };
-    ob_config::load(&options).map_err(|mistakes| {
-        Refusal::invalid(format!("the configuration has mistakes\n{mistakes}")).fix("mend them and try again")
-    })
+    }
+}
+
+/// Makes what is missing of the home, and notes that this person uses it. True if the home is new.
+pub(crate) fn make_home(context: &Context, global: &Global, loaded: &Loaded) -> Result<bool, Refusal> {
+    // First the note: what was made here without it would look as if it had come with a clone.
+    ob_config::note_home(&options(context, global), loaded)
+        .map_err(|error| failed("note the home", &error))?;
+    ob_config::make_home(&loaded.home).map_err(|error| failed("make the home", &error))
+}
+
+/// Asks the server of a home to drain and to leave its sandboxes to the next one. False if none listens.
+pub(crate) async fn tell_to_drain(home: &Home) -> Result<bool, Refusal> {
+    let params = ServerStop { keep_sandboxes: true };
+    let client = Client::new(home.control_socket());
+    match client.call::<serde_json::Value>(Operation::ServerStop, &params).await {
+        // The connection may break before the answer is read: it stops then.
+        Ok(_) | Err(CallError::Lost(_)) => Ok(true),
+        Err(CallError::Absent) => Ok(false),
+        // It drains already, or has just started: the lock tells.
+        Err(CallError::Refused(refusal)) if refusal.code == RefusalCode::Unavailable => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn has_mistakes(mistakes: &Mistakes) -> Refusal {
+    Refusal::invalid(format!("the configuration has mistakes\n{mistakes}")).fix("mend them and try again")
 }
 
 /// Drives a command on one thread: it waits for one server and prints.

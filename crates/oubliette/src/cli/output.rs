@@ -28,7 +28,9 @@ enum Sink {
 pub(crate) struct Output {
     /// Data is printed as JSON.
     pub(crate) json: bool,
-    /// Standard output is a terminal.
+    /// Standard output is a terminal, of whatever kind: what it shows must be safe.
+    pub(crate) shown: bool,
+    /// Standard output is a terminal that can be drawn on, and data is for people.
     pub(crate) terminal: bool,
     /// Colours may be used there.
     pub(crate) colour: bool,
@@ -39,14 +41,17 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn new(context: &Context, json: bool) -> Self {
-        let terminal = io::stdout().is_terminal() && !json && context.var("TERM") != Some("dumb");
-        Self { json, terminal, colour: terminal && context.var("NO_COLOR").is_none(), sink: Sink::Standard }
+        let shown = io::stdout().is_terminal();
+        let terminal = shown && !json && context.var("TERM") != Some("dumb");
+        let colour = terminal && context.var("NO_COLOR").is_none();
+        Self { json, shown, terminal, colour, sink: Sink::Standard }
     }
 
     /// Keeps data and hints for a test to look at.
     #[cfg(test)]
     pub(crate) fn memory(json: bool) -> Self {
-        Self { json, terminal: false, colour: false, sink: Sink::Memory(std::sync::Arc::default()) }
+        let sink = Sink::Memory(std::sync::Arc::default());
+        Self { json, shown: false, terminal: false, colour: false, sink }
     }
 
     /// Data and hints so far.
@@ -93,7 +98,7 @@ impl Output {
     /// Prints a value as one line of JSON.
     pub(crate) fn json_line(&self, value: &impl Serialize) {
         match serde_json::to_string(value) {
-            Ok(line) => self.text(&format!("{line}\n")),
+            Ok(line) => self.text(&format!("{}\n", text::plain_json(&line))),
             Err(error) => self.hint(&format!("cannot write as JSON: {error}")),
         }
     }
@@ -102,7 +107,7 @@ impl Output {
     pub(crate) fn data(&self, value: &impl Serialize, people: impl FnOnce() -> String) {
         if self.json {
             match serde_json::to_string_pretty(value) {
-                Ok(text) => self.text(&format!("{text}\n")),
+                Ok(json) => self.text(&format!("{}\n", text::plain_json(&json))),
                 Err(error) => self.hint(&format!("cannot write as JSON: {error}")),
             }
         } else {
@@ -134,7 +139,7 @@ impl Output {
     /// Tells of a refusal on standard error: what, why, and what to do.
     pub(crate) fn refused(&self, refusal: &Refusal) {
         if self.json {
-            self.hint(&serde_json::json!({ "error": refusal }).to_string());
+            self.hint(&text::plain_json(&serde_json::json!({ "error": refusal }).to_string()));
             return;
         }
         self.hint(&format!("error: {}", refusal.message));

@@ -23,7 +23,7 @@ const CONFLICT_LINES_MAX: usize = 8;
 
 /// Prints a patch: as it is into a pipe, so that it applies; safe and in colour on a terminal.
 pub(crate) fn show(patch: &str, output: &Output) {
-    if output.terminal {
+    if output.shown {
         output.text(&coloured(patch, output.colour));
     } else {
         output.text(patch);

@@ -159,8 +159,15 @@ impl Scene {
         fs::write(project.join("a.txt"), "one\n").expect("written");
         let project = project.canonicalize().expect("it is there");
         let home = Home::new(folder.path().join("home"), Layout::V2, folder.path().into());
-        let loaded =
-            Loaded { home, settings: Settings::default(), origins: BTreeMap::new(), warnings: Vec::new() };
+        let loaded = Loaded {
+            home,
+            file: None,
+            found_by: ob_config::FoundBy::Dir,
+            settings: Settings::default(),
+            origins: BTreeMap::new(),
+            values: Vec::new(),
+            warnings: Vec::new(),
+        };
         let script = Arc::new(Script {
             source: project.clone(),
             events: watch::Sender::new((Vec::new(), false)),

@@ -14,15 +14,34 @@ pub(crate) fn sanitise(text: &str) -> String {
             '\u{9b}' => skip_control_sequence(&mut chars),
             '\u{90}' | '\u{98}' | '\u{9d}' | '\u{9e}' | '\u{9f}' => skip_string(&mut chars),
             '\n' | '\t' => clean.push(c),
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
-            c if c.is_control() => {}
+            c if c.is_control() || turns_text(c) => {}
             c => clean.push(c),
         }
     }
     clean
 }
 
-/// The same on one line.
+/// JSON that says the same and that a terminal does not obey: what JSON itself leaves as it is, such as the one-character
+/// forms of escape sequences, is escaped. Such characters only stand in strings.
+pub(crate) fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for c in json.chars() {
+        if (c.is_control() && c != '\n') || turns_text(c) {
+            // All of them are below U+10000, so one escape is enough.
+            plain.extend(["\\u", &format!("{:04x}", u32::from(c))]);
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+/// The marks that reverse the direction of text.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// [Sanitised](sanitise), on one line.
 pub(crate) fn one_line(text: &str) -> String {
     sanitise(text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -171,6 +190,17 @@ mod tests {
             ("naïve — 日本 ✓", "naïve — 日本 ✓"),
         ] {
             assert_eq!(sanitise(dirty), clean, "{dirty:?}");
+        }
+    }
+
+    #[test]
+    fn json_on_a_terminal_is_plain_and_says_the_same() {
+        let value = serde_json::json!({ "a": "\u{9b}2J\u{7f}\u{202e}\x1b[31m\u{9d}0;t\u{9c} é 日本 \n" });
+        for json in [value.to_string(), serde_json::to_string_pretty(&value).expect("JSON")] {
+            let plain = plain_json(&json);
+            assert!(!plain.chars().any(|c| (c.is_control() && c != '\n') || turns_text(c)), "{plain:?}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&plain).expect("JSON"), value);
+            assert!(plain.contains("é 日本"), "what is harmless stays readable: {plain}");
         }
     }
 

@@ -1,6 +1,5 @@
 //! `oubliette token`: straight on `auth.db`, so that it works with the server up or down and takes effect at once.
 
-use ob_config::Loaded;
 use ob_core::Refusal;
 use ob_core::Scope;
 use ob_core::Timestamp;
@@ -10,16 +9,23 @@ use ob_core::record::TokenRecord;
 use ob_store::tokens;
 use ob_store::tokens::SharedTokens;
 
+use super::Context;
 use super::OK;
+use super::args::Global;
 use super::args::TokenCommand;
-use super::failed;
 use super::output::Output;
 use super::text;
 
 /// Runs the command.
-pub(crate) async fn command(command: TokenCommand, loaded: Loaded, output: &Output) -> Result<u8, Refusal> {
+pub(crate) async fn command(
+    command: TokenCommand,
+    context: &Context,
+    global: &Global,
+    output: &Output,
+) -> Result<u8, Refusal> {
+    let loaded = super::load(context, global)?;
     let home = &loaded.home;
-    if ob_config::make_home(home).map_err(|error| failed("make the home", &error))? {
+    if super::make_home(context, global, &loaded)? {
         output.hint(&format!("made a home at {}", home.root().display()));
     }
     let tokens =

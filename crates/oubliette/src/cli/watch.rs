@@ -262,7 +262,7 @@ impl Watch<'_> {
             }
             self.output.hint("it did not come back: starting it again");
             // Also fine if somebody else just did; a failure is the answer, with its reason.
-            self.hub.start()?;
+            self.hub.start(false)?;
         }
         tokio::time::sleep(LOOK_AGAIN).await;
         Ok(())

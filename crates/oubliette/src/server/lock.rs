@@ -37,6 +37,9 @@ const CONTENT_MAX: u64 = 64 * 1024;
 pub(crate) struct Holder {
     /// Its process id.
     pub(crate) pid: u32,
+    /// Its version; empty if it was one that did not say.
+    #[serde(default)]
+    pub(crate) version: String,
     /// The addresses that it listens on.
     pub(crate) addresses: Vec<String>,
     /// When it started.
@@ -54,8 +57,9 @@ pub(crate) struct ServerLock {
 // === impl ServerLock ===
 
 impl ServerLock {
-    /// Takes the lock for `holder`. If a server that drains has it, waits for that; any other refuses, by name.
-    pub(crate) async fn acquire(home: &Home, holder: &Holder) -> Result<Self, Refusal> {
+    /// Takes the lock for `holder`. If a server that drains has it, or one that was `told` to, waits for that; any other
+    /// refuses, by name.
+    pub(crate) async fn acquire(home: &Home, holder: &Holder, told: bool) -> Result<Self, Refusal> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -72,7 +76,7 @@ impl ServerLock {
                 Err(TryLockError::Error(error)) => return Err(cannot("lock the home", &error)),
             }
             let other = read(&file).map_err(|error| cannot("read the lock", &error))?;
-            let draining = other.as_ref().is_some_and(|other| other.draining);
+            let draining = told || other.as_ref().is_some_and(|other| other.draining);
             let patience = if draining { DRAIN_MAX + Duration::from_secs(5) } else { MOMENT };
             if started.elapsed() >= patience {
                 return Err(held(home, other.as_ref()));
@@ -135,10 +139,21 @@ fn held(home: &Home, holder: Option<&Holder>) -> Refusal {
     let home = home.root().display();
     let who = holder.map_or_else(
         || "another process".to_owned(),
-        |holder| format!("pid {} ({})", holder.pid, holder.addresses.join(", ")),
+        |holder| {
+            let version = if holder.version.is_empty() { "unknown" } else { &holder.version };
+            format!(
+                "pid {} ({}), version {version}, since {}",
+                holder.pid,
+                holder.addresses.join(", "),
+                holder.started_at
+            )
+        },
     );
     Refusal::conflict(format!("a server runs on {home} already: {who}"))
-        .fix(format!("use it, stop it with `oubliette stop --dir {home}`, or take another home with `--dir`"))
+        .fix(format!(
+            "use it, stop it with `oubliette stop --dir {home}`, take its place with `--takeover`, or take another home \
+             with `--dir`"
+        ))
 }
 
 #[cfg(test)]
@@ -156,7 +171,13 @@ mod tests {
 
     fn me(draining: bool) -> Holder {
         let started_at = Timestamp::from_micros(1_795_000_000_000_000);
-        Holder { pid: 4711, addresses: vec!["127.0.0.1:8080".into()], started_at, draining }
+        Holder {
+            pid: 4711,
+            version: "1.2.3".into(),
+            addresses: vec!["127.0.0.1:8080".into()],
+            started_at,
+            draining,
+        }
     }
 
     #[tokio::test]
@@ -164,27 +185,35 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let home = home(&folder);
         assert_eq!(holder(&home), None);
-        let lock = ServerLock::acquire(&home, &me(false)).await.expect("free");
+        let lock = ServerLock::acquire(&home, &me(false), false).await.expect("free");
         assert_eq!(holder(&home), Some(me(false)));
-        let refusal = ServerLock::acquire(&home, &me(false)).await.expect_err("taken");
+        let refusal = ServerLock::acquire(&home, &me(false), false).await.expect_err("taken");
         assert_eq!((refusal.code, refusal.code.exit_code()), (RefusalCode::Conflict, 5));
         let told = refusal.to_string();
-        for part in ["4711", "127.0.0.1:8080", &home.root().display().to_string(), "oubliette stop"] {
+        for part in [
+            "4711",
+            "1.2.3",
+            "since 2026-11-18T11:06:40",
+            "--takeover",
+            "127.0.0.1:8080",
+            &home.root().display().to_string(),
+            "oubliette stop",
+        ] {
             assert!(told.contains(part), "{part} in {told}");
         }
         lock.release().expect("let go");
         assert_eq!(holder(&home), None);
         assert!(!was_killed(&home));
-        ServerLock::acquire(&home, &me(false)).await.expect("free again");
+        ServerLock::acquire(&home, &me(false), false).await.expect("free again");
     }
 
     #[tokio::test]
     async fn a_server_that_drains_is_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let home = home(&folder);
-        let first = ServerLock::acquire(&home, &me(true)).await.expect("free");
+        let first = ServerLock::acquire(&home, &me(true), false).await.expect("free");
         let next = Holder { pid: 4712, ..me(false) };
-        let mut second = std::pin::pin!(ServerLock::acquire(&home, &next));
+        let mut second = std::pin::pin!(ServerLock::acquire(&home, &next, false));
         tokio::select! {
             biased;
             _ = second.as_mut() => panic!("the first still has it"),
@@ -195,14 +224,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_was_told_to_go_is_waited_for_before_it_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = home(&folder);
+        let first = ServerLock::acquire(&home, &me(false), false).await.expect("free");
+        let next = Holder { pid: 4712, ..me(false) };
+        let mut second = std::pin::pin!(ServerLock::acquire(&home, &next, true));
+        let longer_than_for_a_stranger = tokio::time::sleep(MOMENT + AGAIN * 4);
+        tokio::select! {
+            _ = second.as_mut() => panic!("the first still has it"),
+            () = longer_than_for_a_stranger => {}
+        }
+        first.release().expect("let go");
+        second.await.expect("it is free now");
+        assert_eq!(holder(&home), None, "dropped");
+    }
+
+    #[test]
+    fn a_holder_that_an_older_version_wrote_is_known() {
+        let text = r#"{"pid":1,"addresses":[],"started_at":"2026-11-18T11:06:40Z","draining":false}"#;
+        let holder: Holder = serde_json::from_str(text).expect("a holder");
+        assert_eq!((holder.pid, holder.version.as_str()), (1, ""));
+    }
+
+    #[tokio::test]
     async fn a_killed_server_leaves_its_name_but_no_lock() {
         let folder = tempfile::tempdir().expect("a folder");
         let home = home(&folder);
         // Dropping without release is what the kernel does to a killed process.
-        drop(ServerLock::acquire(&home, &me(false)).await.expect("free"));
+        drop(ServerLock::acquire(&home, &me(false), false).await.expect("free"));
         assert_eq!(holder(&home), None);
         assert!(was_killed(&home));
-        ServerLock::acquire(&home, &me(false)).await.expect("free");
+        ServerLock::acquire(&home, &me(false), false).await.expect("free");
     }
 
     #[test]

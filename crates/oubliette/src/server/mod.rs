@@ -4,12 +4,13 @@
 //! lock -> listeners (probes answer, API 503) -> wire (store, recovery) -> ready -> draining -> let go of the lock
 //! ```
 //!
-//! TERM and INT drain; a second one at least 2 s later hurries. HUP reloads the log level, USR1 reopens the log, USR2
-//! writes the status to the log. None kills by default.
+//! TERM and INT drain; a second one at least 2 s later hurries. HUP reads the configuration anew, USR1 reopens the log,
+//! USR2 writes the status to the log. None kills by default.
 
 pub(crate) mod demo_model;
 pub(crate) mod listen;
 pub(crate) mod lock;
+pub(crate) mod reload;
 mod signals;
 pub(crate) mod wire;
 
@@ -26,6 +27,7 @@ use ob_config::Loaded;
 use ob_core::Home;
 use ob_core::Refusal;
 use ob_core::Timestamp;
+use ob_engine::Configuration;
 use ob_engine::Engine;
 use ob_server::Authentication;
 use ob_server::Binding;
@@ -46,6 +48,7 @@ use crate::cli::args::Global;
 use crate::names;
 use lock::Holder;
 use lock::ServerLock;
+use reload::Reloader;
 use signals::Asked;
 use signals::Signals;
 
@@ -80,7 +83,7 @@ pub(crate) fn become_server(context: &Context) -> Result<(), Refusal> {
 
 /// Serves until told to stop. A `detached` server leaves its terminal, says one line when it is ready and then
 /// nothing more.
-pub(crate) fn run(context: &Context, global: &Global, detached: bool) -> Result<u8, Refusal> {
+pub(crate) fn run(context: &Context, global: &Global, detached: bool, takeover: bool) -> Result<u8, Refusal> {
     let loaded = cli::load(context, global)?;
     if detached {
         // Fails only for a leader of a group, which a fresh child is not; then it leads its session already.
@@ -90,7 +93,7 @@ pub(crate) fn run(context: &Context, global: &Global, detached: bool) -> Result<
         // So that no folder of the user's is kept busy.
         std::env::set_current_dir("/").map_err(|error| cannot("enter /", &error))?;
     }
-    if ob_config::make_home(&loaded.home).map_err(|error| cannot("make the home", &error))? {
+    if cli::make_home(context, global, &loaded)? {
         tell(&format!("made a home at {}", loaded.home.root().display()));
     }
     ob_config::make_runtime(&loaded.home).map_err(|error| cannot("make the runtime folder", &error))?;
@@ -105,15 +108,28 @@ pub(crate) fn run(context: &Context, global: &Global, detached: bool) -> Result<
         .enable_all()
         .build()
         .map_err(|error| cannot("start threads", &error))?;
-    runtime.block_on(serve(context, global, loaded, detached))
+    runtime.block_on(serve(context, global, loaded, detached, takeover))
 }
 
-async fn serve(context: &Context, global: &Global, loaded: Loaded, detached: bool) -> Result<u8, Refusal> {
+async fn serve(
+    context: &Context,
+    global: &Global,
+    loaded: Loaded,
+    detached: bool,
+    takeover: bool,
+) -> Result<u8, Refusal> {
     let began = Instant::now();
     let home = loaded.home.clone();
     let started_at = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
-    let mut holder = Holder { pid: std::process::id(), addresses: Vec::new(), started_at, draining: false };
-    let mut lock = ServerLock::acquire(&home, &holder).await?;
+    let mut holder = Holder {
+        pid: std::process::id(),
+        version: wire::VERSION.to_owned(),
+        addresses: Vec::new(),
+        started_at,
+        draining: false,
+    };
+    let told = takeover && cli::tell_to_drain(&home).await?;
+    let mut lock = ServerLock::acquire(&home, &holder, told).await?;
     let mut signals = Signals::listen().map_err(|error| cannot("listen to signals", &error))?;
 
     let telemetry = wire::telemetry(&loaded, !detached)?;
@@ -152,6 +168,8 @@ async fn serve(context: &Context, global: &Global, loaded: Loaded, detached: boo
     };
     let result = match built {
         Ok(Some(engine)) => {
+            let reloader = Arc::new(Reloader::new(context, global, &loaded, &telemetry));
+            engine.set_configuration(Arc::clone(&reloader) as Arc<dyn Configuration>);
             phase.send_replace(Phase::Serving(Arc::new(Arc::clone(&engine))));
             say_ready(&holder, &home, detached)?;
             let started = ServerStarted {
@@ -161,8 +179,7 @@ async fn serve(context: &Context, global: &Global, loaded: Loaded, detached: boo
                 took: began.elapsed(),
             };
             started.emit(&telemetry.counted);
-            let reload = || wire::reload(context, global, &telemetry);
-            let keep = attend(&engine, &mut signals, &mut serving, &telemetry, &reload).await;
+            let keep = attend(&engine, &mut signals, &mut serving, &telemetry, &reloader).await;
             holder.draining = true;
             if let Err(error) = lock.write(&holder) {
                 tracing::warn!(%error, "cannot mark the lock as draining");
@@ -193,13 +210,17 @@ async fn attend(
     signals: &mut Signals,
     serving: &mut tokio::task::JoinHandle<io::Result<()>>,
     telemetry: &wire::Telemetry,
-    reload: &(dyn Fn() + Sync),
+    reloader: &Reloader,
 ) -> bool {
     let mut stop_requested = std::pin::pin!(engine.stop_requested());
     loop {
         let asked = tokio::select! {
             keep = stop_requested.as_mut() => return keep,
             asked = signals.next() => asked,
+            () = reloader.changed() => {
+                reloader.reload_if_changed(engine).await;
+                continue;
+            }
             ended = &mut *serving => {
                 tracing::error!(?ended, "the listeners ended by themselves");
                 return false;
@@ -207,7 +228,7 @@ async fn attend(
         };
         match asked {
             Asked::Stop => return false,
-            Asked::Reload => reload(),
+            Asked::Reload => reloader.reload_now(engine).await,
             Asked::ReopenLog => match telemetry.log.reopen() {
                 Ok(()) => tracing::info!("log reopened"),
                 Err(error) => tracing::error!(%error, "cannot reopen the log"),

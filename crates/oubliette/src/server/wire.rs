@@ -36,9 +36,7 @@ use super::demo_model;
 use super::demo_model::DemoModel;
 use super::lock::Holder;
 use super::own_program;
-use crate::cli;
 use crate::cli::Context;
-use crate::cli::args::Global;
 use crate::guest;
 
 /// The version of this program.
@@ -103,23 +101,6 @@ pub(crate) fn telemetry(loaded: &Loaded, foreground: bool) -> Result<Telemetry, 
         }),
         engine,
     })
-}
-
-/// Reads the configuration anew; what may change while the server runs is its log.
-pub(crate) fn reload(context: &Context, global: &Global, telemetry: &Telemetry) {
-    let settings = match cli::load(context, global) {
-        Ok(loaded) => loaded.settings,
-        Err(refusal) => {
-            tracing::error!(%refusal, "the configuration was not reloaded; the last good one stays");
-            return;
-        }
-    };
-    match telemetry.log.set_filter(&settings.log.filter) {
-        Ok(()) => {
-            tracing::info!(filter = settings.log.filter, "log filter reloaded; the rest needs a restart")
-        }
-        Err(error) => tracing::error!(%error, "the log filter was not reloaded"),
-    }
 }
 
 /// Makes the engine: opens the store, recovers sessions. Says what it is at through `progress`.

@@ -168,6 +168,7 @@ fn answer(operation: Operation) -> Answer {
         Operation::TokenList => Answer::List(schema_for!(record::TokenRecord)),
         Operation::TokenRevoke | Operation::TokenInfo => Answer::One(schema_for!(record::TokenRecord)),
         Operation::ServerStatus => Answer::One(schema_for!(op::ServerStatus)),
+        Operation::ServerReload => Answer::One(schema_for!(op::ServerReloaded)),
         Operation::ServerStop => Answer::Exactly(r#"{ "stopping": true, "keep_sandboxes": FLAG }"#),
     }
 }

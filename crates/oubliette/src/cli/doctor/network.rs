@@ -95,7 +95,15 @@ mod tests {
 
     fn loaded(folder: &std::path::Path) -> Loaded {
         let home = Home::new(folder.join("home"), Layout::V2, folder.join("oubliette"));
-        Loaded { home, settings: Settings::default(), origins: BTreeMap::new(), warnings: Vec::new() }
+        Loaded {
+            home,
+            file: None,
+            found_by: ob_config::FoundBy::Dir,
+            settings: Settings::default(),
+            origins: BTreeMap::new(),
+            values: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     #[test]
