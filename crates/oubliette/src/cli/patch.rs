@@ -243,6 +243,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(16))]
+
         /// Whatever a patch holds: what is shown is lines of it, few and short ones, and nothing that a terminal obeys.
         #[test]
         fn what_is_shown_of_a_patch_is_bounded_and_safe(
