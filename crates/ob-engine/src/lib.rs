@@ -9,7 +9,7 @@ mod claims;
 mod clock;
 mod diff;
 mod files;
-mod health;
+pub mod health;
 mod leftovers;
 mod live;
 mod models;
@@ -54,7 +54,7 @@ pub use clock::SharedClock;
 pub use clock::SystemClock;
 pub use files::Files;
 pub use files::HostFiles;
-pub use health::Check;
+pub use health::NotReady;
 pub use leftovers::Found;
 pub use live::Configuration;
 pub use models::Catalogue;
@@ -124,6 +124,7 @@ pub struct Engine {
     addresses: Vec<String>,
     version: String,
     started_at: Timestamp,
+    asked_ready: health::Asked,
 }
 
 // === impl Engine ===
@@ -170,6 +171,7 @@ impl Engine {
             addresses: options.addresses,
             version: options.version,
             started_at,
+            asked_ready: health::Asked::default(),
         });
         // Read before any gate is open: what is open later is ours.
         let cut = engine.shared.store.open_charges().await.map_err(refuse)?;

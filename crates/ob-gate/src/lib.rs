@@ -29,6 +29,8 @@ use ob_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 
 pub mod discovery;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod listen;
 mod meter;
 pub mod models;

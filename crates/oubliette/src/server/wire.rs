@@ -166,6 +166,6 @@ fn backend(context: &Context, loaded: &Loaded) -> Arc<dyn Backend> {
 
 /// bubblewrap as the PATH has it. The system's folders are looked through only if there is no PATH: whoever sets one
 /// says which programs there are.
-fn bubblewrap(context: &Context) -> Option<PathBuf> {
+pub(crate) fn bubblewrap(context: &Context) -> Option<PathBuf> {
     context.var("PATH").map(|_| context.find_program("bwrap").unwrap_or_else(|| "bwrap".into()))
 }
