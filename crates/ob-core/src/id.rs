@@ -83,8 +83,8 @@ macro_rules! uuid_id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                // Only the hyphenated form: an id has one spelling.
-                if text.len() != 36 {
+                // Only the hyphenated form in lower case: an id has one spelling.
+                if text.len() != 36 || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
                     return Err(InvalidId::new($kind, "a UUID", text));
                 }
                 Uuid::try_parse(text).map(Self).map_err(|_| InvalidId::new($kind, "a UUID", text))
@@ -131,6 +131,11 @@ macro_rules! stamped_id {
             /// The random part, 8 hexadecimal digits: short, and safe as a file name.
             pub fn suffix(&self) -> &str {
                 &self.0[self.0.len() - 8..]
+            }
+
+            /// True if a text may be the [`Self::suffix`] of an id.
+            pub fn is_suffix(text: &str) -> bool {
+                text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
             }
         }
 
@@ -267,7 +272,13 @@ mod tests {
     fn a_project_id_is_a_hyphenated_uuid_and_nothing_else() {
         let id = ProjectId::from_uuid(Uuid::from_u128(7));
         assert_eq!(id.to_string().parse::<ProjectId>(), Ok(id));
-        for wrong in ["", "7", "00000000000000000000000000000007", "{00000000-0000-0000-0000-000000000007}"] {
+        for wrong in [
+            "",
+            "7",
+            "00000000000000000000000000000007",
+            "{00000000-0000-0000-0000-000000000007}",
+            "00000000-0000-0000-0000-00000000000A",
+        ] {
             assert!(wrong.parse::<ProjectId>().is_err(), "{wrong}");
         }
     }

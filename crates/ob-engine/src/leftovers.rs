@@ -1,5 +1,4 @@
-//! What a crash left behind: folders of projects, workspaces and sessions that are deleted, and sandboxes that made a
-//! patch. The record of a deleted thing goes first and its files after it, so a crash between the two leaves files that
+//! What a crash left behind: folders of projects, workspaces and sessions that are deleted, and sandboxes. The record of a deleted thing goes first and its files after it, so a crash between the two leaves files that
 //! belong to nobody.
 
 use std::path::Path;
@@ -14,18 +13,22 @@ use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_store::StoreError;
 
-use crate::Shared;
 use crate::claims::Claims;
-use crate::workspace;
+use crate::shared::Shared;
 
 /// What there was before the server made anything.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
-    projects: Vec<ProjectId>,
-    workspaces: Vec<(ProjectId, WorkspaceId)>,
-    homes: Vec<(ProjectId, SessionId)>,
+pub struct Found {
+    /// Folders of projects.
+    pub projects: Vec<ProjectId>,
+    /// Folders of workspaces and of their bases.
+    pub workspaces: Vec<(ProjectId, WorkspaceId)>,
+    /// Homes of sessions' agents.
+    pub homes: Vec<(ProjectId, SessionId)>,
     /// Sandboxes that made patches: their ids and runtime folders.
-    patches: Vec<(String, PathBuf)>,
+    pub patches: Vec<(String, PathBuf)>,
+    /// Sandboxes of sessions: the short forms of their ids, and their runtime folders.
+    pub sandboxes: Vec<(String, PathBuf)>,
 }
 
 /// Looks at the home. What has a name that we do not give is none of our business.
@@ -53,7 +56,7 @@ async fn remove_files(shared: &Shared, claims: &Claims, found: &Found) -> Result
     let (home, store) = (&shared.home, &shared.store);
     for &project in &found.projects {
         if store.project(project).await?.is_none() {
-            remove_one(&home.project(project)).await;
+            remove_one(shared, &home.project(project)).await;
         }
     }
     for &(project, id) in &found.workspaces {
@@ -61,21 +64,21 @@ async fn remove_files(shared: &Shared, claims: &Claims, found: &Found) -> Result
         if let Ok(_held) = claims.deletes("workspace", id.as_uuid())
             && store.workspace(id).await?.is_none()
         {
-            remove_one(&home.workspace(project, id)).await;
-            remove_one(&home.workspace_base(project, id)).await;
+            remove_one(shared, &home.workspace(project, id)).await;
+            remove_one(shared, &home.workspace_base(project, id)).await;
         }
     }
     for (project, id) in &found.homes {
         if store.session(id).await?.is_none() {
-            remove_one(&home.session_home(*project, id)).await;
+            remove_one(shared, &home.session_home(*project, id)).await;
         }
     }
     Ok(())
 }
 
-async fn remove_one(path: &Path) {
+async fn remove_one(shared: &Shared, path: &Path) {
     reach(CrashPoint::LeftoverBefore);
-    let removed = workspace::remove_all(path).await;
+    let removed = shared.files.remove(path).await;
     reach(CrashPoint::LeftoverAfter);
     match removed {
         Ok(()) => tracing::info!(path = %path.display(), "removed what a crash had left"),
@@ -96,8 +99,14 @@ fn look_blocking(home: &Home) -> Found {
         found.homes.extend(names::<SessionId>(&folder.join("homes"), "").into_iter().map(|id| (project, id)));
     }
     let sandboxes = home.runtime().join("s");
-    let patches = names::<String>(&sandboxes, "").into_iter().filter(|name| crate::diff::is_id(name));
-    found.patches.extend(patches.map(|id| (id.clone(), sandboxes.join(id))));
+    for name in names::<String>(&sandboxes, "") {
+        let runtime = sandboxes.join(&name);
+        if crate::diff::is_id(&name) {
+            found.patches.push((name, runtime));
+        } else if SessionId::is_suffix(&name) {
+            found.sandboxes.push((name, runtime));
+        }
+    }
     found
 }
 

@@ -28,18 +28,8 @@ impl Actor {
                 let outcome = self.message(text).await;
                 drop(reply.send(outcome));
             }
-            Command::Interrupt { reply } => {
-                let outcome = match self.is_being_found() {
-                    // Nobody could be told yet, and a crash would forget it.
-                    true => Err(Refusal::unavailable("the session's sandbox is being found again")
-                        .fix("ask again in a moment")),
-                    false => self.try_input(Input::Interrupt, None).await,
-                };
-                if outcome.is_ok() && self.driver.as_ref().is_some_and(|driver| driver.active().is_some()) {
-                    self.expect_stop();
-                }
-                drop(reply.send(outcome));
-            }
+            Command::Interrupt { reply } if self.is_being_found() => self.stops.push(reply),
+            Command::Interrupt { reply } => self.interrupt(reply).await,
             Command::End { reason, reply } => {
                 self.end(reason, Some(reply)).await;
             }
@@ -47,10 +37,18 @@ impl Actor {
         }
     }
 
-    /// True if the agent works on a turn, and its sandbox is not found again yet.
-    fn is_being_found(&self) -> bool {
-        matches!(self.record.core.state, SessionState::Running | SessionState::Waiting(_))
-            && self.driver.is_none()
+    /// True while the sandbox that the session works in is being found again. That the turn is to be stopped is durable
+    /// in the driver's state, and there is no driver: who asks for it waits for what is found.
+    pub(super) fn is_being_found(&self) -> bool {
+        self.record.core.state == SessionState::Running && self.driver.is_none() && self.starting.is_some()
+    }
+
+    pub(super) async fn interrupt(&mut self, reply: oneshot::Sender<Result<(), Refusal>>) {
+        let outcome = self.try_input(Input::Interrupt, None).await;
+        if outcome.is_ok() && self.driver.as_ref().is_some_and(|driver| driver.active().is_some()) {
+            self.expect_stop();
+        }
+        drop(reply.send(outcome));
     }
 
     pub(super) async fn message(&mut self, text: String) -> Result<(TurnNumber, i64), Refusal> {

@@ -10,6 +10,7 @@ use ob_core::operation::WorkspaceTarget;
 use ob_core::record::ProjectRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
+use ob_core::resource::check_limits;
 use ob_core::session::SessionStatus;
 use ob_crash::CrashPoint;
 use ob_crash::reach;
@@ -20,7 +21,6 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::Engine;
-use crate::workspace;
 
 /// The most characters of a project's name.
 const NAME_MAX: usize = 200;
@@ -69,6 +69,7 @@ impl Engine {
                 Refusal::invalid(format!("max_cost_usd {usd} is not an amount")).fix("use 0 to 1000000000")
             })?),
         };
+        check_limits(&params.limits)?;
         if let Some(model) = &params.model {
             self.shared.catalogue.resolve(Some(model)).await?;
         }
@@ -81,6 +82,7 @@ impl Engine {
             source,
             max_cost,
             model: params.model,
+            limits: params.limits,
             created_at: self.shared.now(),
         };
         self.write(vec![Write::PutProject(record)]).await?;
@@ -110,7 +112,7 @@ impl Engine {
         self.refuse_if_active(id, |_| true).await?;
         self.write(vec![Write::DeleteProject(project.id)]).await?;
         reach(CrashPoint::DeleteRecorded);
-        workspace::remove_all(&self.shared.home.project(id)).await?;
+        self.shared.files.remove(&self.shared.home.project(id)).await?;
         reach(CrashPoint::DeleteDone);
         Ok(json!({ "deleted": id }))
     }
@@ -134,9 +136,9 @@ impl Engine {
         reach(CrashPoint::DeleteRecorded);
         // A folder of the user's is never removed.
         if record.kind == WorkspaceKind::Clone {
-            workspace::remove_all(&self.shared.home.workspace(record.project, record.id)).await?;
+            self.shared.files.remove(&self.shared.home.workspace(record.project, record.id)).await?;
         }
-        workspace::remove_all(&self.shared.home.workspace_base(record.project, record.id)).await?;
+        self.shared.files.remove(&self.shared.home.workspace_base(record.project, record.id)).await?;
         reach(CrashPoint::DeleteDone);
         Ok(json!({ "deleted": record.id }))
     }

@@ -4,6 +4,9 @@
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
 mod doors;
+mod health;
 mod life;
+mod owner;
+mod sleep;
 mod takeover;
 mod world;

@@ -41,6 +41,11 @@ impl Blobs {
         Ok(Self { folder: folder.to_owned(), shards: Arc::new([const { AtomicBool::new(false) }; 256]) })
     }
 
+    /// The folder as it is; for reading only.
+    pub(crate) fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
     /// Keeps `content`; durable when this returns.
     pub(crate) fn put(&self, content: &[u8]) -> Result<BlobHash, Fault> {
         let hash: BlobHash = Sha256::digest(content).into();

@@ -82,7 +82,7 @@ pub(crate) fn make_older(path: &Path, migrations: usize) -> Result<(), Fault> {
 }
 
 /// How many migrations are applied, if they are ours.
-fn verify(connection: &Connection, path: &Path, migrations: &[Migration]) -> Result<usize, Fault> {
+pub(crate) fn verify(connection: &Connection, path: &Path, migrations: &[Migration]) -> Result<usize, Fault> {
     let shown = path.display();
     let known: bool = connection.query_row(
         "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations')",

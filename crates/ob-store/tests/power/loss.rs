@@ -34,7 +34,7 @@ use crate::disk::Op;
 use crate::disk::Watch;
 
 /// Power losses in `make test`; `OUBLIETTE_POWER_LOSSES` sets another number.
-const LOSSES: usize = 100;
+const LOSSES: usize = 60;
 /// A lying disk is found out within so many.
 const LIES: usize = 400;
 /// Times that the store is opened in one life.

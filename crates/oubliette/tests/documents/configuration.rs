@@ -84,7 +84,8 @@ fn the_page_of_the_configuration_has_every_key() {
     for key in ob_config::reference() {
         let default = key.default.map(|default| format!("`{default}`")).unwrap_or_default();
         let taken = if key.live { "live" } else { "restart" };
-        writeln!(page, "| `{}` | {} | {default} | {taken} | {} |", key.path, cell(&key.kind), cell(key.doc)).unwrap();
+        writeln!(page, "| `{}` | {} | {default} | {taken} | {} |", key.path, cell(&key.kind), cell(key.doc))
+            .unwrap();
     }
     page.push_str(
         "\n`<name>` is a name of your choice: letters, digits, `.`, `_` and `-`, at most 64. Sizes are powers of 1024.\n\
