@@ -28,6 +28,8 @@ use ob_core::record::TurnRecord;
 use ob_core::resource::LimitHit;
 use ob_core::session::Input;
 use ob_core::session::SessionState;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::StoreError;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc;
@@ -326,6 +328,7 @@ pub(crate) async fn take_over(shared: Arc<Shared>, mut place: Place, turn: Optio
     };
     let load = async || {
         shared.store.claim(&id, shared.epoch).await?;
+        reach(CrashPoint::SessionClaimed);
         // As its owner left it: until it was ours, it may have changed.
         let Some(record) = shared.store.session(&id).await? else { return Ok(None) };
         let turns = shared.store.turns(&id).await?;

@@ -9,6 +9,8 @@ use ob_core::link::ProcessSpec;
 use ob_core::operation::SessionDiff;
 use ob_core::record::SessionRecord;
 use ob_core::record::WorkspaceKind;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_sandbox::link::Guest;
 
 use crate::shared::Shared;
@@ -85,12 +87,14 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
     };
     let work = async {
         backend.start(&spec).await.map_err(|error| no_sandbox(&error))?;
+        reach(CrashPoint::PatchStarted);
         tokio::select! {
             outcome = work => outcome,
             end = backend.ended(&spec.id, &spec.runtime) => Err(no_sandbox(&end.reason)),
         }
     };
     let outcome = tokio::time::timeout(WITHIN, work).await;
+    reach(CrashPoint::PatchMade);
     guest.close();
     drop(gate);
     if let Err(error) = backend.end(&spec.id, &spec.runtime).await {

@@ -9,6 +9,8 @@ use ob_core::Home;
 use ob_core::ProjectId;
 use ob_core::SessionId;
 use ob_core::WorkspaceId;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::StoreError;
 
 use crate::claims::Claims;
@@ -75,7 +77,10 @@ async fn remove_files(shared: &Shared, claims: &Claims, found: &Found) -> Result
 }
 
 async fn remove_one(shared: &Shared, path: &Path) {
-    match shared.files.remove(path).await {
+    reach(CrashPoint::LeftoverBefore);
+    let removed = shared.files.remove(path).await;
+    reach(CrashPoint::LeftoverAfter);
+    match removed {
         Ok(()) => tracing::info!(path = %path.display(), "removed what a crash had left"),
         Err(refusal) => tracing::warn!(%refusal, "what a crash left stays"),
     }

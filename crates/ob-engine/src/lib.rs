@@ -33,6 +33,8 @@ use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::ledger::MicroUsd;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_gate::Gates;
 use ob_store::SharedStore;
 use ob_store::tokens::SharedTokens;
@@ -135,6 +137,7 @@ impl Engine {
     pub async fn start(options: EngineOptions) -> Result<Arc<Self>, Refusal> {
         let refuse = |error: ob_store::StoreError| error.refusal();
         let epoch = options.store.new_epoch().await.map_err(refuse)?;
+        reach(CrashPoint::EpochTaken);
         // Looked at before anything is made: what is there now and belongs to nobody never will.
         let known = options.files.look(&options.home).await;
         let started_at = options.clock.now();
@@ -239,6 +242,7 @@ impl Engine {
         if tokio::time::timeout(SETTLE, self.shared.gates.settled()).await.is_err() {
             tracing::warn!("some model calls were not booked in time; the next start books them as reserved");
         }
+        reach(CrashPoint::Parked);
         if let Err(error) = self.shared.store.close().await {
             tracing::error!(%error, "the store did not close cleanly");
         }

@@ -14,6 +14,8 @@ use ob_core::SessionId;
 use ob_core::event::Usage;
 use ob_core::session::SessionState;
 use ob_core::session::SessionStatus;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::OpenCharge;
 use ob_store::SessionFilter;
@@ -44,6 +46,7 @@ impl Engine {
             self.tracker.spawn(settle_orphan(Arc::clone(&self.shared), open, turn));
         }
         if let Some(sleepers) = self.recover_sessions().await {
+            reach(CrashPoint::SessionsRecovered);
             self.reap(&found, &sleepers).await;
         }
         leftovers::remove(&self.shared, &self.claims, &found).await;
@@ -140,6 +143,7 @@ async fn try_settle(shared: &Shared, open: &OpenCharge) -> Result<(), StoreError
     };
     // Ours from now on, so that an earlier server which still runs cannot book it as well.
     store.claim(&open.session, *epoch).await?;
+    reach(CrashPoint::OrphanClaimed);
     let mut event = EventBody::new(EventKind::Usage)
         .data(serde_json::json!({ "charge": open.charge, "cut": true, "reserved": true }));
     event.turn = record.core.active;
@@ -152,5 +156,7 @@ async fn try_settle(shared: &Shared, open: &OpenCharge) -> Result<(), StoreError
         ..Usage::default()
     });
     let append = Write::Append { session: open.session.clone(), events: vec![event] };
-    store.commit(Commit { writes: vec![settle, append], fence: Some(*epoch) }).await.map(drop)
+    store.commit(Commit { writes: vec![settle, append], fence: Some(*epoch) }).await?;
+    reach(CrashPoint::OrphanSettled);
+    Ok(())
 }

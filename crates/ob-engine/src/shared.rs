@@ -22,6 +22,8 @@ use ob_core::record::ProjectRecord;
 use ob_core::record::SessionRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_gate::GateSession;
 use ob_gate::Gates;
 use ob_gate::OpenGate;
@@ -262,11 +264,13 @@ impl Shared {
         };
         let cloned = self.files.prepare(&plan).await?;
         tracing::info!(session = %record.id, workspace = %workspace.id, dirty = cloned.dirty, "workspace prepared");
+        reach(CrashPoint::WorkspaceMade);
         workspace.base_commit = Some(cloned.base_commit);
         self.store
             .commit(Commit { writes: vec![Write::PutWorkspace(workspace.clone())], fence: None })
             .await
             .map_err(|error| error.refusal())?;
+        reach(CrashPoint::WorkspaceRecorded);
         Ok(workspace)
     }
 }

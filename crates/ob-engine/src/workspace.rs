@@ -18,6 +18,8 @@ use std::process::Stdio;
 
 use ob_core::Refusal;
 use ob_core::RefusalCode;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 
 /// Where the base repository is inside the sandbox that makes a patch.
 pub(crate) const BASE_DIR: &str = "/base.git";
@@ -58,9 +60,11 @@ pub(crate) async fn prepare(plan: &ClonePlan) -> Result<Cloned, Refusal> {
         None => Cloned { base_commit: base_of_nothing(&plan.base).await?, dirty: false },
     };
     if let Some(workspace) = &plan.workspace {
+        reach(CrashPoint::WorkspaceBased);
         remove_all(workspace).await?;
         make_private_parent(workspace).await?;
         clone_base(&plan.base, workspace, &cloned).await?;
+        reach(CrashPoint::WorkspaceCloned);
         give(workspace, plan.owner).await?;
     }
     give(&plan.base, plan.owner).await?;

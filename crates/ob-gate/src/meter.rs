@@ -27,6 +27,8 @@ use ob_core::id::ChargeId;
 use ob_core::ledger::Amount;
 use ob_core::ledger::OverLimit;
 use ob_core::model::Price;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::SharedStore;
 use ob_store::StoreError;
@@ -120,7 +122,9 @@ impl Meter {
         let reserving = self.tasks.spawn(async move {
             let id = meter.outside.charge_id();
             let GateSession { tree, id: session, .. } = meter.session.clone();
+            reach(CrashPoint::ReserveBefore);
             meter.commit(vec![Write::Reserve { charge: id, tree, session, amount }]).await?;
+            reach(CrashPoint::Reserved);
             let runtime = Handle::current();
             let (seen, events) = (Seen::default(), Vec::new());
             let began = Instant::now();
@@ -180,8 +184,9 @@ impl Meter {
             if !events.is_empty() {
                 writes.push(Write::Append { session: self.session.id.clone(), events: events.clone() });
             }
+            reach(CrashPoint::SettleBefore);
             match self.commit(writes).await {
-                Ok(()) => return,
+                Ok(()) => return reach(CrashPoint::Settled),
                 // A later owner settles it, or it went with its project.
                 Err(
                     error @ (StoreError::Fenced { .. } | StoreError::Missing { .. } | StoreError::Closed),

@@ -104,6 +104,13 @@ pub async fn open_tokens(database: &Path) -> Result<SharedTokens, StoreError> {
     Ok(Arc::new(tokens))
 }
 
+/// Makes the database as a program made it that knew only the first so many steps of the schema.
+#[cfg(feature = "conformance")]
+pub async fn make_older(database: &Path, migrations: usize) -> Result<(), StoreError> {
+    let database = database.to_owned();
+    blocking(move || migrate::make_older(&database, migrations)).await
+}
+
 /// The store's handle: it only talks to the threads.
 struct SqliteStore {
     writer: mpsc::Sender<Request>,

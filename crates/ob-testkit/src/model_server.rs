@@ -91,10 +91,13 @@ struct Shared {
     hang_ups: watch::Sender<usize>,
 }
 
+/// What an answer is made from when it depends on the request.
+type Responder = Arc<dyn Fn(&Recorded) -> Answer + Send + Sync>;
+
 #[derive(Default)]
 struct Script {
     queue: VecDeque<Answer>,
-    otherwise: Option<Answer>,
+    otherwise: Option<Responder>,
     /// What `GET …/models` lists, apart from the script.
     listed: Option<Vec<String>>,
     recorded: Vec<Recorded>,
@@ -324,7 +327,12 @@ impl ModelServer {
 
     /// Answers so whenever the script is empty.
     pub fn otherwise(&self, answer: Answer) {
-        self.shared.script().otherwise = Some(answer);
+        self.respond(move |_| answer.clone());
+    }
+
+    /// Answers with what this makes of the request, whenever the script is empty. It holds up all other requests.
+    pub fn respond(&self, responder: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) {
+        self.shared.script().otherwise = Some(Arc::new(responder));
     }
 
     /// From now on lists these models, apart from the script and unrecorded; with none it is as if it were down for whoever
@@ -399,15 +407,20 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let body: Value = serde_json::from_slice(&raw).unwrap_or_default();
     let answer = {
         let mut script = shared.script();
-        script.recorded.push(Recorded {
+        let recorded = Recorded {
             method: head.method.to_string(),
             path: head.uri.to_string(),
             headers: head.headers,
             raw,
             body: body.clone(),
-        });
-        let scripted = script.queue.pop_front().or_else(|| script.otherwise.clone());
-        scripted.unwrap_or_else(|| Answer::text("ok"))
+        };
+        let scripted = match (script.queue.pop_front(), &script.otherwise) {
+            (Some(scripted), _) => scripted,
+            (None, Some(otherwise)) => otherwise(&recorded),
+            (None, None) => Answer::text("ok"),
+        };
+        script.recorded.push(recorded);
+        scripted
     };
     shared.requests.send_modify(|count| *count += 1);
     for step in answer.before_head.clone() {

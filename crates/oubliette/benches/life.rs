@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "figures are this program's output")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -285,6 +286,7 @@ async fn fill_sessions(store: &SharedStore) {
         source: None,
         max_cost: None,
         model: None,
+        limits: BTreeMap::new(),
         created_at: Timestamp::from_micros(0),
     };
     let workspace = WorkspaceRecord {

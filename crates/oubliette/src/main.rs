@@ -21,5 +21,9 @@ fn main() -> ExitCode {
         env: std::env::vars_os().collect(),
         cwd: std::env::current_dir().unwrap_or_else(|_| "/".into()),
     };
+    #[cfg(feature = "failpoints")]
+    if let Some(plan) = context.env.get(std::ffi::OsStr::new("CRASH_POINT")) {
+        ob_crash::arm(&plan.to_string_lossy()).expect("CRASH_POINT is NAME:N");
+    }
     ExitCode::from(cli::main(&context))
 }

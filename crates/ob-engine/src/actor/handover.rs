@@ -6,6 +6,8 @@ use ob_agent::Driver;
 use ob_core::EventBody;
 use ob_core::session::Input;
 use ob_core::session::SessionState;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 
 use super::Actor;
 use super::What;
@@ -91,6 +93,7 @@ impl Actor {
         if let Err(error) = self.commit_once(&step).await {
             tracing::error!(session = %self.record.id, %error, "cannot record that the server stops");
         }
+        reach(CrashPoint::ParkCommitted);
         self.generation += 1;
         let end = live::end(Arc::clone(&self.shared), self.record.clone(), self.live.take(), None, None);
         drop(end.await);

@@ -15,6 +15,8 @@ use ob_core::session::Input;
 use ob_core::session::SessionState;
 use ob_core::session::TurnStop;
 use ob_core::turn::TurnState;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::StoreError;
 use ob_store::Write;
@@ -308,8 +310,10 @@ impl Actor {
         if !step.events.is_empty() {
             writes.push(Write::Append { session: self.record.id.clone(), events: step.events.clone() });
         }
+        reach(CrashPoint::StepBefore);
         let count = step.events.len() as u64;
         let committed = self.shared.store.commit(Commit { writes, fence: Some(self.shared.epoch) }).await?;
+        reach(CrashPoint::StepCommitted);
         if let Some(first) = committed.first_index.first() {
             self.first_index = *first;
             EventsAppended { count }.emit(&self.shared.metrics);
@@ -320,12 +324,15 @@ impl Actor {
     /// Does what follows from a step that is durable.
     pub(super) async fn after(&mut self, step: Step) {
         self.after_effects(&step);
+        reach(CrashPoint::StepEffects);
         if let (Some(driver), Some(live)) = (&self.driver, &mut self.live) {
             live.flush(driver);
+            reach(CrashPoint::StepFlushed);
             if step.driver_changed {
                 live.acknowledge(driver.stdout_offset());
             }
         }
+        reach(CrashPoint::StepDone);
     }
 
     pub(super) fn after_effects(&mut self, step: &Step) {

@@ -12,6 +12,8 @@ use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
 use ob_core::resource::check_limits;
 use ob_core::session::SessionStatus;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::SessionFilter;
 use ob_store::Write;
@@ -109,7 +111,9 @@ impl Engine {
         let _deleting = self.claims.deletes("project", id.as_uuid())?;
         self.refuse_if_active(id, |_| true).await?;
         self.write(vec![Write::DeleteProject(project.id)]).await?;
+        reach(CrashPoint::DeleteRecorded);
         self.shared.files.remove(&self.shared.home.project(id)).await?;
+        reach(CrashPoint::DeleteDone);
         Ok(json!({ "deleted": id }))
     }
 
@@ -129,11 +133,13 @@ impl Engine {
         let _deleting = self.claims.deletes("workspace", record.id.as_uuid())?;
         self.refuse_if_active(params.project_id, |session| session.workspace == record.id).await?;
         self.write(vec![Write::DeleteWorkspace(record.id)]).await?;
+        reach(CrashPoint::DeleteRecorded);
         // A folder of the user's is never removed.
         if record.kind == WorkspaceKind::Clone {
             self.shared.files.remove(&self.shared.home.workspace(record.project, record.id)).await?;
         }
         self.shared.files.remove(&self.shared.home.workspace_base(record.project, record.id)).await?;
+        reach(CrashPoint::DeleteDone);
         Ok(json!({ "deleted": record.id }))
     }
 

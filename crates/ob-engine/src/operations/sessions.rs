@@ -34,6 +34,8 @@ use ob_core::record::WorkspaceRecord;
 use ob_core::resource::is_isolated;
 use ob_core::session::Session;
 use ob_core::turn::TurnState;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::SessionFilter;
 use ob_store::Write;
@@ -128,8 +130,10 @@ impl Engine {
                 EventBody::new(EventKind::Message).turn(first).role(Role::User).text(params.message),
             ],
         });
+        reach(CrashPoint::SpawnBefore);
         let commit = Commit { writes, fence: Some(shared.epoch) };
         shared.store.commit(commit).await.map_err(|error| error.refusal())?;
+        reach(CrashPoint::SpawnCommitted);
         SessionCreated { session: &id, project: project.id }.emit(&shared.metrics);
         let actor = Actor::new(Arc::clone(shared), place, record, vec![turn]);
         self.tracker.spawn(actor.run(Begin::Fresh));

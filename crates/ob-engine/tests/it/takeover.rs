@@ -91,6 +91,24 @@ async fn a_sandbox_that_was_kept_is_found_again_in_the_middle_of_its_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_comes_while_the_sandbox_is_being_found_again_is_done() {
+    let world = World::new().await;
+    let (Some(first), Some(second)) = (world.sandboxes(), world.sandboxes()) else { return };
+    let engine = world.engine(first).await;
+    let project = project(&engine, json!({})).await;
+    let session = spawn(&engine, project, json!({})).await;
+    world.state(&session, "idle", 1).await;
+    engine.shutdown(true).await;
+
+    let engine = world.engine(second).await;
+    world.model.push(Answer::text("the answer of the second server"));
+    ask(&engine, Operation::SessionMessage, json!({ "session_id": session, "message": "more" })).await;
+    let log = world.state(&session, "idle", 2).await;
+    assert!(has_text(&log, "the answer of the second server"), "{:?}", texts(&log));
+    engine.shutdown(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_later_server_takes_over_and_the_earlier_one_lets_go() {
     let world = World::new().await;
     let (Some(first), Some(second)) = (world.sandboxes(), world.sandboxes()) else { return };

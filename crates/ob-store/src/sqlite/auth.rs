@@ -13,6 +13,8 @@ use std::sync::PoisonError;
 use async_trait::async_trait;
 use ob_core::Timestamp;
 use ob_core::record::TokenRecord;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
 use rusqlite::Transaction;
@@ -78,7 +80,9 @@ impl SqliteTokens {
             }
             let transaction = open.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let outcome = work(&transaction)?;
+            reach(CrashPoint::TokenCommitBefore);
             transaction.commit()?;
+            reach(CrashPoint::TokenCommitAfter);
             if let Err(fault) = checkpoint::truncate(&open.connection) {
                 // Durable all the same, so it is not reported as failed: a caller would do it twice.
                 tracing::warn!(
@@ -86,6 +90,7 @@ impl SqliteTokens {
                     "a token change is still in the WAL; do not copy auth.db without its WAL"
                 );
             }
+            reach(CrashPoint::TokenCheckpointed);
             Ok(outcome)
         })
         .await

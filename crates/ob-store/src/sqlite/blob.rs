@@ -8,7 +8,12 @@ use std::io;
 use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use sha2::Digest as _;
 use sha2::Sha256;
 
@@ -22,6 +27,8 @@ pub(crate) type BlobHash = [u8; 32];
 #[derive(Clone, Debug)]
 pub(crate) struct Blobs {
     folder: PathBuf,
+    /// The folders whose names are known to be durable, by the first byte of their blobs' hashes.
+    shards: Arc<[AtomicBool; 256]>,
 }
 
 // === impl Blobs ===
@@ -30,12 +37,13 @@ impl Blobs {
     /// Opens the folder, making it if missing.
     pub(crate) fn open(folder: &Path) -> Result<Self, Fault> {
         file::make_folder(folder)?;
-        Ok(Self { folder: folder.to_owned() })
+        file::remove_old_drafts(folder)?;
+        Ok(Self::at(folder))
     }
 
     /// The folder as it is; for reading only.
     pub(crate) fn at(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), shards: Arc::new([const { AtomicBool::new(false) }; 256]) }
     }
 
     /// Keeps `content`; durable when this returns.
@@ -43,24 +51,36 @@ impl Blobs {
         let hash: BlobHash = Sha256::digest(content).into();
         let path = self.path(&hash);
         let shard = file::folder_of(&path);
+        self.make_shard(shard, hash[0])?;
         if path.exists() {
             // Whoever wrote it may not have come to this yet.
             file::sync_folder(shard)?;
             return Ok(hash);
         }
-        if !shard.exists() {
-            file::make_folder(shard)?;
-            file::sync_folder(&self.folder)?;
-        }
         let draft = self.folder.join(format!("new-{:016x}", rand::random::<u64>()));
-        let written = write_durable(&draft, content).and_then(|()| fs::rename(&draft, &path));
+        let written = write_durable(&draft, content).and_then(|()| {
+            reach(CrashPoint::BlobWritten);
+            fs::rename(&draft, &path)
+        });
         if let Err(error) = written {
             // What could be written of it takes space that is needed.
             fs::remove_file(&draft).ok();
             return Err(error.into());
         }
+        reach(CrashPoint::BlobNamed);
         file::sync_folder(shard)?;
+        reach(CrashPoint::BlobKept);
         Ok(hash)
+    }
+
+    /// Makes the folder of a blob, durable with its name.
+    fn make_shard(&self, shard: &Path, number: u8) -> Result<(), Fault> {
+        let is_durable = &self.shards[usize::from(number)];
+        if !is_durable.load(Ordering::Acquire) {
+            file::make_folder(shard)?;
+            is_durable.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// The content of a blob; a file that is missing or changed is a fault.

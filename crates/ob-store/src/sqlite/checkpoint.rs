@@ -14,6 +14,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::thread::JoinHandle;
 
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
@@ -28,7 +30,7 @@ use super::file::WAL_CAP;
 const FRAME: u64 = 4096 + 24;
 
 /// The background copies the WAL each time it has grown so much, in bytes.
-const STEP: u64 = 4 * 1024 * 1024;
+const STEP: u64 = if ob_crash::ENABLED { WAL_CAP / 4 } else { WAL_CAP / 16 };
 
 /// The WAL may grow so long, in bytes, while someone copies the database.
 const COPIED_CAP: u64 = 4 * WAL_CAP;
@@ -117,7 +119,9 @@ fn passive(connection: &mut Option<Connection>, database: &Path, copies: &Copies
 
 /// Copies what no reader stands in the way of.
 fn copy(connection: &Connection) -> Result<(), Fault> {
+    reach(CrashPoint::PassiveCheckpointBefore);
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    reach(CrashPoint::PassiveCheckpointAfter);
     Ok(())
 }
 
@@ -152,7 +156,10 @@ pub(crate) fn finish(connection: &Connection, copies: &Copies) -> Result<(), Fau
 
 /// Copies the rest of the log; the next commit starts it anew. Waits for readers, within the busy timeout.
 pub(crate) fn restart(connection: &Connection) -> Result<(), Fault> {
-    checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)")
+    reach(CrashPoint::RestartCheckpointBefore);
+    checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)")?;
+    reach(CrashPoint::RestartCheckpointAfter);
+    Ok(())
 }
 
 /// Copies the log and empties its file.

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
 
@@ -18,20 +20,36 @@ use super::fault::Fault;
 /// How long a statement waits for a lock that another connection or process holds.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The WAL is started anew when it has grown so long, in bytes: recovery after a crash reads it all.
-pub(crate) const WAL_CAP: u64 = 64 * 1024 * 1024;
+/// The WAL is started anew when it has grown so long, in bytes: recovery after a crash reads it all. The crash harness
+/// gets there within a second.
+pub(crate) const WAL_CAP: u64 = if ob_crash::ENABLED { 512 * 1024 } else { 64 * 1024 * 1024 };
 
 /// Statements that a connection keeps prepared; more than the engine has.
 const STATEMENTS_CACHED: usize = 64;
+
+/// A file that was being made and was not touched for so long was left by a crash.
+const DRAFT_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// Of the database's folder and those above it, so many may be as new as it is: the folder itself, the home, and what
+/// the home is in.
+const FLUSHED_ABOVE: usize = 3;
 
 /// Folders hold people's work: only their owner may enter.
 const FOLDER_MODE: u32 = 0o700;
 /// Files hold people's work: only their owner may read.
 const FILE_MODE: u32 = 0o600;
 
-/// Makes a folder, and those above it, if missing.
+/// Makes a folder, and those above it, if missing; their names are durable, whoever made them, up to that of the home.
 pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
+    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)?;
+    for above in path.ancestors().skip(1).take(FLUSHED_ABOVE) {
+        match sync_folder(if above.as_os_str().is_empty() { Path::new(".") } else { above }) {
+            // What we may not look into was not made by us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            flushed => flushed?,
+        }
+    }
+    Ok(())
 }
 
 /// Makes a file that must not exist, for its owner only.
@@ -42,6 +60,20 @@ pub(crate) fn make_file(path: &Path) -> io::Result<File> {
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Removes what a crash left of files that were being made, of which nobody who still makes them can be the owner.
+pub(crate) fn remove_old_drafts(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_draft =
+            name.to_str().is_some_and(|name| name.starts_with("new-") || name.contains(".db.new-"));
+        if is_draft && entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > DRAFT_AGE) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The folder a file is in.
@@ -114,7 +146,10 @@ pub(crate) fn make_database(
     make_folder(folder)?;
     let draft = beside(path, &format!(".new-{:016x}", rand::random::<u64>()));
     let made = draft_database(&draft, fill).and_then(|()| match fs::hard_link(&draft, path) {
-        Ok(()) => Ok(sync_folder(folder)?),
+        Ok(()) => {
+            reach(CrashPoint::DatabaseNamed);
+            Ok(sync_folder(folder)?)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if fs::metadata(path)?.len() == 0 {
                 fs::rename(&draft, path)?;
@@ -144,5 +179,6 @@ fn draft_database(
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.close().map_err(|(_, error)| error)?;
     File::open(draft)?.sync_all()?;
+    reach(CrashPoint::DatabaseDrafted);
     Ok(())
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use rusqlite::Connection;
 use rusqlite::TransactionBehavior;
 use rusqlite::params;
@@ -50,6 +52,7 @@ pub(crate) fn open(path: &Path, migrations: &[Migration]) -> Result<Connection, 
         connection.execute_batch(LEDGER)?;
         apply(connection, 0, migrations)
     })?;
+    file::remove_old_drafts(file::folder_of(path))?;
     file::tighten(path)?;
     let mut connection = file::open_writable(path)?;
     let applied = verify(&connection, path, migrations)?;
@@ -60,13 +63,22 @@ pub(crate) fn open(path: &Path, migrations: &[Migration]) -> Result<Connection, 
     if applied < migrations.len() {
         let snapshot = snapshot(&connection, path, applied)?;
         tracing::info!(snapshot = %snapshot.display(), from = applied, to = migrations.len(), "migrating the database");
+        reach(CrashPoint::SnapshotMade);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have been quicker.
         let applied = verify(&transaction, path, migrations)?;
         apply(&transaction, applied, migrations)?;
+        reach(CrashPoint::MigrationApplied);
         transaction.commit()?;
+        reach(CrashPoint::MigrationCommitted);
     }
     Ok(connection)
+}
+
+/// Makes the main database as a program made it that knew only so many migrations.
+#[cfg(feature = "conformance")]
+pub(crate) fn make_older(path: &Path, migrations: usize) -> Result<(), Fault> {
+    open(path, &MAIN[..migrations]).map(drop)
 }
 
 /// How many migrations are applied, if they are ours.

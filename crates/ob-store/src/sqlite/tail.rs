@@ -38,14 +38,15 @@ use super::change::Payload;
 use super::fault::Fault;
 use super::record::parse;
 
-/// Events that are sealed together. The more there are of one session, the fewer pages a move writes.
-const SEAL_EVENTS: usize = 4096;
+/// Events that are sealed together. The more there are of one session, the fewer pages a move writes. The crash harness
+/// gets there within a second.
+const SEAL_EVENTS: usize = if ob_crash::ENABLED { 64 } else { 4096 };
 /// Payload bytes that are sealed together.
 const SEAL_BYTES: usize = 1024 * 1024;
 /// Payload bytes that are kept in memory at most. A transaction that would exceed it moves them all, and its own too.
 const BYTES_MAX: usize = 2 * SEAL_BYTES;
 /// Events that one step moves at least, unless fewer are left: so many delay the next commit by less than a flush does.
-const STEP_EVENTS: usize = 128;
+const STEP_EVENTS: usize = SEAL_EVENTS / 32;
 
 /// An event of the open transaction.
 #[derive(Debug)]

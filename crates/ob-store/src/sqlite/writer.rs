@@ -20,6 +20,8 @@ use std::thread;
 
 use ob_core::SessionId;
 use ob_core::Timestamp;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use rusqlite::Connection;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc;
@@ -131,10 +133,12 @@ impl Writer {
         self.requests.close();
         self.readers.stop();
         self.doorbells.close_all();
+        reach(CrashPoint::CloseBefore);
         // None of us reads any more, so this empties the WAL unless another process does.
         if let Err(fault) = checkpoint::finish(&self.connection, &self.copies) {
             tracing::warn!(?fault, "the WAL could not be emptied at the end; the next start does it");
         }
+        reach(CrashPoint::CloseAfter);
         let outcome = outcome.and(self.connection.close().map_err(|(_, error)| Fault::from(error)));
         let outcome = outcome.map_err(|fault| StoreError::from(fault).to_string());
         if let Err(error) = &outcome {
@@ -234,6 +238,7 @@ impl Batches<'_> {
         let outcome = self.transaction(|batches| {
             for request in batch.by_ref() {
                 applied.push(batches.apply(request, at)?);
+                reach(CrashPoint::RequestApplied);
             }
             let Applier { mover, appended, .. } = &batches.applier;
             written = mover.write(batches.connection, batches.tail, appended, at)?;
@@ -304,9 +309,11 @@ impl Batches<'_> {
         let outcome = self.transaction(|batches| {
             let mover = &batches.applier.mover;
             step = Some(mover.step(batches.connection, batches.tail, at_least)?);
+            reach(CrashPoint::EventsMoved);
             Ok(())
         });
         self.connection.pragma_update(None, "synchronous", "FULL")?;
+        reach(CrashPoint::MoveCommitted);
         match (outcome, step) {
             (Ok(()), Some(step)) => self.applier.mover.stepped(self.tail, step),
             (Err(fault), _) => {
@@ -349,7 +356,9 @@ impl Batches<'_> {
 
     fn transaction(&mut self, work: impl FnOnce(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
         let outcome = self.begin().and_then(|()| work(self)).and_then(|()| {
+            reach(CrashPoint::CommitBefore);
             self.connection.prepare_cached("COMMIT")?.execute([])?;
+            reach(CrashPoint::CommitAfter);
             Ok(())
         });
         if outcome.is_err() {
@@ -365,7 +374,9 @@ impl Batches<'_> {
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
+        reach(CrashPoint::TransactionBefore);
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        reach(CrashPoint::TransactionBegun);
         self.applier.begin(self.connection)
     }
 
@@ -404,15 +415,17 @@ impl Batches<'_> {
     }
 
     fn checkpoint_if_long(&mut self) {
-        if self.wal.is_worth_a_checkpoint() {
+        let is_worth_it = self.wal.is_worth_a_checkpoint();
+        if self.wal.is_over_the_cap() {
+            // One in the background, asked for now, would only be in the way.
+            if let Err(fault) =
+                checkpoint::restart_apart(self.connection, self.copies, self.wal.is_far_over_the_cap())
+            {
+                tracing::warn!(?fault, "the WAL could not be started anew");
+            }
+        } else if is_worth_it {
             // Full means that one is asked for already.
             self.checkpoints.try_send(()).ok();
-        }
-        if self.wal.is_over_the_cap()
-            && let Err(fault) =
-                checkpoint::restart_apart(self.connection, self.copies, self.wal.is_far_over_the_cap())
-        {
-            tracing::warn!(?fault, "the WAL could not be started anew");
         }
     }
 
@@ -430,9 +443,11 @@ impl Announcement {
     fn tell(self, doorbells: &Doorbells) {
         doorbells.raise_all(&self.reached);
         doorbells.close(&self.gone);
+        reach(CrashPoint::DoorbellsRung);
         for one in self.applied {
             one.answer(None);
         }
+        reach(CrashPoint::BatchAnswered);
     }
 }
 

@@ -135,6 +135,23 @@ async fn what_another_process_wrote_is_not_overlooked() {
 }
 
 #[tokio::test]
+async fn what_a_crash_left_half_made_is_removed_and_what_is_being_made_is_not() {
+    let folder = Folder::new();
+    open(folder.path()).await.close().await.expect("close");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(24 * 60 * 60);
+    let names = ["blobs/new-01", "blobs/new-02", "oubliette.db.new-01", "oubliette.db.new-02"];
+    let drafts = names.map(|name| folder.path().join("data").join(name));
+    for draft in &drafts {
+        fs::write(draft, "half").expect("write");
+        if draft.to_string_lossy().ends_with('1') {
+            fs::File::options().write(true).open(draft).expect("open").set_modified(long_ago).expect("aged");
+        }
+    }
+    open(folder.path()).await.close().await.expect("close");
+    assert_eq!(drafts.map(|draft| draft.exists()), [false, true, false, true]);
+}
+
+#[tokio::test]
 async fn a_broken_blob_is_told_and_not_passed_on() {
     let folder = Folder::new();
     let store = open(folder.path()).await;

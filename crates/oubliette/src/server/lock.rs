@@ -16,6 +16,8 @@ use std::time::Duration;
 use ob_core::Home;
 use ob_core::Refusal;
 use ob_core::Timestamp;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use serde::Deserialize;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -84,6 +86,7 @@ impl ServerLock {
             tokio::time::sleep(AGAIN).await;
         }
         let mut lock = Self { file };
+        reach(CrashPoint::LockTaken);
         lock.write(holder).map_err(|error| cannot("write the lock", &error))?;
         Ok(lock)
     }

@@ -27,6 +27,8 @@ use ob_config::Loaded;
 use ob_core::Home;
 use ob_core::Refusal;
 use ob_core::Timestamp;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_engine::Configuration;
 use ob_engine::Engine;
 use ob_server::Authentication;
@@ -130,6 +132,7 @@ async fn serve(
     };
     let told = takeover && cli::tell_to_drain(&home).await?;
     let mut lock = ServerLock::acquire(&home, &holder, told).await?;
+    reach(CrashPoint::LockWritten);
     let mut signals = Signals::listen().map_err(|error| cannot("listen to signals", &error))?;
 
     let telemetry = wire::telemetry(&loaded, !detached)?;
@@ -144,6 +147,7 @@ async fn serve(
     lock.write(&holder).map_err(|error| cannot("write the lock", &error))?;
     fs::write(home.pid_file(), format!("{}\n", holder.pid))
         .map_err(|error| cannot("write the pid file", &error))?;
+    reach(CrashPoint::Listening);
 
     let phase = watch::Sender::new(Phase::Starting { reason: "starting".into() });
     let shutdown = CancellationToken::new();
@@ -171,6 +175,7 @@ async fn serve(
             let reloader = Arc::new(Reloader::new(context, global, &loaded, &telemetry));
             engine.set_configuration(Arc::clone(&reloader) as Arc<dyn Configuration>);
             phase.send_replace(Phase::Serving(Arc::new(Arc::clone(&engine))));
+            reach(CrashPoint::Ready);
             say_ready(&holder, &home, detached)?;
             let started = ServerStarted {
                 version: wire::VERSION,
@@ -184,6 +189,7 @@ async fn serve(
             if let Err(error) = lock.write(&holder) {
                 tracing::warn!(%error, "cannot mark the lock as draining");
             }
+            reach(CrashPoint::Draining);
             phase.send_replace(Phase::Draining);
             ServerStopping { reason: "a signal, or an operator" }.emit(&telemetry.counted);
             drain(&engine, keep, &mut signals).await;
@@ -199,6 +205,7 @@ async fn serve(
         tracing::error!(%error, "the listeners failed");
     }
     clean_up(&home);
+    reach(CrashPoint::CleanedUp);
     lock.release().map_err(|error| cannot("let go of the lock", &error))?;
     ServerStopped.emit(&telemetry.counted);
     result

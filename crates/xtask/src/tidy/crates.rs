@@ -6,7 +6,7 @@
 //! 3  ob-engine
 //! 2  ob-gate    ob-agent
 //! 1  ob-config  ob-telemetry  ob-store  ob-sandbox  ob-component     tools: ob-fuzz, ob-testkit, xtask
-//! 0  ob-core
+//! 0  ob-core    ob-crash
 //! ```
 
 use serde::Deserialize;
@@ -15,8 +15,9 @@ use super::File;
 use super::Finding;
 
 /// The layer of each crate; one may depend on those below it.
-const LAYERS: [(&str, u8); 12] = [
+const LAYERS: [(&str, u8); 13] = [
     ("ob-core", 0),
+    ("ob-crash", 0),
     ("ob-config", 1),
     ("ob-telemetry", 1),
     ("ob-store", 1),

@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use ob_core::link::Ack;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_sandbox::link::Guest;
 use ob_sandbox::link::LinkError;
 use ob_sandbox::link::Output;
@@ -109,9 +111,11 @@ impl Pump {
                     stdout: *acks.borrow_and_update(),
                     stderr: read.load(std::sync::atomic::Ordering::Relaxed),
                 };
+                reach(CrashPoint::AckBefore);
                 if let Err(LinkError::Closed) = self.guest.ack(&self.process, ack).await {
                     return;
                 }
+                reach(CrashPoint::AckSent);
             }
         };
         tokio::select! {
@@ -122,8 +126,12 @@ impl Pump {
 
     pub(super) async fn stdin(self, mut inputs: mpsc::Receiver<(u64, Bytes)>) {
         while let Some((offset, bytes)) = inputs.recv().await {
+            reach(CrashPoint::PromptBefore);
             match self.guest.write_stdin(&self.process, offset, bytes).await {
-                Ok(offset) => self.tell(What::Sent(offset)).await,
+                Ok(offset) => {
+                    reach(CrashPoint::PromptGiven);
+                    self.tell(What::Sent(offset)).await;
+                }
                 // That the process or the sandbox is gone is told by others.
                 Err(LinkError::Refused { .. } | LinkError::Closed) => return,
                 Err(error) => return self.tell(What::SandboxEnded(error.to_string())).await,

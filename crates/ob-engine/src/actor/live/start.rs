@@ -10,6 +10,8 @@ use ob_core::link::GUEST_PROGRAM;
 use ob_core::model::ModelSource;
 use ob_core::record::SessionRecord;
 use ob_core::resource::LimitHit;
+use ob_crash::CrashPoint;
+use ob_crash::reach;
 use ob_sandbox::SandboxError;
 use ob_sandbox::link::Guest;
 use ob_sandbox::link::LinkError;
@@ -153,7 +155,10 @@ async fn end_sandbox(shared: &Shared, record: &SessionRecord, live: Option<Live>
         }
         None => shared.backend()?,
     };
-    backend.end(record.id.suffix(), &shared.home.sandbox_runtime(&record.id)).await.map_err(refuse)
+    reach(CrashPoint::EndBefore);
+    backend.end(record.id.suffix(), &shared.home.sandbox_runtime(&record.id)).await.map_err(refuse)?;
+    reach(CrashPoint::EndAfter);
+    Ok(())
 }
 
 async fn try_start(
@@ -164,6 +169,7 @@ async fn try_start(
     unwanted: &CancellationToken,
 ) -> Result<Option<Live>, StartFailure> {
     end_sandbox(shared, record, old).await.map_err(StartFailure::passing)?;
+    reach(CrashPoint::StartBegun);
     let prepare = async {
         // After a crash, all sessions want a sandbox at once.
         let turn = Arc::clone(&shared.starts).acquire_owned().await;
@@ -186,14 +192,17 @@ async fn try_start(
     let inside = backend.inside(&spec);
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
+    reach(CrashPoint::StartPrepared);
     let began = std::time::Instant::now();
     let started = backend.start(&spec).await.map_err(|error| match error {
         SandboxError::Refused(refusal) => StartFailure::lasting(refusal),
         failed @ SandboxError::Failed { .. } => StartFailure::passing(refuse(failed)),
     })?;
+    reach(CrashPoint::StartLaunched);
     let process = format!("agent-{}-{generation}", shared.epoch.0);
     let ready = async {
         guest.connected(DIAL).await?;
+        reach(CrashPoint::StartDialled);
         let mut agent = preset.process(&inside.workspace);
         // By the name that it has in a sandbox of this backend.
         if agent.argv.first().is_some_and(|program| program == GUEST_PROGRAM) {
@@ -212,6 +221,7 @@ async fn try_start(
             .fix("see the log, and `oubliette doctor`");
         return Err(StartFailure::passing(refusal));
     }
+    reach(CrashPoint::StartSpawned);
     SandboxStarted { session: &record.id, backend: backend.name(), took: began.elapsed() }
         .emit(&shared.metrics);
     let resume = match shared.store.driver(&record.id).await {
@@ -257,6 +267,7 @@ async fn try_adopt(
     if let Some(end) = backend.adopt(record.id.suffix(), &runtime).await.map_err(Gone::because)? {
         return Err(Gone { reason: end.reason, limit: end.limit });
     }
+    reach(CrashPoint::AdoptHeld);
     // Whatever is wrong with its model: the sandbox holds work, and the model may come back.
     let waits_for = shared.catalogue.ensure(&record.model).await.err();
     let workspace = shared.prepared_workspace(record).await.map_err(Gone::because)?;
@@ -270,6 +281,7 @@ async fn try_adopt(
     };
     let found = tokio::time::timeout(COME_UP, found).await.unwrap_or(Err(LinkError::TimedOut(COME_UP)));
     let status = found.map_err(Gone::because)?;
+    reach(CrashPoint::AdoptDialled);
     let place = Place { id: spec.id.clone(), runtime: spec.runtime.clone() };
     let enforcement = backend.enforcement(&place.runtime).await.unwrap_or_default();
     let workspace = backend.inside(&spec).workspace;
