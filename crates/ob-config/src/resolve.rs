@@ -217,7 +217,7 @@ impl Resolver<'_> {
     fn sandbox(&mut self) {
         let (now, old) = (self.text(&["sandbox", "backend"]), self.text(&["runtime", "preference"]));
         if let Some(backend) = self.either(["sandbox.backend", "runtime.preference"], now, old) {
-            if backend.value == "process" && backend.in_file && !self.is_file_trusted {
+            if backend.value == "process" && backend.in_file && !self.home.is_trusted {
                 self.mistake(
                     &backend.place,
                     "sandbox.backend",
