@@ -6,7 +6,9 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod bombs;
+mod config;
 mod crash;
+mod doctor;
 mod harness;
 mod isolation;
 mod job;
