@@ -5,6 +5,8 @@
 //! both come in as arguments. So everything here is tested by tables and properties in microseconds.
 
 pub mod authorize;
+pub mod cage;
+pub mod check;
 pub mod event;
 pub mod home;
 pub mod id;
@@ -17,12 +19,15 @@ pub mod operation;
 pub mod record;
 pub mod redact;
 pub mod refusal;
+pub mod resource;
 pub mod session;
 pub mod time;
 pub mod turn;
 
 pub use authorize::Principal;
 pub use authorize::Scope;
+pub use check::Check;
+pub use check::CheckState;
 pub use event::Event;
 pub use event::EventBody;
 pub use event::EventKind;

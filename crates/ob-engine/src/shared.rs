@@ -42,6 +42,7 @@ use tokio::sync::Semaphore;
 use crate::FIRST_HOST_UID;
 use crate::SANDBOX;
 use crate::clock::SharedClock;
+use crate::files::Files;
 use crate::live::Live;
 use crate::models::Catalogue;
 use crate::workspace;
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) sandbox: Live<SandboxSettings>,
     pub(crate) max_cost: Live<MicroUsd>,
     pub(crate) store: SharedStore,
+    pub(crate) files: Arc<dyn Files>,
     pub(crate) tokens: SharedTokens,
     pub(crate) registry: Registry,
     pub(crate) gates: Gates,
@@ -126,6 +128,31 @@ impl Shared {
         self.is_root.then(|| self.host_uid(project))
     }
 
+    /// What a sandbox of a project may use.
+    pub(crate) fn project_limits(&self, project: &ProjectRecord) -> Limits {
+        let mut limits = self.sandbox_limits();
+        for (resource, amount) in &project.limits {
+            limits.set(*resource, *amount);
+        }
+        limits
+    }
+
+    /// What a sandbox may use if its project says nothing.
+    pub(crate) fn sandbox_limits(&self) -> Limits {
+        let settings = self.sandbox.get();
+        Limits {
+            memory: settings.memory,
+            pids: settings.pids,
+            cpu_millis: settings.cpu_millis,
+            open_files: settings.open_files,
+            disk: settings.disk,
+            inodes: settings.inodes.map(u64::from),
+            wall: settings.wall,
+            output_rate: settings.output_rate,
+            best_effort: settings.best_effort,
+        }
+    }
+
     /// The sandbox of a session.
     pub(crate) async fn sandbox_spec(
         &self,
@@ -135,7 +162,7 @@ impl Shared {
         let project = self.project(record.project).await?;
         let runtime = self.home.sandbox_runtime(&record.id);
         let home = self.home.session_home(record.project, &record.id);
-        self.make_home(&home, self.owner_of(&project)).await?;
+        self.files.make_home(&home, self.owner_of(&project)).await?;
         let mut spec = self.plain_spec(record.id.suffix().to_owned(), runtime, &project, workspace);
         spec.home = Some(home);
         spec.workspace.writable = true;
@@ -178,7 +205,7 @@ impl Shared {
             read_only_at: Vec::new(),
             env,
             host_uid: self.host_uid(project),
-            limits: Limits { memory: sandbox.memory, pids: sandbox.pids, cpu_millis: sandbox.cpu_millis },
+            limits: self.project_limits(project),
             lease: sandbox.lease,
         }
     }
@@ -199,26 +226,6 @@ impl Shared {
         self.gates.open(&spec.gate_dir, session, guest).await.map_err(|error| {
             Refusal::unavailable(format!("cannot open the gate in `{}`: {error}", spec.gate_dir.display()))
                 .fix("check the space and the permissions of the runtime folder")
-        })
-    }
-
-    async fn make_home(&self, home: &std::path::Path, owner: Option<u32>) -> Result<(), Refusal> {
-        let path = home.to_owned();
-        let made = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
-            use std::os::unix::fs::DirBuilderExt as _;
-            if path.is_dir() {
-                return Ok(());
-            }
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-            match owner {
-                Some(uid) => ob_sandbox::give_to(&path, uid),
-                None => Ok(()),
-            }
-        })
-        .await;
-        made.map_err(|_| workspace::worker_failed())?.map_err(|error| {
-            Refusal::unavailable(format!("cannot make `{}`: {error}", home.display()))
-                .fix("check the space and the permissions of the home")
         })
     }
 
@@ -253,7 +260,7 @@ impl Shared {
             workspace: (workspace.kind == WorkspaceKind::Clone).then(|| workspace.path.clone()),
             owner: self.owner_of(&project),
         };
-        let cloned = workspace::prepare(&plan).await?;
+        let cloned = self.files.prepare(&plan).await?;
         tracing::info!(session = %record.id, workspace = %workspace.id, dirty = cloned.dirty, "workspace prepared");
         workspace.base_commit = Some(cloned.base_commit);
         self.store

@@ -26,26 +26,27 @@ pub(crate) const BASE_DIR: &str = "/base.git";
 pub(crate) const PATCH_MAX: usize = 64 * 1024 * 1024;
 
 /// What a clone needs.
-pub(crate) struct ClonePlan {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClonePlan {
     /// The user's folder; none for an empty workspace.
-    pub(crate) source: Option<PathBuf>,
+    pub source: Option<PathBuf>,
     /// Our own home: were it inside the source, its keys and tokens would come along.
-    pub(crate) home: PathBuf,
+    pub home: PathBuf,
     /// The base repository to make.
-    pub(crate) base: PathBuf,
+    pub base: PathBuf,
     /// The working directory to make; none if the agent works in the source itself.
-    pub(crate) workspace: Option<PathBuf>,
+    pub workspace: Option<PathBuf>,
     /// Who shall own base and workspace; none if that is us already.
-    pub(crate) owner: Option<u32>,
+    pub owner: Option<u32>,
 }
 
 /// What a clone gave.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Cloned {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cloned {
     /// The commit in the base that patches are made against.
-    pub(crate) base_commit: String,
+    pub base_commit: String,
     /// True if changes that were not committed came along.
-    pub(crate) dirty: bool,
+    pub dirty: bool,
 }
 
 /// Makes base and workspace. What an earlier, unfinished try left is removed first.
@@ -105,24 +106,28 @@ fn open_folders(path: &Path) {
 }
 
 /// The commands, to be run in order inside a sandbox, whose outputs are the patch and the names of the changed files.
-pub(crate) fn diff_script(base_commit: &str) -> [Vec<String>; 2] {
+/// `base` and `workspace` are where these are inside.
+pub(crate) fn diff_script(base_commit: &str, base: &str, workspace: &str) -> [Vec<String>; 2] {
     let script = |last: &str| {
         vec![
             "/bin/sh".to_owned(),
             "-ec".to_owned(),
             format!(
-                "git() {{ command git --git-dir={BASE_DIR} --work-tree=/workspace -c core.hooksPath=/dev/null \
+                "git() {{ command git --git-dir=\"$base\" --work-tree=\"$workspace\" -c core.hooksPath=/dev/null \
                  -c core.fsmonitor=false -c safe.directory='*' -c core.quotePath=false -c diff.noprefix=false \
                  -c advice.addEmbeddedRepo=false \"$@\"; }}\n\
-                 export GIT_INDEX_FILE=/tmp/index GIT_OBJECT_DIRECTORY=/tmp/objects \
-                 GIT_ALTERNATE_OBJECT_DIRECTORIES={BASE_DIR}/objects GIT_OPTIONAL_LOCKS=0\n\
-                 mkdir -p /tmp/objects\n\
-                 cd /workspace\n\
-                 [ -e /tmp/index ] || {{ git read-tree \"$1\"; git add --all --ignore-errors . >&2; }}\n\
+                 base=$2 workspace=$3 own=${{TMPDIR:-/tmp}}\n\
+                 export GIT_INDEX_FILE=\"$own/index\" GIT_OBJECT_DIRECTORY=\"$own/objects\" \
+                 GIT_ALTERNATE_OBJECT_DIRECTORIES=\"$base/objects\" GIT_OPTIONAL_LOCKS=0\n\
+                 mkdir -p \"$own/objects\"\n\
+                 cd \"$workspace\"\n\
+                 [ -e \"$own/index\" ] || {{ git read-tree \"$1\"; git add --all --ignore-errors . >&2; }}\n\
                  {last}"
             ),
             "diff".to_owned(),
             base_commit.to_owned(),
+            base.to_owned(),
+            workspace.to_owned(),
         ]
     };
     [
@@ -209,12 +214,11 @@ fn exclude(path: &OsStr) -> OsString {
 
 /// The paths of the submodules in `ls-files --stage -z`.
 fn submodules(listed: &[u8]) -> impl Iterator<Item = OsString> {
-    let entries = listed.split(|byte| *byte == 0);
-    let paths = entries.filter(|entry| entry.starts_with(b"160000 ")).filter_map(|entry| {
+    let entries = listed.split(|byte| *byte == 0).filter(|entry| entry.starts_with(b"160000 "));
+    entries.filter_map(|entry| {
         let tab = entry.iter().position(|byte| *byte == b'\t')?;
         Some(OsStr::from_bytes(&entry[tab + 1..]).to_owned())
-    });
-    paths
+    })
 }
 
 /// Variables with which git takes the source's files as they are: a repository may have come from anywhere, and a filter

@@ -42,7 +42,9 @@ pub struct Figure {
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let mut figures = BTreeMap::new();
     let mut keep = |figure: Figure| figures.insert(figure.name.clone(), figure);
-    for (package, bench) in [("ob-store", "store"), ("oubliette", "sandbox"), ("oubliette", "life")] {
+    let programs =
+        [("ob-store", "store"), ("oubliette", "sandbox"), ("oubliette", "life"), ("oubliette", "neighbours")];
+    for (package, bench) in programs {
         for figure in program(root, package, bench)? {
             keep(figure);
         }

@@ -82,6 +82,17 @@ fn a_key_in_the_environment_is_a_provider() {
 }
 
 #[test]
+fn of_several_keys_the_one_with_a_model_is_the_default() {
+    let place = || Place::new("{}").env("ANTHROPIC_API_KEY", "k-1").env("GEMINI_API_KEY", "k-2");
+    let both = place().load().expect("fine").settings.models;
+    assert_eq!(both.providers["anthropic"].base_url, "https://api.anthropic.com/v1");
+    assert_eq!(both.providers["gemini"].base_url, "https://generativelanguage.googleapis.com/v1beta/openai");
+    assert_eq!(both.session_model, None, "nobody said which");
+    let told = place().env("OPENAI_API_KEY", "k-3").env("OPENAI_MODEL", "m").load().expect("fine");
+    assert_eq!(told.settings.models.session_model.as_deref(), Some("openai/m"));
+}
+
+#[test]
 fn a_process_knows_where_it_stands() {
     let options = LoadOptions::of_this_process(None, None).expect("the tests have a folder");
     assert!(options.cwd.is_absolute());

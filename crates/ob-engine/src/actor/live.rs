@@ -16,9 +16,10 @@ use ob_agent::Driver;
 use ob_component::Permit;
 use ob_core::Refusal;
 use ob_core::model::ModelRef;
+use ob_core::resource::Enforcement;
 use ob_gate::OpenGate;
 use ob_sandbox::Backend;
-use ob_sandbox::Enforcement;
+use ob_sandbox::Walls;
 use ob_sandbox::link::Guest;
 use serde::Deserialize;
 use serde::Serialize;
@@ -42,6 +43,8 @@ pub(super) use start::start;
 const DIAL: Duration = Duration::from_secs(15);
 /// A sandbox that an earlier server left dials again within this: its guest tries at least twice a second.
 const REDIAL: Duration = Duration::from_secs(10);
+/// From its dial to the first answer, a guest takes no longer than this, even if its link is cut meanwhile.
+const COME_UP: Duration = Duration::from_secs(45);
 /// Pieces of input that wait for the agent to take them: prompts and cancellations, one or two at a time.
 const INPUTS: usize = 8;
 /// A model server of this machine that does not answer is looked for again after this, and later after longer.
@@ -64,6 +67,10 @@ pub(super) struct SavedDriver {
 pub(super) struct Live {
     pub(super) process: String,
     pub(super) enforcement: Enforcement,
+    /// The working directory, as processes inside see it.
+    pub(super) workspace: String,
+    /// The most output of its agent in a second.
+    output_rate: Option<u64>,
     /// The driver as an earlier server saved it, if the sandbox was found again.
     pub(super) adopted: Option<SavedDriver>,
     /// The agent's own id of the conversation that it should continue.
@@ -115,6 +122,7 @@ impl Live {
         process: String,
         place: Place,
         enforcement: Enforcement,
+        workspace: String,
         guest: Guest,
         gate: OpenGate,
         backend: Arc<Permit<dyn Backend>>,
@@ -124,6 +132,8 @@ impl Live {
         Self {
             process,
             enforcement,
+            workspace,
+            output_rate: None,
             adopted: None,
             resume: None,
             resumed: false,
@@ -143,6 +153,11 @@ impl Live {
         }
     }
 
+    /// What holds the sandbox from within.
+    pub(super) fn walls(&self) -> Walls {
+        self.backend.walls()
+    }
+
     /// Starts to carry bytes and news between the agent and the actor, from where the driver stands.
     pub(super) fn attach(&mut self, driver: &Driver, generation: u32, signal: &mpsc::Sender<Signal>) {
         let (input, inputs) = mpsc::channel(INPUTS);
@@ -155,6 +170,7 @@ impl Live {
             generation,
             signal: signal.clone(),
             stop: self.pumps.clone(),
+            output_rate: self.output_rate,
         };
         pump.clone().spawn(pump.clone().stdout(driver.stdout_offset()));
         pump.clone().spawn(pump.clone().stderr(

@@ -5,9 +5,12 @@ use ob_agent::DriverOptions;
 use ob_agent::Output;
 use ob_core::EventBody;
 use ob_core::Refusal;
-use ob_core::link::WORKSPACE_DIR;
+use ob_core::resource::Consequence;
+use ob_core::resource::LimitHit;
+use ob_core::resource::is_isolated;
 use ob_core::session::Input;
 use ob_core::session::SessionState;
+use ob_telemetry::LimitReached;
 use tokio::time::Instant;
 
 use super::Actor;
@@ -50,7 +53,11 @@ impl Actor {
                 self.starting = None;
                 self.fail_or_retry(step, refusal, may_help);
             }
-            What::AdoptFailed(reason) => {
+            What::AdoptFailed { limit: Some(hit), .. } => {
+                self.starting = None;
+                self.limit_reached(step, hit);
+            }
+            What::AdoptFailed { reason, limit: None } => {
                 self.starting = None;
                 self.lost(step, &reason);
             }
@@ -77,6 +84,7 @@ impl Actor {
                 self.exited_if_drained(step);
             }
             What::SandboxEnded(reason) => self.lost(step, &reason),
+            What::LimitHit(hit) => self.limit_reached(step, hit),
             What::ModelFound => {
                 let text = format!("the model {} answers again", self.record.model);
                 step.event(EventBody::system(text));
@@ -97,6 +105,11 @@ impl Actor {
         let adopted = live.adopted.is_some();
         let driver = match &live.adopted {
             Some(saved) => match Driver::restore(&saved.driver) {
+                // An earlier server was about to replace it, and did not come to that.
+                Ok(driver) if driver.is_gone() => {
+                    self.live = Some(live);
+                    return self.lost(step, "its agent had failed");
+                }
                 Ok(driver) => driver,
                 Err(refusal) => {
                     self.live = Some(live);
@@ -105,17 +118,22 @@ impl Actor {
             },
             None => {
                 let resume = live.resume.clone();
-                Driver::new(DriverOptions { cwd: WORKSPACE_DIR.to_owned(), resume })
+                Driver::new(DriverOptions { cwd: live.workspace.clone(), resume })
             }
         };
         let waits = matches!(self.record.core.state, SessionState::Starting);
         if waits {
             self.deadline = Some((Instant::now() + HANDSHAKE, Deadline::Handshake));
         }
+        self.record.enforcement = Some(live.enforcement.clone());
+        step.session_changed();
+        self.last_hit = None;
         step.event(EventBody::system(if adopted { "sandbox found again" } else { "sandbox started" }).data(
             serde_json::json!({
                 "backend": self.record.backend,
                 "enforcement": live.enforcement,
+                "isolated": is_isolated(&self.record.backend),
+                "walls": live.walls(),
                 "adopted": adopted,
             }),
         ));
@@ -127,9 +145,20 @@ impl Actor {
         self.driver = Some(driver);
         self.live = Some(live);
         step.driver_changed();
-        if self.cancelling
-            && let Some(driver) = &mut self.driver
-        {
+        self.catch_up(step);
+    }
+
+    /// Says to an agent that was found again what it would have been told meanwhile.
+    fn catch_up(&mut self, step: &mut Step) {
+        let (SessionState::Running, Some(turn), Some(driver)) =
+            (self.record.core.state, self.record.core.active, &mut self.driver)
+        else {
+            return;
+        };
+        if driver.active().is_none() {
+            // The turn came while there was nobody to give it to.
+            self.prompt(step, turn);
+        } else if self.cancelling {
             let outputs = driver.cancel();
             self.take(step, outputs);
             self.expect_stop();
@@ -191,8 +220,42 @@ impl Actor {
         } else if may_help && self.starts < MAX_STARTS {
             self.start_again(step);
         } else {
-            self.record.reason = Some(refusal.to_string());
+            self.record.reason = Some(self.why_it_fails(refusal.to_string()));
             self.input_into(step, Input::Fail);
+        }
+    }
+
+    /// A limit was reached. What ended the sandbox ends the turn as well: it would be reached again.
+    fn limit_reached(&mut self, step: &mut Step, hit: LimitHit) {
+        LimitReached { session: &self.record.id, hit: &hit }.emit(&self.shared.metrics);
+        let data = serde_json::json!({ "limit": hit, "fix": hit.fix() });
+        if hit.consequence != Consequence::Ended {
+            if hit.consequence == Consequence::Killed {
+                self.last_hit = Some(hit);
+            }
+            return step.event(EventBody::system(hit.message()).data(data));
+        }
+        if self.record.core.state == SessionState::Ending {
+            self.live = None;
+            return self.input_into(step, Input::Lost);
+        }
+        let refusal = hit.refusal();
+        let code = refusal.code;
+        step.event(EventBody::error(&refusal).data(
+            serde_json::json!({ "code": code, "message": refusal.message, "fix": refusal.fix, "limit": hit }),
+        ));
+        if self.record.core.state == SessionState::Idle {
+            return self.sleep(step);
+        }
+        self.record.reason = Some(refusal.to_string());
+        self.input_into(step, Input::Fail);
+    }
+
+    /// The reason of a session that fails, with the limit that probably led to it.
+    fn why_it_fails(&self, reason: String) -> String {
+        match &self.last_hit {
+            Some(hit) => format!("{reason} ({}; {})", hit.message(), hit.fix()),
+            None => reason,
         }
     }
 
@@ -208,7 +271,8 @@ impl Actor {
         } else if self.starts < MAX_STARTS {
             self.start_again(step);
         } else {
-            self.record.reason = Some(format!("the sandbox was lost {MAX_STARTS} times: {reason}"));
+            let reason = format!("the sandbox was lost {MAX_STARTS} times: {reason}");
+            self.record.reason = Some(self.why_it_fails(reason));
             self.input_into(step, Input::Fail);
         }
     }
@@ -231,13 +295,17 @@ impl Actor {
         {
             self.undelivered = self.record.core.active;
         }
-        // A turn that a person stopped must not be given again.
-        if std::mem::take(&mut self.cancelling) {
-            self.input_into(step, Input::TurnStopped(ob_core::session::TurnStop::Cancelled));
-        }
+        self.stop_cancelled(step);
         if self.record.core.state != SessionState::Ending {
             self.input_into(step, Input::Lost);
             self.restart(step);
+        }
+    }
+
+    /// A turn that a person stopped must not be given again.
+    pub(super) fn stop_cancelled(&mut self, step: &mut Step) {
+        if std::mem::take(&mut self.cancelling) {
+            self.input_into(step, Input::TurnStopped(ob_core::session::TurnStop::Cancelled));
         }
     }
 

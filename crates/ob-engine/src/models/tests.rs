@@ -135,3 +135,21 @@ async fn without_any_model_the_refusal_says_how_to_get_one() {
         assert!(said.contains(fix), "{what}: {said}");
     }
 }
+
+#[tokio::test]
+async fn another_configuration_counts_from_the_next_call_on() {
+    let models = Arc::new(Models::new());
+    let catalogue = Catalogue::new(configured(), Arc::clone(&models), None);
+    let large = catalogue.resolve(Some("beta/large")).await.expect("configured");
+    let quick = catalogue.resolve(Some("quick")).await.expect("configured");
+    let mut settings = configured();
+    settings.aliases.remove("quick");
+    let beta = settings.providers.get_mut("beta").expect("it is configured");
+    beta.base_url = "http://127.0.0.1:2/v1".to_owned();
+    beta.api_key = Some("k-new".to_owned().into());
+    catalogue.apply(settings);
+    let provider = models.provider(&large).expect("still configured");
+    assert_eq!(provider.base_url, "http://127.0.0.1:2/v1");
+    assert!(provider.api_key.is_some(), "with its new key");
+    assert!(models.provider(&quick).is_err(), "what is not configured any more is not asked");
+}

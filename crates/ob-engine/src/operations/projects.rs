@@ -10,6 +10,7 @@ use ob_core::operation::WorkspaceTarget;
 use ob_core::record::ProjectRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
+use ob_core::resource::check_limits;
 use ob_core::session::SessionStatus;
 use ob_store::Commit;
 use ob_store::SessionFilter;
@@ -18,7 +19,6 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::Engine;
-use crate::workspace;
 
 /// The most characters of a project's name.
 const NAME_MAX: usize = 200;
@@ -67,6 +67,7 @@ impl Engine {
                 Refusal::invalid(format!("max_cost_usd {usd} is not an amount")).fix("use 0 to 1000000000")
             })?),
         };
+        check_limits(&params.limits)?;
         if let Some(model) = &params.model {
             self.shared.catalogue.resolve(Some(model)).await?;
         }
@@ -79,6 +80,7 @@ impl Engine {
             source,
             max_cost,
             model: params.model,
+            limits: params.limits,
             created_at: self.shared.now(),
         };
         self.write(vec![Write::PutProject(record)]).await?;
@@ -107,7 +109,7 @@ impl Engine {
         let _deleting = self.claims.deletes("project", id.as_uuid())?;
         self.refuse_if_active(id, |_| true).await?;
         self.write(vec![Write::DeleteProject(project.id)]).await?;
-        workspace::remove_all(&self.shared.home.project(id)).await?;
+        self.shared.files.remove(&self.shared.home.project(id)).await?;
         Ok(json!({ "deleted": id }))
     }
 
@@ -129,9 +131,9 @@ impl Engine {
         self.write(vec![Write::DeleteWorkspace(record.id)]).await?;
         // A folder of the user's is never removed.
         if record.kind == WorkspaceKind::Clone {
-            workspace::remove_all(&self.shared.home.workspace(record.project, record.id)).await?;
+            self.shared.files.remove(&self.shared.home.workspace(record.project, record.id)).await?;
         }
-        workspace::remove_all(&self.shared.home.workspace_base(record.project, record.id)).await?;
+        self.shared.files.remove(&self.shared.home.workspace_base(record.project, record.id)).await?;
         Ok(json!({ "deleted": record.id }))
     }
 

@@ -31,6 +31,7 @@ use ob_core::record::SessionView;
 use ob_core::record::TurnRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
+use ob_core::resource::is_isolated;
 use ob_core::session::Session;
 use ob_core::turn::TurnState;
 use ob_store::Commit;
@@ -77,6 +78,7 @@ impl Engine {
         // What this machine lacks is told now, and not by a session that fails.
         let backend = shared.backend()?;
         backend.check().await?;
+        backend.holds(&shared.project_limits(&project))?;
         let model = shared.catalogue.resolve(params.model.as_deref().or(project.model.as_deref())).await?;
         let now = shared.now();
         let place = self.new_place().await?;
@@ -94,6 +96,7 @@ impl Engine {
             agent: presets::BUILTIN.to_owned(),
             model: model.clone(),
             backend: backend.name().to_owned(),
+            enforcement: None,
             title: title(&params.message),
             last_turn: first,
             end_when_idle: params.end_when_idle,
@@ -232,7 +235,9 @@ impl Engine {
             title: record.title,
             agent: record.agent,
             model: record.model,
+            isolated: is_isolated(&record.backend),
             backend: record.backend,
+            enforcement: record.enforcement,
             turns: record.last_turn.0,
             last_stop,
             last_index: i64::try_from(next).unwrap_or(i64::MAX) - 1,

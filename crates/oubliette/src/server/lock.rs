@@ -230,10 +230,9 @@ mod tests {
         let first = ServerLock::acquire(&home, &me(false), false).await.expect("free");
         let next = Holder { pid: 4712, ..me(false) };
         let mut second = std::pin::pin!(ServerLock::acquire(&home, &next, true));
-        let longer_than_for_a_stranger = tokio::time::sleep(MOMENT + AGAIN * 4);
         tokio::select! {
             _ = second.as_mut() => panic!("the first still has it"),
-            () = longer_than_for_a_stranger => {}
+            stranger = ServerLock::acquire(&home, &next, false) => assert!(stranger.is_err(), "not told: refused"),
         }
         first.release().expect("let go");
         second.await.expect("it is free now");

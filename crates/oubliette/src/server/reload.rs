@@ -104,7 +104,9 @@ impl Reloader {
     /// Reloads on a signal.
     pub(crate) async fn reload_now(&self, engine: &Engine) {
         let outcome = self.read().await;
-        drop(self.take(&mut *self.state.lock().await, outcome, engine));
+        let mut state = self.state.lock().await;
+        // Told in the log.
+        drop(self.take(&mut state, outcome, engine));
     }
 
     async fn read(&self) -> Result<Loaded, Refusal> {

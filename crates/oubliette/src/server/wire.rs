@@ -12,10 +12,13 @@ use ob_component::Registry;
 use ob_config::Loaded;
 use ob_core::Refusal;
 use ob_core::redact::Redactor;
+use ob_core::resource::UNSAFE_BACKEND;
+use ob_core::resource::marked_backend;
 use ob_engine::Catalogue;
 use ob_engine::Demonstration;
 use ob_engine::Engine;
 use ob_engine::EngineOptions;
+use ob_engine::HostFiles;
 use ob_engine::SystemClock;
 use ob_gate::Gates;
 use ob_gate::models::Models;
@@ -23,6 +26,8 @@ use ob_sandbox::Backend;
 use ob_sandbox::namespace::GuestImage;
 use ob_sandbox::namespace::NamespaceBackend;
 use ob_sandbox::namespace::NamespaceOptions;
+use ob_sandbox::process::ProcessBackend;
+use ob_sandbox::process::ProcessOptions;
 use ob_server::MetricsText;
 use ob_server::ObserveRequest;
 use ob_store::sqlite::SqliteOptions;
@@ -40,9 +45,6 @@ use crate::guest;
 
 /// The version of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The name of the one backend that there is.
-const NAMESPACE: &str = "namespace";
 
 /// The log and the metrics.
 pub(crate) struct Telemetry {
@@ -113,13 +115,8 @@ pub(crate) async fn build(
         ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
 
     let registry = Registry::default();
-    let backend: Arc<dyn Backend> = Arc::new(NamespaceBackend::new(NamespaceOptions {
-        guest: guest::GUEST.map_or(GuestImage::Missing, GuestImage::Embedded),
-        programs: home.programs(),
-        bwrap: settings.sandbox.bubblewrap.clone().or_else(|| bubblewrap(context)),
-        first_process: None,
-    }));
-    registry.register(Domain::Adapter, ob_engine::SANDBOX, NAMESPACE, backend);
+    let backend = backend(context, loaded);
+    registry.register(Domain::Adapter, ob_engine::SANDBOX, backend.name(), backend);
 
     let models = Arc::new(Models::new());
     let demonstration = demo_model::find(&own_program())
@@ -132,6 +129,7 @@ pub(crate) async fn build(
         max_cost: settings.limits.max_cost,
         gates: Gates::new(Arc::clone(&store), Arc::clone(&models), telemetry.counted.clone()),
         store,
+        files: Arc::new(HostFiles),
         tokens,
         registry,
         catalogue: Catalogue::new(settings.models.clone(), models, demonstration),
@@ -146,8 +144,28 @@ pub(crate) async fn build(
     Ok(Arc::clone(telemetry.engine.get_or_init(|| engine)))
 }
 
+/// The sandbox backend that is configured.
+fn backend(context: &Context, loaded: &Loaded) -> Arc<dyn Backend> {
+    let settings = &loaded.settings.sandbox;
+    let image = guest::GUEST.map_or(GuestImage::Missing, GuestImage::Embedded);
+    let programs = loaded.home.programs();
+    if settings.backend == UNSAFE_BACKEND {
+        tracing::warn!(
+            backend = marked_backend(UNSAFE_BACKEND),
+            "agents run as plain processes of this machine"
+        );
+        return Arc::new(ProcessBackend::new(ProcessOptions { guest: image, programs }));
+    }
+    Arc::new(NamespaceBackend::new(NamespaceOptions {
+        guest: image,
+        programs,
+        bwrap: settings.bubblewrap.clone().or_else(|| bubblewrap(context)),
+        first_process: None,
+    }))
+}
+
 /// bubblewrap as the PATH has it. The system's folders are looked through only if there is no PATH: whoever sets one
 /// says which programs there are.
-fn bubblewrap(context: &Context) -> Option<PathBuf> {
+pub(crate) fn bubblewrap(context: &Context) -> Option<PathBuf> {
     context.var("PATH").map(|_| context.find_program("bwrap").unwrap_or_else(|| "bwrap".into()))
 }

@@ -5,7 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod bombs;
+mod config;
 mod crash;
+mod doctor;
 mod harness;
 mod isolation;
 mod job;
