@@ -14,7 +14,7 @@ help:
 	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
-	@echo 'make soak    the long forms: 1000 crashes, 5000 power losses, thousands of seeds of the simulated engine'
+	@echo 'make soak    the long forms: the server is killed 1000 times, the power fails 5000 times, 3000 seeds are simulated'
 	@echo 'make bench   figures with their method, also in target/bench/figures.json'
 	@echo 'make fuzz    every parser against made-up input; TIME=300 seconds for each, TARGETS=all'
 	@echo 'make lint    format, clippy, structure, licences'
@@ -53,14 +53,14 @@ test: setup guest lint
 # With crash points in the server, which no other build has.
 CRASH = cargo test --locked --workspace --features oubliette/failpoints --test crash -- --nocapture
 
-bench: setup guest
-	cargo build --locked --release --workspace --bins
-	cargo xtask bench
-
 soak: setup guest
 	OUBLIETTE_CRASH_RUNS=1000 $(CRASH)
 	OUBLIETTE_POWER_LOSSES=5000 cargo test --locked --package ob-store --test power
 	OUBLIETTE_SIM_SEEDS=3000 cargo test --locked --package ob-engine --test sim no_seed -- --nocapture
+
+bench: setup guest
+	cargo build --locked --release --workspace --bins
+	cargo xtask bench
 
 fuzz:
 	@scripts/fuzz.sh

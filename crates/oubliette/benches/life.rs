@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "figures are this program's output")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -45,19 +46,19 @@ const SESSIONS: u32 = 10_000;
 /// Events of each.
 const EVENTS: usize = 100;
 /// Sessions with a sandbox at the kill.
-const LIVE: usize = 50;
+const LIVE: u32 = 50;
 /// Starts on the large home.
 const STARTS: usize = 5;
 /// The store's cap for its WAL, and how near to it the kill comes.
 const WAL_CAP: u64 = 64 << 20;
 const WAL_FILLED: u64 = WAL_CAP - (4 << 20);
 /// Sessions that go through their whole life, to sleep, with a sandbox each: before the first look, and until the second.
-const WARM: usize = 60;
-const SLEEPERS: usize = 200;
+const WARM: u32 = 60;
+const SLEEPERS: u32 = 200;
 /// Sessions that come and go.
-const CHURN: usize = 10_000;
+const CHURN: u32 = 10_000;
 /// Of which run in a sandbox until they are idle; the others end while they start.
-const CHURN_WHOLE: usize = 300;
+const CHURN_WHOLE: u32 = 300;
 /// Clients at once.
 const CLIENTS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -120,7 +121,7 @@ impl Server {
                 .args(["token", "create", "--name", "bench", "--scope", "admin", "--json"])
                 .output();
             let made: Value = serde_json::from_slice(&made.unwrap().stdout).unwrap();
-            self.token = made["token"].as_str().or(made["secret"].as_str()).unwrap().to_owned();
+            self.token = made["secret"].as_str().unwrap().to_owned();
         }
         took
     }
@@ -175,8 +176,8 @@ impl Server {
     }
 
     /// Does `work` for each number, by several clients at once.
-    fn each(&self, count: usize, work: impl Fn(usize) + Sync) {
-        let next = std::sync::atomic::AtomicUsize::new(0);
+    fn each(&self, count: u32, work: impl Fn(u32) + Sync) {
+        let next = std::sync::atomic::AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..CLIENTS {
                 scope.spawn(|| {
@@ -230,11 +231,13 @@ fn fill(what: &str, home: &Path) {
             store.close().await.unwrap();
             return;
         }
+        // From an empty log on: its file keeps its length when it is started anew.
+        store.close().await.unwrap();
+        let options = SqliteOptions { database: database.clone(), blobs: home.join("data/blobs") };
+        let store = ob_store::sqlite::open(options).await.unwrap();
         // One that is over takes no part in what is measured but the WAL.
         let session = record(0).id;
         let wal = home.join("data/oubliette.db-wal");
-        // The file keeps its length when it is started anew, so it is the growth that counts.
-        std::fs::File::options().write(true).open(&wal).unwrap();
         loop {
             let events = (0..200).map(event).collect();
             append(&store, &session, events).await;
@@ -285,6 +288,7 @@ async fn fill_sessions(store: &SharedStore) {
         source: None,
         max_cost: None,
         model: None,
+        limits: BTreeMap::new(),
         created_at: Timestamp::from_micros(0),
     };
     let workspace = WorkspaceRecord {
@@ -419,7 +423,7 @@ fn idle(model: &ModelServer, json: bool) {
     let mut server = Server::new(model, 3600);
     server.start();
     let project = server.project();
-    let ready = |count: usize| {
+    let ready = |count: u32| {
         server.each(count, |_| {
             let session = server.spawn(&project);
             server.wait(&session, "idle");
@@ -431,13 +435,13 @@ fn idle(model: &ModelServer, json: bool) {
     let (before, after) = (ready(LIVE), ready(LIVE));
     let method =
         format!("VmRSS with {} idle sessions, sandboxes linked, less that with {LIVE}, by session", 2 * LIVE);
-    print(json, "idle_linked_session_rss", (after - before) / LIVE as f64, "KiB", &method);
+    print(json, "idle_linked_session_rss", (after - before) / f64::from(LIVE), "KiB", &method);
     server.stop();
 
     let mut server = Server::new(model, 1);
     server.start();
     let project = server.project();
-    let slept = |count: usize| {
+    let slept = |count: u32| {
         server.each(count, |_| {
             let session = server.spawn(&project);
             server.wait(&session, "asleep");
@@ -450,7 +454,7 @@ fn idle(model: &ModelServer, json: bool) {
         "VmRSS after {} sessions ran a turn and fell asleep, less that after {WARM}, by session",
         WARM + SLEEPERS
     );
-    print(json, "idle_session_rss", f64::max(0.0, (after - before) / SLEEPERS as f64), "KiB", &method);
+    print(json, "idle_session_rss", f64::max(0.0, (after - before) / f64::from(SLEEPERS)), "KiB", &method);
 
     // The same server, and many more.
     let began = Instant::now();

@@ -183,10 +183,12 @@ async fn bombed(
             at += bytes.len() as u64;
             guest.ack("bomb", Ack { stdout: at, stderr: 0 }).await.ok();
             if let Some(pause) = pace.take(bytes.len(), tokio::time::Instant::now()) {
+                // tidy: sleep: the pace that the engine keeps as well.
                 tokio::time::sleep(pause).await;
             }
         }
     });
+    // tidy: sleep: a bomb has no sign by which to know that it has gone off.
     tokio::time::sleep(FUSE).await;
     let loud = sample(neighbour, server, n).await;
     reader.abort();

@@ -11,13 +11,13 @@ use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::record::TokenRecord;
+use ob_core::resource::Enforcement;
 use ob_core::session::SessionState;
 use ob_engine::ClonePlan;
 use ob_engine::Cloned;
 use ob_engine::Files;
 use ob_engine::Found;
 use ob_sandbox::Backend;
-use ob_sandbox::Enforcement;
 use ob_sandbox::SandboxEnd;
 use ob_sandbox::SandboxError;
 use ob_sandbox::SandboxSpec;
@@ -84,7 +84,7 @@ impl Backend for SimBackend {
         world.note(&format!("start {} {}", self.0.number, spec.id));
         drop(Sandbox::start(world, spec));
         self.0.pause(world.chance.millis(0..=30)).await.map_err(|_| failed("dead"))?;
-        Ok(Started { enforcement: Enforcement::Full })
+        Ok(Started { enforcement: Enforcement::default() })
     }
 
     async fn adopt(&self, id: &str, _: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
@@ -94,8 +94,15 @@ impl Backend for SimBackend {
             .map_err(|_| SandboxError::Failed { id: id.to_owned(), what: "dead".to_owned() })?;
         let runs = self.0.world.sandboxes().contains_key(id);
         self.0.world.note(&format!("adopt {} {id} {runs}", self.0.number));
-        Ok((!runs)
-            .then(|| SandboxEnd { reason: "nothing is known of it".to_owned(), at: Timestamp::default() }))
+        Ok((!runs).then(|| SandboxEnd {
+            reason: "nothing is known of it".to_owned(),
+            at: Timestamp::default(),
+            limit: None,
+        }))
+    }
+
+    async fn enforcement(&self, _: &Path) -> Option<Enforcement> {
+        Some(Enforcement::default())
     }
 
     async fn ended(&self, id: &str, _: &Path) -> SandboxEnd {
@@ -107,7 +114,7 @@ impl Backend for SimBackend {
         if self.0.pass().await.is_err() {
             std::future::pending::<()>().await;
         }
-        SandboxEnd { reason, at: Timestamp::default() }
+        SandboxEnd { reason, at: Timestamp::default(), limit: None }
     }
 
     async fn end(&self, id: &str, _: &Path) -> Result<(), SandboxError> {

@@ -36,7 +36,14 @@ const SEED: &str = "OUBLIETTE_SIM_SEED";
 const SEEDS: std::ops::Range<u64> = 0..60;
 
 /// Seeds that found a fault, and what it was. They stay.
-const FOUND: &[(u64, &str)] = &[];
+const FOUND: &[(u64, &str)] = &[
+    (13, "a message that came while a sandbox was being found again was given to no agent"),
+    (14, "an agent that had failed before a crash was adopted and waited for for ever"),
+    (26, "a stop of a turn that was not yet given was lost by the next stop of the server"),
+    (1_318_003_418, "an agent that had not read its task was told to go on with the task above"),
+    (1_318_003_437, "a start waited for ever for the link of a guest that was gone"),
+    (1_318_003_504, "a session was not taken over, because the disk failed for a moment at the start"),
+];
 
 #[test]
 fn no_seed_finds_a_fault() {

@@ -42,6 +42,7 @@ pub async fn nothing_of_the_servers_environment_is_inside(ground: &Ground) {
     let said = live.said("env").await;
     assert!(said.contains("MARK=given"), "{said}");
     // Cargo sets these for the test, which plays the server.
+    // tidy: environment: the test plays the server, whose environment must not come in.
     assert!(std::env::vars().any(|(name, _)| name.starts_with("CARGO")), "the control");
     assert!(!said.contains("CARGO"), "{said}");
     live.end().await;

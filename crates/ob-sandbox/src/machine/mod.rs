@@ -109,6 +109,11 @@ fn seccomp_of(known: bool, actions: Option<&str>) -> Check {
     }
 }
 
+/// The version of the kernel's Landlock; `None` if it has none, or if it is switched off.
+pub(crate) fn landlock_abi() -> Option<u32> {
+    sys::landlock_abi().ok().filter(|abi| *abi > 0)
+}
+
 /// Landlock, and which version of it.
 pub fn landlock() -> Check {
     let lsm = fs::read_to_string("/sys/kernel/security/lsm").ok();
@@ -117,17 +122,25 @@ pub fn landlock() -> Check {
 
 fn landlock_of(abi: Result<u32, rustix::io::Errno>, lsm: Option<&str>) -> Check {
     const NAME: &str = "landlock";
+    const NEWER: &str = "use Linux 5.19 or later with CONFIG_SECURITY_LANDLOCK";
     const COST: &str = "a sandbox's view of files has one wall, its namespaces, and no second behind it";
     match abi {
-        Ok(abi) => Check::ok(NAME, format!("version {abi} of its interface")),
+        Ok(abi) if crate::namespace::landlock::usable(Some(abi)).is_some() => {
+            Check::ok(NAME, format!("version {abi} of its interface"))
+        }
+        Ok(abi) => {
+            let found = format!(
+                "version {abi} of its interface forbids moving files between folders: it is not used"
+            );
+            Check::missing(NAME, found, COST).fix(NEWER)
+        }
         Err(rustix::io::Errno::OPNOTSUPP) => {
             let others = lsm.map(str::trim).filter(|lsm| !lsm.is_empty()).unwrap_or("capability");
             Check::missing(NAME, "the kernel has it and it is not switched on", COST).fix(format!(
                 "add `lsm=landlock,{others}` to the kernel's command line and start the machine anew"
             ))
         }
-        Err(_) => Check::missing(NAME, "the kernel does not have it", COST)
-            .fix("use Linux 5.13 or later with CONFIG_SECURITY_LANDLOCK"),
+        Err(_) => Check::missing(NAME, "the kernel does not have it", COST).fix(NEWER),
     }
 }
 
@@ -141,11 +154,12 @@ mod tests {
     #[test]
     fn what_the_kernel_lacks_is_told_apart_from_what_is_switched_off() {
         assert_eq!(landlock_of(Ok(6), None).state, CheckState::Ok);
+        assert_eq!(landlock_of(Ok(1), None).state, CheckState::Missing);
         let off = landlock_of(Err(Errno::OPNOTSUPP), Some("lockdown,capability,yama\n"));
         assert_eq!(off.state, CheckState::Missing);
         assert!(off.fix.is_some_and(|fix| fix.contains("`lsm=landlock,lockdown,capability,yama`")));
         let old = landlock_of(Err(Errno::NOSYS), None);
-        assert!(old.fix.is_some_and(|fix| fix.contains("5.13")) && !old.required);
+        assert!(old.fix.is_some_and(|fix| fix.contains("5.19")) && !old.required);
 
         assert_eq!(seccomp_of(true, Some("kill_process trap errno allow\n")).state, CheckState::Ok);
         assert_eq!(seccomp_of(true, Some("kill")).state, CheckState::Failed);

@@ -21,13 +21,7 @@ pub fn usable(kernel: Option<u32>) -> Option<u32> {
 
 /// The version of the kernel's interface; `None` if it has none, or if it is switched off.
 pub fn kernel() -> Option<u32> {
-    #![expect(unsafe_code, reason = "no safe wrapper asks only for the version")]
-    const VERSION: libc::c_uint = 1;
-    // SAFETY: with this flag the call takes no pointer and makes nothing; it returns a number.
-    let abi = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, VERSION)
-    };
-    u32::try_from(abi).ok().filter(|abi| *abi > 0)
+    crate::machine::landlock_abi()
 }
 
 /// What a sandbox with these mounts may do with files.

@@ -38,12 +38,12 @@ impl Blobs {
     pub(crate) fn open(folder: &Path) -> Result<Self, Fault> {
         file::make_folder(folder)?;
         file::remove_old_drafts(folder)?;
-        Ok(Self { folder: folder.to_owned(), shards: Arc::new([const { AtomicBool::new(false) }; 256]) })
+        Ok(Self::at(folder))
     }
 
     /// The folder as it is; for reading only.
     pub(crate) fn at(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), shards: Arc::new([const { AtomicBool::new(false) }; 256]) }
     }
 
     /// Keeps `content`; durable when this returns.

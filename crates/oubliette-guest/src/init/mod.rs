@@ -114,6 +114,7 @@ impl Places {
         while let Some(name) = args.next() {
             if name == "--outside" {
                 let variable = |name: &str| {
+                    // tidy: environment: a program of its own, told its places where no command line shows them.
                     let value = std::env::var_os(name).map(PathBuf::from);
                     value.ok_or_else(|| StartError::Argument(format!("--outside without {name}")))
                 };
