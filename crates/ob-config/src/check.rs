@@ -24,6 +24,8 @@ use crate::tree::Value;
 
 /// The least memory in which an agent and a test run can live.
 const LEAST_MEMORY: u64 = 64 << 20;
+/// The least output a second with which an agent gets anywhere.
+const LEAST_RATE: u64 = 16 << 10;
 
 /// More characters than this of a wrong value are not repeated.
 const SHOWN: usize = 40;
@@ -215,12 +217,13 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
             .filter(|millis| (10..=1_024_000).contains(millis))
             .map(Checked::Millis)
             .ok_or_else(|| format!("{} is no number of processors; allowed: 0.01 to 1024", show(text))),
-        (Kind::Size, Value::Number(text) | Value::Text(text)) => {
+        (Kind::Size | Kind::Rate, Value::Number(text) | Value::Text(text)) => {
             let bytes = parse_size(text).ok_or_else(|| {
                 format!("{} is no size; allowed: bytes, or a number with K, M, G or T, like `4G`", show(text))
             })?;
-            if bytes < LEAST_MEMORY {
-                return Err(format!("{} is under the least of {}", show(text), show_size(LEAST_MEMORY)));
+            let least = if kind == Kind::Rate { LEAST_RATE } else { LEAST_MEMORY };
+            if bytes < least {
+                return Err(format!("{} is under the least of {}", show(text), show_size(least)));
             }
             Ok(Checked::Bytes(bytes))
         }
@@ -233,7 +236,7 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
         (Kind::Filter, Value::Text(text)) => filter(text),
         (Kind::Flag, _) => expected("true or false"),
         (Kind::Usd | Kind::Whole { .. } | Kind::Cpus, _) => expected("a number"),
-        (Kind::Size, _) => expected("a size like `4G`"),
+        (Kind::Size | Kind::Rate, _) => expected("a size like `4G`"),
         (Kind::Paths, _) => expected("a list of folders"),
         (Kind::Ports, _) => expected("a list of ports"),
         (Kind::Variables | Kind::Headers, _) => expected("an object of names and strings"),

@@ -299,7 +299,8 @@ fn parse_value(text: &str, shape: Shape) -> Result<Node, String> {
             | Kind::Url
             | Kind::Address
             | Kind::Filter
-            | Kind::Size,
+            | Kind::Size
+            | Kind::Rate,
         ) => match jsonc::parse(text) {
             Ok(node) if matches!(node.value, Value::Text(_) | Value::Null) && !text.trim().is_empty() => {
                 Ok(node)

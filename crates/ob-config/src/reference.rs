@@ -89,7 +89,12 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
         Some("true"),
         "Use the scripted demonstration, which is not a language model, if there is no other model and its program lies beside `oubliette`.",
     ),
-    ("sandbox.backend", Some("\"auto\""), "How sandboxes are made; `auto` is `namespace`."),
+    (
+        "sandbox.backend",
+        Some("\"auto\""),
+        "How sandboxes are made; `auto` is `namespace`. `process` isolates **nothing**: agents run as plain processes of this \
+         machine.",
+    ),
     (
         "sandbox.read_only",
         Some("[]"),
@@ -109,10 +114,40 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     ("sandbox.memory", Some("\"4G\""), "Memory of one sandbox; at most what the machine has."),
     ("sandbox.cpus", Some("4"), "Processors of one sandbox; at most what the machine has."),
     ("sandbox.pids", Some("4096"), "Processes and threads of one sandbox."),
+    ("sandbox.open_files", Some("16384"), "Open files of each process in a sandbox."),
+    (
+        "sandbox.disk",
+        Some("\"20G\""),
+        "What the workspace and the home of a sandbox may take on disk; of a folder in place, what is added to it. A sandbox that \
+         passes it is ended.",
+    ),
+    (
+        "sandbox.inodes",
+        Some("2000000"),
+        "Files and folders of the workspace and the home; as `sandbox.disk`.",
+    ),
+    (
+        "sandbox.wall_s",
+        Some("604800"),
+        "Seconds that a sandbox may live. A session sleeps when it has nothing to do, and wakes with another sandbox.",
+    ),
+    ("sandbox.output_rate", Some("\"4M\""), "Output of an agent in a second; one that writes more waits."),
+    (
+        "sandbox.limits",
+        Some("\"strict\""),
+        "`strict` refuses to start a sandbox on a machine that cannot hold one of its limits; `best_effort` starts it and marks \
+         which are not held.",
+    ),
     (
         "sandbox.lease_s",
         Some("900"),
         "Seconds that a sandbox goes on without a server, after a crash or `stop --keep-sandboxes`; then it ends.",
+    ),
+    (
+        "sandbox.idle_s",
+        Some("3600"),
+        "Seconds that a session has nothing to do before it sleeps: its sandbox and what runs in it end; its files and its \
+         conversation stay, and the next message wakes it.",
     ),
     ("log.format", Some("\"text\""), "How the log file is written."),
     ("log.level", Some("\"info\""), "A level, or levels of parts: `info,ob_gate=debug`."),
@@ -188,6 +223,7 @@ fn in_words(kind: Kind) -> String {
         Kind::Whole { least, most } => return format!("{least} to {most}"),
         Kind::Cpus => "processors, like `2` or `0.5`",
         Kind::Size => "bytes, like `\"4G\"`",
+        Kind::Rate => "bytes, like `\"4M\"`",
         Kind::Paths => "a list of folders",
         Kind::Ports => "a list of ports",
         Kind::Variables => "names to text",
@@ -216,7 +252,7 @@ mod tests {
             leaves.into_iter().filter(|(_, kind)| kind.is_some()).map(|(path, _)| path).collect();
         let described: Vec<_> = DOCS.iter().map(|(path, ..)| *path).collect();
         assert_eq!(keys, described);
-        assert_eq!(BACKENDS, ["auto", "namespace"], "`sandbox.backend` says what `auto` is");
+        assert_eq!(BACKENDS, ["auto", "namespace", "process"], "`sandbox.backend` says what `auto` is");
     }
 
     #[test]

@@ -217,6 +217,20 @@ impl Resolver<'_> {
     fn sandbox(&mut self) {
         let (now, old) = (self.text(&["sandbox", "backend"]), self.text(&["runtime", "preference"]));
         if let Some(backend) = self.either(["sandbox.backend", "runtime.preference"], now, old) {
+            if backend.value == "process" && backend.in_file && !self.is_file_trusted {
+                self.mistake(
+                    &backend.place,
+                    "sandbox.backend",
+                    "a file that was found in the working directory may not take the walls away; name the home with \
+                     `--dir`, or set it in the environment",
+                );
+            }
+            if backend.value == "process" {
+                self.out.warnings.push(format!(
+                    "{}: sandbox.backend: `process` isolates nothing: agents run as plain processes of this machine",
+                    backend.place
+                ));
+            }
             self.out.settings.sandbox.backend = backend.value;
         }
         self.memory();
@@ -224,8 +238,29 @@ impl Resolver<'_> {
         if let Some(pids) = self.whole(&["sandbox", "pids"]) {
             self.out.settings.sandbox.pids = Some(pids.value);
         }
+        if let Some(files) = self.whole(&["sandbox", "open_files"]) {
+            self.out.settings.sandbox.open_files = Some(files.value);
+        }
+        if let Some(disk) = self.bytes(&["sandbox", "disk"]) {
+            self.out.settings.sandbox.disk = Some(disk.value);
+        }
+        if let Some(inodes) = self.whole(&["sandbox", "inodes"]) {
+            self.out.settings.sandbox.inodes = Some(inodes.value);
+        }
+        if let Some(wall) = self.whole(&["sandbox", "wall_s"]) {
+            self.out.settings.sandbox.wall = Some(Duration::from_secs(u64::from(wall.value)));
+        }
+        if let Some(rate) = self.bytes(&["sandbox", "output_rate"]) {
+            self.out.settings.sandbox.output_rate = Some(rate.value);
+        }
+        if let Some(limits) = self.text(&["sandbox", "limits"]) {
+            self.out.settings.sandbox.best_effort = limits.value == "best_effort";
+        }
         if let Some(lease) = self.whole(&["sandbox", "lease_s"]) {
             self.out.settings.sandbox.lease = Duration::from_secs(u64::from(lease.value));
+        }
+        if let Some(idle) = self.whole(&["sandbox", "idle_s"]) {
+            self.out.settings.sandbox.idle = Duration::from_secs(u64::from(idle.value));
         }
         if let Some(program) = self.text(&["sandbox", "bubblewrap"]) {
             if program.in_file && !self.home.is_trusted {

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     Cpus,
     /// Bytes.
     Size,
+    /// Bytes a second.
+    Rate,
     /// A list of folders.
     Paths,
     /// A list of ports.
@@ -77,7 +79,7 @@ const fn later(name: &'static str) -> Key {
 }
 
 /// The backends that can be asked for.
-pub(crate) const BACKENDS: &[&str] = &["auto", "namespace"];
+pub(crate) const BACKENDS: &[&str] = &["auto", "namespace", "process"];
 
 const PROVIDER: Shape = Shape::Section(&[
     value("provider", Kind::Text),
@@ -159,7 +161,14 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
             value("memory", Kind::Size),
             value("cpus", Kind::Cpus),
             value("pids", Kind::Whole { least: 16, most: 4_194_304 }),
+            value("open_files", Kind::Whole { least: 256, most: 1_048_576 }),
+            value("disk", Kind::Size),
+            value("inodes", Kind::Whole { least: 1000, most: 4_000_000_000 }),
+            value("wall_s", Kind::Whole { least: 1, most: 31_536_000 }),
+            value("output_rate", Kind::Rate),
+            value("limits", Kind::Choice(&["strict", "best_effort"])),
             value("lease_s", Kind::Whole { least: 10, most: 604_800 }),
+            value("idle_s", Kind::Whole { least: 1, most: 31_536_000 }),
         ],
     ),
     section("log", &[value("format", Kind::Choice(&["text", "json"])), value("level", Kind::Filter)]),

@@ -28,6 +28,23 @@ pub const DEFAULT_CPU_MILLIS: u32 = 4000;
 /// `sandbox.pids` if nobody says otherwise: far above a parallel build, far below what hurts a machine.
 pub const DEFAULT_PIDS: u32 = 4096;
 
+/// `sandbox.open_files` if nobody says otherwise: more than any build needs.
+pub const DEFAULT_OPEN_FILES: u32 = 16_384;
+
+/// `sandbox.disk` if nobody says otherwise, in bytes: 20 GiB, room for large builds.
+pub const DEFAULT_DISK: u64 = 20 << 30;
+
+/// `sandbox.inodes` if nobody says otherwise: some large trees of dependencies.
+pub const DEFAULT_INODES: u32 = 2_000_000;
+
+/// `sandbox.wall_s` if nobody says otherwise: a week, so that nothing runs for ever unnoticed.
+pub const DEFAULT_WALL: Duration = Duration::from_secs(604_800);
+
+/// `sandbox.output_rate` if nobody says otherwise, in bytes a second: 4 MiB, far above what a model says.
+pub const DEFAULT_OUTPUT_RATE: u64 = 4 << 20;
+
+/// `sandbox.idle_s` if nobody says otherwise: longer than a person thinks between two messages.
+pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 /// `sandbox.lease_s` if nobody says otherwise: time enough to restart a server by hand.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(900);
 
@@ -112,7 +129,7 @@ pub struct ModelAlias {
 /// Sandboxes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SandboxSettings {
-    /// `auto` or `namespace`.
+    /// `auto`, `namespace` or `process`.
     pub backend: String,
     /// Further folders of this machine, read-only inside (toolchains). Absolute.
     pub read_only: Vec<PathBuf>,
@@ -128,8 +145,22 @@ pub struct SandboxSettings {
     pub cpu_millis: Option<u32>,
     /// Processes and threads of one sandbox.
     pub pids: Option<u32>,
+    /// Open files of each process of one sandbox.
+    pub open_files: Option<u32>,
+    /// Bytes on disk of one sandbox's workspace and home.
+    pub disk: Option<u64>,
+    /// Files and folders of one sandbox's workspace and home.
+    pub inodes: Option<u32>,
+    /// How long one sandbox may live.
+    pub wall: Option<Duration>,
+    /// Bytes of output of one sandbox's agent in a second.
+    pub output_rate: Option<u64>,
+    /// Start also where some limits cannot be held.
+    pub best_effort: bool,
     /// How long a sandbox lives without its server.
     pub lease: Duration,
+    /// How long a session has nothing to do before it falls asleep and its sandbox ends.
+    pub idle: Duration,
 }
 
 /// Logs.
@@ -213,8 +244,15 @@ impl Default for SandboxSettings {
             memory: Some(DEFAULT_MEMORY),
             cpu_millis: Some(DEFAULT_CPU_MILLIS),
             pids: Some(DEFAULT_PIDS),
+            open_files: Some(DEFAULT_OPEN_FILES),
+            disk: Some(DEFAULT_DISK),
+            inodes: Some(DEFAULT_INODES),
+            wall: Some(DEFAULT_WALL),
+            output_rate: Some(DEFAULT_OUTPUT_RATE),
+            best_effort: false,
             bubblewrap: None,
             lease: DEFAULT_LEASE,
+            idle: DEFAULT_IDLE,
         }
     }
 }
@@ -252,7 +290,14 @@ impl fmt::Debug for SandboxSettings {
             .field("memory", &self.memory)
             .field("cpu_millis", &self.cpu_millis)
             .field("pids", &self.pids)
+            .field("open_files", &self.open_files)
+            .field("disk", &self.disk)
+            .field("inodes", &self.inodes)
+            .field("wall", &self.wall)
+            .field("output_rate", &self.output_rate)
+            .field("best_effort", &self.best_effort)
             .field("lease", &self.lease)
+            .field("idle", &self.idle)
             .finish()
     }
 }

@@ -2,7 +2,7 @@
 
 /// Reads a size: digits with at most one point, and `K`, `M`, `G` or `T`, upper or lower case, alone or with `B` or
 /// `iB` behind. All units are powers of 1024, as container engines read them. Returns bytes.
-pub(crate) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -32,7 +32,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
 }
 
 /// Reads a number of processors, `2` or `0.5`, as thousandths.
-pub(crate) fn parse_cpus(text: &str) -> Option<u32> {
+pub fn parse_cpus(text: &str) -> Option<u32> {
     let text = text.trim();
     if !text.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;

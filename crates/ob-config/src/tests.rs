@@ -132,7 +132,8 @@ fn every_key_has_its_effect() {
             "sandbox": {
                 "backend": "namespace", "read_only": ["/usr"], "toolchains": "off", "env": {"A": "b"},
                 "bubblewrap": "/opt/bwrap",
-                "memory": "2g", "cpus": 1.5, "pids": 100, "lease_s": 60,
+                "memory": "2g", "cpus": 1.5, "pids": 100, "open_files": 300, "disk": "1G", "inodes": 5000,
+                "wall_s": 3600, "output_rate": "64k", "limits": "best_effort", "lease_s": 60, "idle_s": 120,
             },
             "log": {"format": "json", "level": "info,ob_gate=debug"},
             "paths": {"projects": "p", "data": "d", "logs": "/l", "sockets": "/tmp/s"},
@@ -266,7 +267,8 @@ fn choices_are_lower_case_words() {
             Shape::Section(keys) => keys.iter().for_each(|key| walk(key.shape)),
             Shape::Named(each) => walk(*each),
             Shape::Value(Kind::Choice(words)) => {
-                assert!(words.iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())));
+                let is_fit = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+                assert!(words.iter().all(|word| word.bytes().all(is_fit)));
             }
             Shape::Value(_) | Shape::Later => {}
         }

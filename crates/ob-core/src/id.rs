@@ -132,6 +132,11 @@ macro_rules! stamped_id {
             pub fn suffix(&self) -> &str {
                 &self.0[self.0.len() - 8..]
             }
+
+            /// True if a text may be the [`Self::suffix`] of an id.
+            pub fn is_suffix(text: &str) -> bool {
+                text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            }
         }
 
         impl fmt::Display for $name {

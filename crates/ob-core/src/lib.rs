@@ -5,6 +5,7 @@
 //! both come in as arguments. So everything here is tested by tables and properties in microseconds.
 
 pub mod authorize;
+pub mod cage;
 pub mod event;
 pub mod home;
 pub mod id;
@@ -17,6 +18,7 @@ pub mod operation;
 pub mod record;
 pub mod redact;
 pub mod refusal;
+pub mod resource;
 pub mod session;
 pub mod time;
 pub mod turn;

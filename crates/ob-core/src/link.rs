@@ -39,6 +39,10 @@ pub const WORKSPACE_DIR: &str = "/workspace";
 pub const HOME_DIR: &str = "/home/agent";
 /// The guest program inside a sandbox.
 pub const GUEST_PROGRAM: &str = "/run/guest/init";
+/// The variable that names the gate's socket to a guest without walls.
+pub const OUTSIDE_SOCKET: &str = "GATE_SOCKET";
+/// The variable that names the workspace to a guest without walls.
+pub const OUTSIDE_WORKSPACE: &str = "WORKSPACE";
 /// The trailer that ends an output stream; its value is the stream's end. One that ends without was cut.
 pub const STREAM_END: &str = "stream-end";
 /// The most bytes of any JSON body on the link.

@@ -178,6 +178,11 @@ pub struct ProjectCreate {
     /// The default model, as the configuration names it.
     #[serde(default)]
     pub model: Option<String>,
+    /// What its sandboxes may use, where that differs from the server's limits: bytes of `memory` and `disk`, bytes a
+    /// second of `output_rate`, thousandths of `cpu`, milliseconds of `wall_time`, numbers of `pids`, `open_files`,
+    /// `inodes`.
+    #[serde(default)]
+    pub limits: std::collections::BTreeMap<crate::resource::Resource, u64>,
 }
 
 /// Parameters of `project list`.
@@ -416,6 +421,8 @@ pub struct ServerStatus {
     pub sandboxes: u64,
     /// The sandbox backend.
     pub backend: String,
+    /// False if it keeps nothing that runs inside from the machine.
+    pub isolated: bool,
     /// The model that sessions get by default; nothing if there is none, with the reason in `model_missing`.
     pub model: Option<crate::model::ModelRef>,
     /// Why there is no model.

@@ -1,5 +1,6 @@
 //! Records: what the store keeps of each thing, and what the doors show of it. No record holds a secret.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -16,6 +17,8 @@ use crate::id::WorkspaceId;
 use crate::ledger::Ledger;
 use crate::ledger::MicroUsd;
 use crate::model::ModelRef;
+use crate::resource::Enforcement;
+use crate::resource::Resource;
 use crate::session::Session;
 use crate::session::TurnStop;
 use crate::time::Timestamp;
@@ -42,6 +45,9 @@ pub struct ProjectRecord {
     /// The default model, as the configuration names it.
     #[serde(default)]
     pub model: Option<String>,
+    /// What its sandboxes may use, where that differs from the server's limits, in the unit of each resource.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<Resource, u64>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -96,6 +102,9 @@ pub struct SessionRecord {
     pub model: ModelRef,
     /// The sandbox backend.
     pub backend: String,
+    /// How the limits of its newest sandbox are held; nothing before the first one.
+    #[serde(default)]
+    pub enforcement: Option<Enforcement>,
     /// The first words of the task.
     pub title: String,
     /// Number of the newest turn.
@@ -175,6 +184,12 @@ pub struct SessionView {
     pub model: ModelRef,
     /// The sandbox backend.
     pub backend: String,
+    /// False if the backend keeps nothing that runs inside from the machine.
+    #[serde(default = "is_isolated_by_default")]
+    pub isolated: bool,
+    /// How the limits of its newest sandbox are held; nothing before the first one.
+    #[serde(default)]
+    pub enforcement: Option<Enforcement>,
     /// Number of turns.
     pub turns: u32,
     /// How the newest turn that is over stopped.
@@ -191,6 +206,11 @@ pub struct SessionView {
     pub created_at: Timestamp,
     /// When its state last changed.
     pub updated_at: Timestamp,
+}
+
+/// Servers that do not say so know no other backend.
+const fn is_isolated_by_default() -> bool {
+    true
 }
 
 impl TokenRecord {

@@ -8,12 +8,15 @@
 //!    v          v           |                   |
 //!  ended      failed        +-------------------+
 //!                        running <-> waiting
+//!
+//! idle, interrupted without a turn -> asleep -> starting (a message wakes it) | ending
 //! ```
 //!
 //! - `created`: the record and its first turn are durable; nothing runs yet.
 //! - `starting`: a sandbox, a link and an agent are being made. Failure ends in `failed`.
 //! - `running`: the agent works on a turn. `waiting`: it waits for somebody else.
 //! - `idle`: the agent is there and has nothing to do.
+//! - `asleep`: it had nothing to do for long; its sandbox is ended, nothing of it is in memory, a message wakes it.
 //! - `interrupted`: the sandbox is lost (crash of the machine, drain); it starts again when told to.
 //! - `ending`: the sandbox is being ended; a second `End` changes nothing.
 //!
@@ -55,6 +58,8 @@ pub enum SessionState {
     Running,
     /// The agent is there and has nothing to do.
     Idle,
+    /// It had nothing to do for long, and has no sandbox until a message comes.
+    Asleep,
     /// A turn waits for somebody else.
     Waiting(WaitReason),
     /// The sandbox is lost; starts again when told to.
@@ -71,7 +76,7 @@ pub enum SessionState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionStatus {
-    /// From created to waiting, and interrupted.
+    /// From created to waiting, asleep and interrupted.
     Active,
     /// Ended.
     Completed,
@@ -114,6 +119,8 @@ pub enum Input {
     Resume,
     /// A person stops the active turn; the session goes on.
     Interrupt,
+    /// It had nothing to do for long.
+    Sleep,
     /// A person or a rule ends the session.
     End,
     /// The sandbox is gone without having been told to.
@@ -164,11 +171,12 @@ pub struct Session {
 
 impl SessionState {
     /// Every state, waiting once for each reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Created,
         Self::Starting,
         Self::Running,
         Self::Idle,
+        Self::Asleep,
         Self::Waiting(WaitReason::Approval),
         Self::Waiting(WaitReason::Budget),
         Self::Waiting(WaitReason::CallerTool),
@@ -208,6 +216,7 @@ impl SessionState {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Idle => "idle",
+            Self::Asleep => "asleep",
             Self::Waiting(WaitReason::Approval) => "waiting_approval",
             Self::Waiting(WaitReason::Budget) => "waiting_budget",
             Self::Waiting(WaitReason::CallerTool) => "waiting_caller_tool",
@@ -248,6 +257,7 @@ impl Input {
             Self::Wait(_) => "wait",
             Self::Resume => "resume",
             Self::Interrupt => "interrupt",
+            Self::Sleep => "sleep",
             Self::End => "end",
             Self::Lost => "lose the sandbox",
             Self::Fail => "fail",
@@ -312,6 +322,19 @@ impl Session {
                 self.prompt_next()
             }
 
+            (S::Asleep, Input::Message(turn)) => {
+                self.queue.push_back(turn);
+                self.state = S::Starting;
+                vec![Effect::StartSandbox]
+            }
+            (S::Idle | S::Interrupted, Input::Sleep) if self.active.is_none() && self.queue.is_empty() => {
+                self.state = S::Asleep;
+                vec![Effect::EndSandbox]
+            }
+            // Its sandbox is gone, or about to be.
+            (S::Asleep, Input::Sleep) => vec![Effect::EndSandbox],
+            (S::Asleep, Input::Released | Input::Lost) => Vec::new(),
+
             (S::Running | S::Waiting(_), Input::TurnStopped(stop)) => {
                 let mut effects: Vec<Effect> = self
                     .active
@@ -336,7 +359,7 @@ impl Session {
             }
             // Nothing is with the agent: what waits is withdrawn.
             (S::Starting | S::Interrupted, Input::Interrupt) => self.cancel_turns(),
-            (S::Idle, Input::Interrupt) => Vec::new(),
+            (S::Idle | S::Asleep, Input::Interrupt) => Vec::new(),
 
             (S::Starting | S::Running | S::Waiting(_), Input::Lost) => {
                 self.state = S::Interrupted;
@@ -356,7 +379,7 @@ impl Session {
                 self.state = S::Ended;
                 self.cancel_turns()
             }
-            (S::Starting | S::Running | S::Idle | S::Waiting(_) | S::Interrupted, Input::End) => {
+            (S::Starting | S::Running | S::Idle | S::Asleep | S::Waiting(_) | S::Interrupted, Input::End) => {
                 self.state = S::Ending;
                 let mut effects = self.cancel_turns();
                 effects.push(Effect::EndSandbox);
@@ -365,7 +388,7 @@ impl Session {
             (S::Ending, Input::End) => vec![Effect::EndSandbox],
 
             (
-                S::Created | S::Starting | S::Running | S::Idle | S::Waiting(_) | S::Interrupted,
+                S::Created | S::Starting | S::Running | S::Idle | S::Asleep | S::Waiting(_) | S::Interrupted,
                 Input::Fail,
             ) => {
                 self.state = S::Failed;

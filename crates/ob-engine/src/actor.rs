@@ -25,17 +25,20 @@ use ob_core::Refusal;
 use ob_core::TurnNumber;
 use ob_core::record::SessionRecord;
 use ob_core::record::TurnRecord;
+use ob_core::resource::LimitHit;
 use ob_core::session::Input;
+use ob_core::session::SessionState;
+use ob_store::StoreError;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::Shared;
+use crate::actors::Place;
+use crate::shared::Shared;
 use live::Live;
 
-/// Operations that wait for one session. More than a few at once is a mistake of the caller, which then waits.
-const COMMANDS: usize = 16;
 /// Chunks of output that wait for their commit. Each has up to 64 KiB; the guest holds back the rest.
 const SIGNALS: usize = 32;
 /// The most signals in one commit.
@@ -50,6 +53,8 @@ const EXIT_GRACE: Duration = Duration::from_secs(2);
 const MAX_STARTS: u32 = 3;
 /// A sandbox that was lost comes again after this, and that long more for each further loss.
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
+/// One that sleeps and could not leave its place, since somebody was about to tell it something, tries again after this.
+const LEAVE_AGAIN: Duration = Duration::from_secs(1);
 /// While the store cannot write, it is tried again after this.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -100,7 +105,12 @@ enum What {
         may_help: bool,
     },
     /// An earlier server's sandbox is gone.
-    AdoptFailed(String),
+    AdoptFailed {
+        /// Why.
+        reason: String,
+        /// The limit that it was ended for, if that is why.
+        limit: Option<LimitHit>,
+    },
     /// Bytes of the agent's standard output.
     Stdout(bytes::Bytes),
     /// The agent's standard output has ended.
@@ -111,8 +121,12 @@ enum What {
     Exit(ob_core::link::ExitStatus),
     /// The sandbox ended without having been told to.
     SandboxEnded(String),
+    /// The sandbox reached a limit; if that ended it, it is the last that is told of it.
+    LimitHit(LimitHit),
     /// The sandbox is gone, as it was told.
     Released,
+    /// The model that it waited for answers.
+    ModelFound,
 }
 
 /// How an actor begins.
@@ -126,10 +140,11 @@ pub(crate) enum Begin {
 /// One session's owner.
 pub(crate) struct Actor {
     shared: Arc<Shared>,
+    /// Where operations find it.
+    place: Place,
     record: SessionRecord,
     /// Turns that are not over.
     turns: BTreeMap<TurnNumber, TurnRecord>,
-    commands: mpsc::Receiver<Command>,
     signals: mpsc::Receiver<Signal>,
     signal: mpsc::Sender<Signal>,
     generation: u32,
@@ -152,6 +167,8 @@ pub(crate) struct Actor {
     undelivered: Option<TurnNumber>,
     /// The session is to end as soon as that can be written.
     end_asked: Option<String>,
+    /// The last limit that cost the sandbox a process.
+    last_hit: Option<LimitHit>,
     /// The number of the first event of the newest commit.
     first_index: u64,
     /// The session belongs to a later server, or the store is closed.
@@ -163,26 +180,28 @@ enum Deadline {
     Handshake,
     Cancel,
     Exit,
+    /// There was nothing to do for long.
+    Idle,
 }
 
 // === impl Actor ===
 
 impl Actor {
-    /// An actor for this session, and where to send it commands.
+    /// An actor for this session.
     pub(crate) fn new(
         shared: Arc<Shared>,
+        place: Place,
         record: SessionRecord,
         turns: Vec<TurnRecord>,
-    ) -> (Self, mpsc::Sender<Command>) {
-        let (command, commands) = mpsc::channel(COMMANDS);
+    ) -> Self {
         let (signal, signals) = mpsc::channel(SIGNALS);
         let turns =
             turns.into_iter().filter(|turn| !turn.state.is_over()).map(|turn| (turn.number, turn)).collect();
-        let actor = Self {
+        Self {
             shared,
+            place,
             record,
             turns,
-            commands,
             signals,
             signal,
             generation: 0,
@@ -198,19 +217,20 @@ impl Actor {
             cancelling: false,
             undelivered: None,
             end_asked: None,
+            last_hit: None,
             first_index: 0,
             dispossessed: false,
-        };
-        (actor, command)
+        }
     }
 
-    /// Drives the session until it is over, parked or taken by another server.
+    /// Drives the session until it is over, asleep, parked or taken by another server.
     pub(crate) async fn run(mut self, begin: Begin) {
         match begin {
             Begin::Fresh => self.input(Input::Start).await,
             Begin::Recover => self.recover().await,
         }
         while !self.is_done() {
+            self.watch_idleness();
             if let Some(reason) = self.end_asked.take() {
                 self.end(reason, None).await;
                 continue;
@@ -219,7 +239,7 @@ impl Actor {
             // The deadline comes before the signals: an agent that never stops talking must not hold it up.
             tokio::select! {
                 biased;
-                command = self.commands.recv() => match command {
+                command = self.place.inbox.recv() => match command {
                     Some(Command::Park { keep_sandbox, reply }) => {
                         self.park(keep_sandbox).await;
                         reply.send(()).ok();
@@ -246,9 +266,56 @@ impl Actor {
         }
     }
 
-    fn is_done(&self) -> bool {
-        self.dispossessed
-            || (self.record.core.state.is_over() && self.live.is_none() && self.starting.is_none())
+    fn is_done(&mut self) -> bool {
+        if self.dispossessed {
+            return true;
+        }
+        let state = self.record.core.state;
+        let is_out = self.live.is_none() && self.starting.is_none();
+        is_out && (state.is_over() || (state == SessionState::Asleep && self.place.leave()))
+    }
+
+    /// Sees to it that a session which has nothing to do falls asleep in time, and that one which sleeps leaves.
+    fn watch_idleness(&mut self) {
+        let patience = match self.record.core.state {
+            SessionState::Idle => Some(self.shared.sandbox.get().idle),
+            SessionState::Asleep => Some(LEAVE_AGAIN),
+            _ => None,
+        };
+        match (patience, self.deadline) {
+            (Some(patience), None) => self.deadline = Some((Instant::now() + patience, Deadline::Idle)),
+            (None, Some((_, Deadline::Idle))) => self.deadline = None,
+            _ => {}
+        }
+    }
+}
+
+/// Takes a session over from an earlier server, or from its own sleep, and drives it. `turn` limits how many are
+/// taken over at once; one that is asked for by an operation waits for its turn here.
+pub(crate) async fn take_over(shared: Arc<Shared>, place: Place, turn: Option<OwnedSemaphorePermit>) {
+    let id = place.session().clone();
+    let loaded = async {
+        let _turn = match turn {
+            Some(turn) => turn,
+            None => Arc::clone(&shared.takeovers).acquire_owned().await.map_err(|_| StoreError::Closed)?,
+        };
+        shared.store.claim(&id, shared.epoch).await?;
+        // As its owner left it: until it was ours, it may have changed.
+        let Some(record) = shared.store.session(&id).await? else { return Ok(None) };
+        let turns = shared.store.turns(&id).await?;
+        Ok(Some((record, turns)))
+    };
+    match loaded.await {
+        Ok(Some((record, turns))) if !record.core.state.is_over() => {
+            tracing::debug!(session = %id, state = record.core.state.as_str(), "session taken over");
+            Actor::new(shared, place, record, turns).run(Begin::Recover).await;
+        }
+        Ok(_) => {}
+        // Whoever asked for it learns that it is not driven here.
+        Err(error @ (StoreError::Fenced { .. } | StoreError::Closed | StoreError::Missing { .. })) => {
+            tracing::info!(session = %id, %error, "a session was not taken over");
+        }
+        Err(error) => tracing::error!(session = %id, %error, "a session was not taken over"),
     }
 }
 

@@ -11,7 +11,7 @@ use ob_core::record::SessionRecord;
 use ob_core::record::WorkspaceKind;
 use ob_sandbox::link::Guest;
 
-use crate::Shared;
+use crate::shared::Shared;
 use crate::workspace;
 
 /// The sandbox dials within this.
@@ -52,12 +52,18 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
     let mut spec = shared.plain_spec(id, runtime, &project, &found);
     let base = shared.home.workspace_base(record.project, found.id);
     spec.read_only_at = vec![(base, workspace::BASE_DIR.to_owned())];
+    let inside = backend.inside(&spec);
+    let base_dir = inside.read_only_at.first().map_or(workspace::BASE_DIR, String::as_str).to_owned();
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await?;
     let work = async {
         guest.connected(DIAL).await.map_err(|error| no_sandbox(&error))?;
         let mut outputs = Vec::new();
-        for (name, argv) in ["patch", "files"].into_iter().zip(workspace::diff_script(&base_commit)) {
+        for (name, argv) in ["patch", "files"].into_iter().zip(workspace::diff_script(
+            &base_commit,
+            &base_dir,
+            &inside.workspace,
+        )) {
             let spec = ProcessSpec { argv, cwd: None, env: std::collections::BTreeMap::new(), stdin: false };
             let output =
                 guest.run(name, &spec, workspace::PATCH_MAX).await.map_err(|error| no_sandbox(&error))?;

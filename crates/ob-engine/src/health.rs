@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use ob_core::ProjectId;
+use ob_core::resource::is_isolated;
+use ob_core::resource::marked_backend;
 use ob_core::session::SessionStatus;
 use ob_store::SessionFilter;
+use ob_telemetry::Gauges;
 use serde::Serialize;
 
 use crate::Engine;
@@ -24,17 +27,6 @@ pub struct Check {
     /// What mends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
-}
-
-/// Numbers for the metrics page, read when it is asked for.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Gauges {
-    /// Sessions that are not over, by project.
-    pub active_sessions: Vec<(String, u64)>,
-    /// Sandboxes that run.
-    pub sandboxes: u64,
-    /// Projects.
-    pub projects: u64,
 }
 
 // === impl Engine ===
@@ -62,10 +54,20 @@ impl Engine {
             }
         };
         let backend = match self.shared.backend() {
-            Ok(backend) => backend.check().await.map(|()| backend.name()),
+            Ok(backend) => match backend.check().await {
+                Ok(()) => backend.holds(&self.shared.sandbox_limits()).map(|()| backend.name()),
+                Err(refusal) => Err(refusal),
+            },
             Err(refusal) => Err(refusal),
         };
         let sandbox = match backend {
+            Ok(name) if !is_isolated(name) => Check {
+                name: "sandbox",
+                status: "degraded",
+                required: false,
+                message: format!("backend `{}`", marked_backend(name)),
+                fix: Some("set `sandbox.backend` to `auto`, unless this is meant".to_owned()),
+            },
             Ok(name) => Check {
                 name: "sandbox",
                 status: "ok",

@@ -1,5 +1,4 @@
-//! What a crash left behind: folders of projects, workspaces and sessions that are deleted, and sandboxes that made a
-//! patch. The record of a deleted thing goes first and its files after it, so a crash between the two leaves files that
+//! What a crash left behind: folders of projects, workspaces and sessions that are deleted, and sandboxes. The record of a deleted thing goes first and its files after it, so a crash between the two leaves files that
 //! belong to nobody.
 
 use std::path::Path;
@@ -12,8 +11,8 @@ use ob_core::SessionId;
 use ob_core::WorkspaceId;
 use ob_store::StoreError;
 
-use crate::Shared;
 use crate::claims::Claims;
+use crate::shared::Shared;
 use crate::workspace;
 
 /// What there was before the server made anything.
@@ -24,6 +23,8 @@ pub(crate) struct Found {
     homes: Vec<(ProjectId, SessionId)>,
     /// Sandboxes that made patches: their ids and runtime folders.
     patches: Vec<(String, PathBuf)>,
+    /// Sandboxes of sessions: the short forms of their ids, and their runtime folders.
+    pub(crate) sandboxes: Vec<(String, PathBuf)>,
 }
 
 /// Looks at the home. What has a name that we do not give is none of our business.
@@ -91,8 +92,14 @@ fn look_blocking(home: &Home) -> Found {
         found.homes.extend(names::<SessionId>(&folder.join("homes"), "").into_iter().map(|id| (project, id)));
     }
     let sandboxes = home.runtime().join("s");
-    let patches = names::<String>(&sandboxes, "").into_iter().filter(|name| crate::diff::is_id(name));
-    found.patches.extend(patches.map(|id| (id.clone(), sandboxes.join(id))));
+    for name in names::<String>(&sandboxes, "") {
+        let runtime = sandboxes.join(&name);
+        if crate::diff::is_id(&name) {
+            found.patches.push((name, runtime));
+        } else if SessionId::is_suffix(&name) {
+            found.sandboxes.push((name, runtime));
+        }
+    }
     found
 }
 

@@ -4,6 +4,7 @@
 //! driven by one [`actor`]; what it must not forget is in the store before anyone sees it.
 
 mod actor;
+mod actors;
 mod claims;
 mod clock;
 mod diff;
@@ -16,12 +17,9 @@ mod recovery;
 mod shared;
 mod workspace;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::OnceLock;
-use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -34,8 +32,6 @@ use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::ledger::MicroUsd;
-use ob_core::record::SessionRecord;
-use ob_core::record::TurnRecord;
 use ob_gate::Gates;
 use ob_store::SharedStore;
 use ob_store::tokens::SharedTokens;
@@ -45,9 +41,9 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use actor::Actor;
-use actor::Begin;
 use actor::Command;
+use actors::Actors;
+use actors::Entered;
 use claims::Claims;
 use live::Live;
 use shared::Shared;
@@ -56,7 +52,6 @@ pub use clock::Clock;
 pub use clock::SharedClock;
 pub use clock::SystemClock;
 pub use health::Check;
-pub use health::Gauges;
 pub use live::Configuration;
 pub use models::Catalogue;
 pub use models::Demonstration;
@@ -70,6 +65,8 @@ pub const FIRST_HOST_UID: u32 = 1_900_000_000;
 const PARK: Duration = Duration::from_secs(20);
 /// Calls to models that a stop cut off are booked within this.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Sessions that are taken over at once, so that their claims share transactions.
+const TAKEOVERS: usize = 64;
 /// Sandboxes that are being made at once: more of them only wait for each other's processors.
 const STARTS: usize = 8;
 /// Sandboxes that make patches at once.
@@ -110,7 +107,7 @@ pub struct EngineOptions {
 /// The live system. Shared by all doors.
 pub struct Engine {
     shared: Arc<Shared>,
-    actors: Mutex<Actors>,
+    actors: Arc<Actors>,
     claims: Claims,
     tracker: TaskTracker,
     draining: AtomicBool,
@@ -121,19 +118,11 @@ pub struct Engine {
     started_at: Timestamp,
 }
 
-/// The sessions that are driven.
-#[derive(Default)]
-struct Actors {
-    by_session: HashMap<SessionId, mpsc::Sender<Command>>,
-    /// No session is driven any more.
-    closed: bool,
-}
-
 // === impl Engine ===
 
 impl Engine {
-    /// Takes over the state: becomes its owner, books what a crash left open, and finds the sessions that were live.
-    /// They resume by themselves.
+    /// Takes over the state: becomes its owner. What a crash left open is booked, and the sessions that were live are
+    /// found and resume, in the background.
     pub async fn start(options: EngineOptions) -> Result<Arc<Self>, Refusal> {
         let refuse = |error: ob_store::StoreError| error.refusal();
         let epoch = options.store.new_epoch().await.map_err(refuse)?;
@@ -154,6 +143,7 @@ impl Engine {
             uid: options.uid,
             epoch,
             preparing: Mutex::default(),
+            takeovers: Arc::new(Semaphore::new(TAKEOVERS)),
             starts: Arc::new(Semaphore::new(STARTS)),
             patches: Arc::new(Semaphore::new(DIFFS)),
             diffs: AtomicU64::new(0),
@@ -162,7 +152,7 @@ impl Engine {
         });
         let engine = Arc::new(Self {
             shared,
-            actors: Mutex::default(),
+            actors: Arc::default(),
             claims: Claims::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
@@ -172,40 +162,30 @@ impl Engine {
             version: options.version,
             started_at,
         });
-        engine.settle_orphans().await?;
-        engine.recover().await?;
+        // Read before any gate is open: what is open later is ours.
+        let cut = engine.shared.store.open_charges().await.map_err(refuse)?;
         // Nobody waits for it, and a stop waits for it.
-        let shared = Arc::clone(&engine.shared);
-        let claims = engine.claims.clone();
-        engine.tracker.spawn(async move { leftovers::remove(&shared, &claims, &known).await });
+        let recovering = Arc::clone(&engine);
+        engine.tracker.spawn(async move { recovering.recover(cut, known).await });
         Ok(engine)
     }
 
-    /// Starts the actor of a session. Once the server lets go of its sessions, the next one does.
-    fn spawn_actor(self: &Arc<Self>, record: SessionRecord, turns: Vec<TurnRecord>, begin: Begin) {
-        let id = record.id.clone();
-        let (actor, commands) = Actor::new(Arc::clone(&self.shared), record, turns);
-        {
-            let mut actors = self.actors();
-            if actors.closed {
-                return;
+    /// The actor of a session that is not over; if there is none, one takes the session over.
+    pub(crate) fn actor(&self, session: &SessionId) -> Result<mpsc::Sender<Command>, Refusal> {
+        let gone = || Refusal::unavailable("the server is stopping").fix("try again when it is back");
+        match self.actors.enter(session) {
+            Entered::Driven(commands) => Ok(commands),
+            Entered::Vacant(place) => {
+                let commands = place.commands().ok_or_else(gone)?;
+                self.tracker.spawn(actor::take_over(Arc::clone(&self.shared), place, None));
+                Ok(commands)
             }
-            actors.by_session.insert(id.clone(), commands);
+            Entered::Taken(other) => Err(Refusal::conflict(format!(
+                "session `{other}`, which has the same short name, has its sandbox now"
+            ))
+            .fix("end the other session, or try again when it sleeps")),
+            Entered::Closed => Err(gone()),
         }
-        let listed = Listed { engine: Arc::downgrade(self), session: id };
-        self.tracker.spawn(async move {
-            // Also after a panic.
-            let _listed = listed;
-            actor.run(begin).await;
-        });
-    }
-
-    fn actors(&self) -> MutexGuard<'_, Actors> {
-        self.actors.lock().expect("no one panics with it")
-    }
-
-    fn actor(&self, session: &SessionId) -> Option<mpsc::Sender<Command>> {
-        self.actors().by_session.get(session).cloned()
     }
 
     /// Ready, or why not.
@@ -229,11 +209,7 @@ impl Engine {
             asked.get_or_insert(keep_sandboxes);
             first
         });
-        let actors: Vec<_> = {
-            let mut actors = self.actors();
-            actors.closed = true;
-            actors.by_session.values().cloned().collect()
-        };
+        let actors = self.actors.close();
         let parked = async {
             let parks = actors.into_iter().map(|actor| async move {
                 let (reply, parked) = tokio::sync::oneshot::channel();
@@ -254,22 +230,6 @@ impl Engine {
         }
         if let Err(error) = self.shared.store.close().await {
             tracing::error!(%error, "the store did not close cleanly");
-        }
-    }
-}
-
-/// A session among those that are driven, for as long as its actor runs.
-struct Listed {
-    engine: Weak<Engine>,
-    session: SessionId,
-}
-
-// === impl Listed ===
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        if let Some(engine) = self.engine.upgrade() {
-            engine.actors().by_session.remove(&self.session);
         }
     }
 }

@@ -223,6 +223,7 @@ impl Engine {
             started_at: self.started_at,
             active_sessions: shared.store.active_sessions().await.map_err(|error| error.refusal())?,
             sandboxes: shared.sandboxes.load(std::sync::atomic::Ordering::Relaxed),
+            isolated: shared.backend().is_ok_and(|backend| backend.isolates()),
             backend: shared
                 .backend()
                 .map_or_else(|refusal| refusal.to_string(), |backend| backend.name().to_owned()),

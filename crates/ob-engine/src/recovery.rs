@@ -1,105 +1,156 @@
-//! What an earlier server left: calls that it did not book, and sessions that were live.
+//! What an earlier server left: calls to models that it did not book, sessions that were live, sandboxes that nobody
+//! owns, and files of deleted things.
+//!
+//! All of it is done behind an open door: operations are served meanwhile, and one that needs a session which is not
+//! taken over yet takes it over itself.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
 use ob_core::EventBody;
 use ob_core::EventKind;
-use ob_core::Refusal;
+use ob_core::SessionId;
 use ob_core::event::Usage;
-use ob_core::record::SessionRecord;
+use ob_core::session::SessionState;
 use ob_core::session::SessionStatus;
 use ob_store::Commit;
 use ob_store::OpenCharge;
 use ob_store::SessionFilter;
 use ob_store::StoreError;
 use ob_store::Write;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Engine;
-use crate::Shared;
-use crate::actor::Begin;
+use crate::actor;
+use crate::actors::Entered;
+use crate::leftovers;
+use crate::leftovers::Found;
+use crate::shared::Shared;
 
-/// Sessions that are taken over at once, so that their claims share transactions.
-const RECOVERIES: usize = 64;
+/// Records in one read of the store.
+const PAGE: usize = 500;
+/// A store that cannot be read is tried again after this.
+const AGAIN: Duration = Duration::from_millis(500);
 
 // === impl Engine ===
 
 impl Engine {
-    /// Calls to a model that a crash cut off: the provider may have answered, so what was reserved counts as spent. What
-    /// cannot be booked now stays reserved until the next start.
-    pub(super) async fn settle_orphans(&self) -> Result<(), Refusal> {
-        for open in self.shared.store.open_charges().await.map_err(|error| error.refusal())? {
-            match self.settle_orphan(&open).await {
-                Ok(()) => {
-                    tracing::warn!(session = %open.session, cost = %open.amount.cost, "a model call was cut off; its reservation counts as spent");
-                }
-                Err(error) => tracing::error!(session = %open.session, %error, "a model call was not booked"),
-            }
+    /// Takes over what an earlier server left. `cut` are the calls that were open when we started, `found` what was in
+    /// the folders of the home.
+    pub(crate) async fn recover(&self, cut: Vec<OpenCharge>, found: Found) {
+        for open in cut {
+            let Ok(turn) = Arc::clone(&self.shared.takeovers).acquire_owned().await else { return };
+            self.tracker.spawn(settle_orphan(Arc::clone(&self.shared), open, turn));
         }
-        Ok(())
+        if let Some(sleepers) = self.recover_sessions().await {
+            self.reap(&found, &sleepers).await;
+        }
+        leftovers::remove(&self.shared, &self.claims, &found).await;
     }
 
-    pub(super) async fn settle_orphan(&self, open: &OpenCharge) -> Result<(), StoreError> {
-        let Shared { store, epoch, .. } = &*self.shared;
-        let settle = Write::Settle { charge: open.charge, used: open.amount };
-        let Some(record) = store.session(&open.session).await? else {
-            return store.commit(Commit { writes: vec![settle], fence: None }).await.map(drop);
-        };
-        // Ours from now on, so that an earlier server which still runs cannot book it as well.
-        store.claim(&open.session, *epoch).await?;
-        let mut event = EventBody::new(EventKind::Usage)
-            .data(serde_json::json!({ "charge": open.charge, "cut": true, "reserved": true }));
-        event.turn = record.core.active;
-        event.usage = Some(Usage {
-            // Only the sum was reserved.
-            input_tokens: open.amount.tokens,
-            cost: open.amount.cost,
-            model: record.model.model,
-            estimated: true,
-            ..Usage::default()
-        });
-        let append = Write::Append { session: open.session.clone(), events: vec![event] };
-        store.commit(Commit { writes: vec![settle, append], fence: Some(*epoch) }).await.map(drop)
-    }
-
-    pub(super) async fn recover(self: &Arc<Self>) -> Result<(), Refusal> {
+    /// Takes over every session that is to be driven; those that sleep, by the short form of their ids. `None` if the
+    /// server stopped meanwhile.
+    async fn recover_sessions(&self) -> Option<HashMap<String, SessionId>> {
+        let mut sleepers = HashMap::new();
         let mut before = None;
         loop {
             let filter = SessionFilter {
-                projects: None,
                 status: Some(SessionStatus::Active),
                 before: before.clone(),
-                limit: 500,
+                limit: PAGE,
+                ..SessionFilter::default()
             };
-            let page = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let page = match self.shared.store.sessions(filter).await {
+                Ok(page) => page,
+                Err(StoreError::Closed) => return None,
+                // The one that we had got to was deleted: from the top, since who is driven is skipped.
+                Err(StoreError::Missing { .. }) => {
+                    before = None;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot look for live sessions; trying again");
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            let Some(last) = page.last() else { return Some(sleepers) };
             before = Some(last.id.clone());
-            let taken = stream::iter(page)
-                .map(|record| async move { (record.id.clone(), self.take_over(record).await) })
-                .buffer_unordered(RECOVERIES)
-                .collect::<Vec<_>>()
-                .await;
-            for (session, taken) in taken {
-                // One that cannot be taken over must not keep the others from being.
-                if let Err(error) = taken {
-                    tracing::error!(%session, %error, "a session was not taken over");
+            for record in page {
+                if record.core.state == SessionState::Asleep {
+                    sleepers.insert(record.id.suffix().to_owned(), record.id.clone());
+                    continue;
+                }
+                let turn = Arc::clone(&self.shared.takeovers).acquire_owned().await.ok()?;
+                match self.actors.enter(&record.id) {
+                    Entered::Vacant(place) => {
+                        let shared = Arc::clone(&self.shared);
+                        self.tracker.spawn(actor::take_over(shared, place, Some(turn)));
+                    }
+                    Entered::Driven(_) => {}
+                    Entered::Taken(other) => {
+                        tracing::error!(session = %record.id, %other, "two live sessions have one short name");
+                    }
+                    Entered::Closed => return None,
                 }
             }
         }
     }
 
-    pub(super) async fn take_over(self: &Arc<Self>, record: SessionRecord) -> Result<(), StoreError> {
-        let store = &self.shared.store;
-        store.claim(&record.id, self.shared.epoch).await?;
-        // As its owner left it: until it was ours, it may have changed.
-        let Some(record) = store.session(&record.id).await?.filter(|record| !record.core.state.is_over())
-        else {
-            return Ok(());
-        };
-        let turns = store.turns(&record.id).await?;
-        tracing::info!(session = %record.id, state = record.core.state.as_str(), "session found");
-        self.spawn_actor(record, turns, Begin::Recover);
-        Ok(())
+    /// Ends the sandboxes that nobody owns: of sessions that are over or unknown, and of those that sleep. Which there
+    /// were when we started says the home's own folder of sandboxes; whom to end says each one's control socket.
+    async fn reap(&self, found: &Found, sleepers: &HashMap<String, SessionId>) {
+        for (suffix, runtime) in &found.sandboxes {
+            if let Some(session) = sleepers.get(suffix) {
+                // Its actor does it, so that a message which wakes it meanwhile does not lose its new sandbox.
+                if let Err(refusal) = self.actor(session) {
+                    tracing::warn!(%session, %refusal, "the sandbox of a session that sleeps stays");
+                }
+            } else if !self.actors.is_driven(suffix)
+                && let Ok(backend) = self.shared.backend()
+            {
+                match backend.end(suffix, runtime).await {
+                    Ok(()) => tracing::warn!(sandbox = suffix, "ended a sandbox that nobody owned"),
+                    Err(error) => {
+                        tracing::error!(sandbox = suffix, %error, "cannot end a sandbox that nobody owns");
+                    }
+                }
+            }
+        }
     }
+}
+
+/// A call to a model that a crash cut off: the provider may have answered, so what was reserved counts as spent. What
+/// cannot be booked now stays reserved until the next start.
+async fn settle_orphan(shared: Arc<Shared>, open: OpenCharge, _turn: OwnedSemaphorePermit) {
+    match try_settle(&shared, &open).await {
+        Ok(()) => {
+            tracing::warn!(session = %open.session, cost = %open.amount.cost, "a model call was cut off; its reservation counts as spent");
+        }
+        Err(error) => tracing::error!(session = %open.session, %error, "a model call was not booked"),
+    }
+}
+
+async fn try_settle(shared: &Shared, open: &OpenCharge) -> Result<(), StoreError> {
+    let Shared { store, epoch, .. } = shared;
+    let settle = Write::Settle { charge: open.charge, used: open.amount };
+    let Some(record) = store.session(&open.session).await? else {
+        return store.commit(Commit { writes: vec![settle], fence: None }).await.map(drop);
+    };
+    // Ours from now on, so that an earlier server which still runs cannot book it as well.
+    store.claim(&open.session, *epoch).await?;
+    let mut event = EventBody::new(EventKind::Usage)
+        .data(serde_json::json!({ "charge": open.charge, "cut": true, "reserved": true }));
+    event.turn = record.core.active;
+    event.usage = Some(Usage {
+        // Only the sum was reserved.
+        input_tokens: open.amount.tokens,
+        cost: open.amount.cost,
+        model: record.model.model,
+        estimated: true,
+        ..Usage::default()
+    });
+    let append = Write::Append { session: open.session.clone(), events: vec![event] };
+    store.commit(Commit { writes: vec![settle, append], fence: Some(*epoch) }).await.map(drop)
 }

@@ -14,6 +14,7 @@ use ob_config::SandboxSettings;
 use ob_core::Home;
 use ob_core::ProjectId;
 use ob_core::Refusal;
+use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::WorkspaceId;
 use ob_core::ledger::MicroUsd;
@@ -32,6 +33,7 @@ use ob_sandbox::link::Guest;
 use ob_store::Commit;
 use ob_store::Epoch;
 use ob_store::SharedStore;
+use ob_store::StoreError;
 use ob_store::Write;
 use ob_store::tokens::SharedTokens;
 use ob_telemetry::Metrics;
@@ -63,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) epoch: Epoch,
     /// One turn for each workspace that is being prepared.
     pub(crate) preparing: Mutex<HashMap<WorkspaceId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Turns to take a session over.
+    pub(crate) takeovers: Arc<Semaphore>,
     /// Turns to make a sandbox.
     pub(crate) starts: Arc<Semaphore>,
     /// Turns to make a patch.
@@ -92,6 +96,16 @@ impl Shared {
         turn
     }
 
+    /// Makes sure that no later server has taken the session over. For what is done outside of the store, where no fence
+    /// is: right before it.
+    pub(crate) async fn still_owns(&self, session: &SessionId) -> Result<(), Refusal> {
+        match self.store.claim(session, self.epoch).await {
+            Err(error @ StoreError::Fenced { .. }) => Err(error.refusal().fix("ask the server that owns it")),
+            // A sandbox is ended although the store cannot be written, and although the session was deleted.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// Leave to use the sandbox backend.
     pub(crate) fn backend(&self) -> Result<Arc<Permit<dyn Backend>>, Refusal> {
         self.registry.permit::<dyn Backend>(Domain::Adapter, SANDBOX, self.now()).map(Arc::new)
@@ -110,6 +124,31 @@ impl Shared {
     /// Who must own a project's files, if that is not us.
     pub(crate) fn owner_of(&self, project: &ProjectRecord) -> Option<u32> {
         self.is_root.then(|| self.host_uid(project))
+    }
+
+    /// What a sandbox of a project may use.
+    pub(crate) fn project_limits(&self, project: &ProjectRecord) -> Limits {
+        let mut limits = self.sandbox_limits();
+        for (resource, amount) in &project.limits {
+            limits.set(*resource, *amount);
+        }
+        limits
+    }
+
+    /// What a sandbox may use if its project says nothing.
+    pub(crate) fn sandbox_limits(&self) -> Limits {
+        let settings = self.sandbox.get();
+        Limits {
+            memory: settings.memory,
+            pids: settings.pids,
+            cpu_millis: settings.cpu_millis,
+            open_files: settings.open_files,
+            disk: settings.disk,
+            inodes: settings.inodes.map(u64::from),
+            wall: settings.wall,
+            output_rate: settings.output_rate,
+            best_effort: settings.best_effort,
+        }
     }
 
     /// The sandbox of a session.
@@ -164,7 +203,7 @@ impl Shared {
             read_only_at: Vec::new(),
             env,
             host_uid: self.host_uid(project),
-            limits: Limits { memory: sandbox.memory, pids: sandbox.pids, cpu_millis: sandbox.cpu_millis },
+            limits: self.project_limits(project),
             lease: sandbox.lease,
         }
     }

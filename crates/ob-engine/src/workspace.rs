@@ -105,24 +105,28 @@ fn open_folders(path: &Path) {
 }
 
 /// The commands, to be run in order inside a sandbox, whose outputs are the patch and the names of the changed files.
-pub(crate) fn diff_script(base_commit: &str) -> [Vec<String>; 2] {
+/// `base` and `workspace` are where these are inside.
+pub(crate) fn diff_script(base_commit: &str, base: &str, workspace: &str) -> [Vec<String>; 2] {
     let script = |last: &str| {
         vec![
             "/bin/sh".to_owned(),
             "-ec".to_owned(),
             format!(
-                "git() {{ command git --git-dir={BASE_DIR} --work-tree=/workspace -c core.hooksPath=/dev/null \
+                "git() {{ command git --git-dir=\"$base\" --work-tree=\"$workspace\" -c core.hooksPath=/dev/null \
                  -c core.fsmonitor=false -c safe.directory='*' -c core.quotePath=false -c diff.noprefix=false \
                  -c advice.addEmbeddedRepo=false \"$@\"; }}\n\
-                 export GIT_INDEX_FILE=/tmp/index GIT_OBJECT_DIRECTORY=/tmp/objects \
-                 GIT_ALTERNATE_OBJECT_DIRECTORIES={BASE_DIR}/objects GIT_OPTIONAL_LOCKS=0\n\
-                 mkdir -p /tmp/objects\n\
-                 cd /workspace\n\
-                 [ -e /tmp/index ] || {{ git read-tree \"$1\"; git add --all --ignore-errors . >&2; }}\n\
+                 base=$2 workspace=$3 own=${{TMPDIR:-/tmp}}\n\
+                 export GIT_INDEX_FILE=\"$own/index\" GIT_OBJECT_DIRECTORY=\"$own/objects\" \
+                 GIT_ALTERNATE_OBJECT_DIRECTORIES=\"$base/objects\" GIT_OPTIONAL_LOCKS=0\n\
+                 mkdir -p \"$own/objects\"\n\
+                 cd \"$workspace\"\n\
+                 [ -e \"$own/index\" ] || {{ git read-tree \"$1\"; git add --all --ignore-errors . >&2; }}\n\
                  {last}"
             ),
             "diff".to_owned(),
             base_commit.to_owned(),
+            base.to_owned(),
+            workspace.to_owned(),
         ]
     };
     [
@@ -209,8 +213,8 @@ fn exclude(path: &OsStr) -> OsString {
 
 /// The paths of the submodules in `ls-files --stage -z`.
 fn submodules(listed: &[u8]) -> impl Iterator<Item = OsString> {
-    let entries = listed.split(|byte| *byte == 0);
-    entries.filter(|entry| entry.starts_with(b"160000 ")).filter_map(|entry| {
+    let entries = listed.split(|byte| *byte == 0).filter(|entry| entry.starts_with(b"160000 "));
+    entries.filter_map(|entry| {
         let tab = entry.iter().position(|byte| *byte == b'\t')?;
         Some(OsStr::from_bytes(&entry[tab + 1..]).to_owned())
     })

@@ -78,6 +78,8 @@ pub struct GateOptions {
     pub body_timeout: Duration,
     /// How long a connection may be without a complete request head.
     pub request_head_timeout: Duration,
+    /// How long a call waits for a model server of this machine that does not answer yet.
+    pub model_patience: Duration,
     /// The most bytes of a request's body.
     pub max_body: usize,
     /// The most bytes of one event of a stream, and of an answer that is not a stream.
@@ -140,6 +142,7 @@ impl Default for GateOptions {
             stream_idle_timeout: Duration::from_secs(120),
             body_timeout: Duration::from_secs(60),
             request_head_timeout: Duration::from_secs(60),
+            model_patience: Duration::from_secs(90),
             max_body: 32 * 1024 * 1024,
             max_event: 16 * 1024 * 1024,
             settle_backoff: Duration::from_millis(200),

@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::time::Duration;
 
 use ob_core::Refusal;
 use ob_core::RefusalCode;
 use ob_core::model::ModelRef;
+use ob_core::model::ModelSource;
 use ob_core::redact::Redactor;
 use secrecy::ExposeSecret as _;
+use tokio::sync::watch;
 
 /// The models of this server.
 pub struct Models {
     table: RwLock<Table>,
+    /// Told whenever one is added.
+    added: watch::Sender<()>,
 }
 
 /// A provider, ready to be asked.
@@ -43,7 +48,7 @@ impl Models {
     /// No models yet.
     pub fn new() -> Self {
         let table = Table { providers: BTreeMap::new(), redactor: Arc::new(Redactor::default()) };
-        Self { table: RwLock::new(table) }
+        Self { table: RwLock::new(table), added: watch::Sender::new(()) }
     }
 
     /// Adds or replaces the provider that answers for this model.
@@ -51,6 +56,8 @@ impl Models {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.providers.insert((model.provider.clone(), model.model.clone()), (model, provider));
         table.renew_redactor();
+        drop(table);
+        self.added.send_replace(());
     }
 
     /// No provider answers for this model from now on.
@@ -74,6 +81,27 @@ impl Models {
         };
         Err(Refusal::new(RefusalCode::Unavailable, format!("no provider answers for the model {model}"))
             .fix(fix))
+    }
+
+    /// As [`Self::provider`]; a model of this machine that does not answer yet, after a restart of both, is waited for.
+    pub async fn provider_within(&self, model: &ModelRef, patience: Duration) -> Result<Provider, Refusal> {
+        // Before the first look, so that what is added between the two is seen.
+        let mut added = self.added.subscribe();
+        let waiting = async {
+            loop {
+                match self.provider(model) {
+                    Err(_) if model.source != ModelSource::Configured => {}
+                    known => return known,
+                }
+                if added.changed().await.is_err() {
+                    return self.provider(model);
+                }
+            }
+        };
+        match tokio::time::timeout(patience, waiting).await {
+            Ok(known) => known,
+            Err(_) => self.provider(model),
+        }
     }
 
     /// Every model, by provider and name.

@@ -45,7 +45,8 @@ pub(crate) async fn chat(
     let provider = gate
         .shared
         .models
-        .provider(&session.model)
+        .provider_within(&session.model, gate.shared.options.model_patience)
+        .await
         .map_err(|refusal| GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_model", refusal))?;
     let client = gate.shared.client.as_ref().map_err(|error| {
         let refusal = Refusal::unavailable(format!("this server cannot speak to providers: {error}"))

@@ -109,6 +109,7 @@ pub fn project() -> ProjectRecord {
         source: None,
         max_cost: None,
         model: None,
+        limits: Default::default(),
         created_at: Timestamp::from_micros(1),
     }
 }
@@ -128,6 +129,7 @@ pub fn workspace(project: ProjectId) -> WorkspaceRecord {
 /// A session of a workspace and a tree.
 pub fn session(workspace: &WorkspaceRecord, tree: &TreeId) -> SessionRecord {
     SessionRecord {
+        enforcement: None,
         id: SessionId::new(Timestamp::from_micros(0), rand::random()),
         project: workspace.project,
         workspace: workspace.id,

@@ -11,6 +11,9 @@ use ob_core::RefusalCode;
 use ob_core::SessionId;
 use ob_core::TurnNumber;
 use ob_core::operation::Operation;
+use ob_core::resource::LimitHit;
+use ob_core::resource::is_isolated;
+use ob_core::resource::marked_backend;
 use ob_core::session::SessionStatus;
 use ob_core::turn::TurnState;
 use tracing::debug;
@@ -129,6 +132,15 @@ pub struct SandboxEnded<'a> {
     pub backend: &'a str,
     /// Why, in words.
     pub reason: &'a str,
+}
+
+/// A sandbox reached a limit.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitReached<'a> {
+    /// The session that it is for.
+    pub session: &'a SessionId,
+    /// Which, and what happened.
+    pub hit: &'a LimitHit,
 }
 
 /// A model call is over.
@@ -305,7 +317,12 @@ impl SandboxStarted<'_> {
     /// Logs it and counts it.
     pub fn emit(&self, metrics: &Metrics) {
         let Self { session, backend, took } = *self;
-        info!(target: TARGET, %session, backend, ms = ms(took), "sandbox started");
+        if is_isolated(backend) {
+            info!(target: TARGET, %session, backend, ms = ms(took), "sandbox started");
+        } else {
+            let backend = marked_backend(backend);
+            warn!(target: TARGET, %session, backend, ms = ms(took), "sandbox started");
+        }
         metrics.count(&names::SANDBOX_STARTS, &[backend], 1);
         metrics.observe(&names::SANDBOX_START_SECONDS, &[], took);
     }
@@ -330,6 +347,18 @@ impl SandboxEnded<'_> {
     pub fn emit(&self, _metrics: &Metrics) {
         let Self { session, backend, reason } = *self;
         info!(target: TARGET, %session, backend, reason, "sandbox ended");
+    }
+}
+
+// === impl LimitReached ===
+
+impl LimitReached<'_> {
+    /// Logs it as a warning and counts it.
+    pub fn emit(&self, metrics: &Metrics) {
+        let Self { session, hit } = *self;
+        let (limit, used, bound, times) = (hit.resource.as_str(), hit.used, hit.bound, hit.times);
+        warn!(target: TARGET, %session, limit, used, bound, times, what = hit.message(), "limit reached");
+        metrics.count(&names::LIMITS_REACHED, &[limit], 1);
     }
 }
 

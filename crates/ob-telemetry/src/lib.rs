@@ -17,6 +17,7 @@ mod names;
 pub use event::ConfigRefused;
 pub use event::ConfigReloaded;
 pub use event::EventsAppended;
+pub use event::LimitReached;
 pub use event::ModelCallDone;
 pub use event::OperationDone;
 pub use event::PanicCaught;

@@ -11,6 +11,7 @@ use ob_core::RefusalCode;
 use ob_core::invariant::Invariant;
 use ob_core::operation::Method;
 use ob_core::operation::Operation;
+use ob_core::resource::Resource;
 use ob_core::session::SessionStatus;
 use ob_core::turn::TurnState;
 use prometheus::HistogramOpts;
@@ -172,6 +173,9 @@ impl Metrics {
         }
         for family in [&names::SANDBOX_STARTS, &names::SANDBOX_START_FAILURES] {
             self.count(family, &["namespace"], 0);
+        }
+        for resource in Resource::ALL {
+            self.count(&names::LIMITS_REACHED, &[resource.as_str()], 0);
         }
         self.touch(&names::SANDBOX_START_SECONDS, &[]);
         self.count(&names::MODEL_CALLS, &[OTHER, OK], 0);

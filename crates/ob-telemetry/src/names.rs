@@ -72,6 +72,8 @@ families! {
         "Sandboxes that were asked for and did not start.";
     SANDBOX_START_SECONDS = "oubliette_sandbox_start_seconds", Kind::Histogram(WAIT_SECONDS), [],
         "Time from asking for a sandbox to its link being up.";
+    LIMITS_REACHED = "oubliette_sandbox_limits_reached_total", Kind::Counter, ["limit"],
+        "Reports of sandboxes that reached a limit; one report may stand for many times in a row.";
     MODEL_CALLS = "oubliette_model_calls_total", Kind::Counter, ["provider", "status"],
         "Model calls that ended, by outcome.";
     TURNS = "oubliette_turns_total", Kind::Counter, ["state"],

@@ -62,6 +62,7 @@ pub fn session_record(n: u32, model: ModelRef) -> SessionRecord {
     let at = Timestamp::from_micros(1_795_000_000_000_000 + i64::from(n));
     let uuid = Uuid::from_u128(u128::from(n));
     SessionRecord {
+        enforcement: None,
         id: SessionId::new(at, n),
         project: ProjectId::from_uuid(uuid),
         workspace: WorkspaceId::from_uuid(uuid),

@@ -113,6 +113,13 @@ impl MemoryStore {
         self.lock().closed = false;
     }
 
+    /// Loses a session and its log, as the restore of an older state does.
+    pub fn forget(&self, session: &SessionId) {
+        let mut state = self.lock();
+        state.tables.sessions.remove(session);
+        state.logs.remove(session);
+    }
+
     /// Every event of a session.
     pub fn log(&self, session: &SessionId) -> Vec<Event> {
         self.lock().logs.get(session).map(|log| log.events.clone()).unwrap_or_default()
@@ -130,6 +137,7 @@ impl MemoryStore {
             source: None,
             max_cost: limits.max_cost,
             model: None,
+            limits: Default::default(),
             created_at: at,
         };
         let workspace = WorkspaceRecord {

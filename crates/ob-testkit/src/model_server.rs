@@ -95,6 +95,8 @@ struct Shared {
 struct Script {
     queue: VecDeque<Answer>,
     otherwise: Option<Answer>,
+    /// What `GET …/models` lists, apart from the script.
+    listed: Option<Vec<String>>,
     recorded: Vec<Recorded>,
 }
 
@@ -325,6 +327,12 @@ impl ModelServer {
         self.shared.script().otherwise = Some(answer);
     }
 
+    /// From now on lists these models, apart from the script and unrecorded; with none it is as if it were down for whoever
+    /// looks for a model server.
+    pub fn lists(&self, models: &[&str]) {
+        self.shared.script().listed = Some(models.iter().map(|name| (*name).to_owned()).collect());
+    }
+
     /// Every request so far.
     pub fn requests(&self) -> Vec<Recorded> {
         self.shared.script().recorded.clone()
@@ -381,6 +389,10 @@ impl Drop for HangUp {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let listed = shared.script().listed.clone();
+    if let Some(models) = listed.filter(|_| request.uri().path().ends_with("/models")) {
+        return list(&models);
+    }
     let mut hang_up = HangUp { shared: Arc::clone(&shared), complete: false };
     let (head, body) = request.into_parts();
     let raw = axum::body::to_bytes(body, MAX_REQUEST).await.unwrap_or_default();
@@ -417,6 +429,14 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         hang_up.complete = true;
     }
     response.body(Body::from_stream(play(steps, hang_up))).expect("a test names real headers")
+}
+
+fn list(models: &[String]) -> Response {
+    let entries: Vec<Value> = models.iter().map(|id| json!({ "id": id })).collect();
+    let status = if models.is_empty() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = json!({ "object": "list", "data": entries }).to_string();
+    let response = Response::builder().status(status).header("content-type", "application/json");
+    response.body(Body::from(body)).expect("constant headers")
 }
 
 fn play(steps: Vec<Step>, hang_up: HangUp) -> impl Stream<Item = Result<Bytes, std::io::Error>> {

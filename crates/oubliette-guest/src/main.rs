@@ -1,7 +1,9 @@
 //! Static programs at the sandbox's edge, told apart by their first argument: `launch` outside (starts and ends the
-//! sandbox), `init` inside (first process and guest link), `agent` inside (the built-in agent, an ACP server).
+//! sandbox), nothing or `init` (first process and guest link), `agent` inside (the built-in agent, an ACP server).
 
 mod agent;
+mod cage;
+mod idle;
 mod init;
 mod launch;
 
@@ -11,8 +13,18 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("launch") => launch::main(),
         Some("agent") => agent::main(),
-        // bubblewrap starts the guest without arguments.
-        None | Some("init") => init::main(),
+        // bubblewrap starts the guest without arguments: then it is in a sandbox, and closes the cage first.
+        None => match cage::close() {
+            Ok(()) => init::main(),
+            Err(error) => {
+                cage::complain(&error);
+                ExitCode::FAILURE
+            }
+        },
+        // The first process of sandboxes that tests look at from inside.
+        Some("exec") => cage::execute(std::env::args().skip(2)),
+        // Outside of a sandbox there is nothing to close.
+        Some("init") => init::main(),
         Some(_) => ExitCode::from(2),
     }
 }

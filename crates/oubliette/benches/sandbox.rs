@@ -1,5 +1,5 @@
-//! Sandboxes, timed: cold start to the first output of a command, the same from a large server, a bare bubblewrap beside
-//! it, and a command in a live sandbox.
+//! Sandboxes, timed: cold start to the first output of a command, the same from a large server and without the cage, a bare
+//! bubblewrap beside it, and a command in a live sandbox. And the memory of one that waits.
 //!
 //! A plain program: `cargo bench -p oubliette --bench sandbox [-- --json]`. Runs of each kind take turns, so that what the
 //! machine does meanwhile hits all of them.
@@ -38,6 +38,7 @@ use ob_sandbox::link::Output;
 use ob_sandbox::namespace::GuestImage;
 use ob_sandbox::namespace::NamespaceBackend;
 use ob_sandbox::namespace::NamespaceOptions;
+use ob_sandbox::namespace::protection::Protection;
 use ob_store::Epoch;
 use ob_telemetry::Metrics;
 use ob_testkit::MemoryStore;
@@ -49,18 +50,39 @@ const EXECS: usize = 400;
 /// What a large server holds.
 const BIG: usize = 500 << 20;
 /// The limits of a sandbox as the server sets them by default.
-const LIMITS: Limits = Limits { memory: Some(4 << 30), pids: Some(4096), cpu_millis: Some(2000) };
+const LIMITS: Limits =
+    Limits { memory: Some(4 << 30), pids: Some(4096), cpu_millis: Some(2000), ..Limits::NONE };
+/// What a plain sandbox lacks: all that the cage is made of, but not the namespaces.
+const CAGE: [Protection; 6] = [
+    Protection::SystemCalls,
+    Protection::Landlock,
+    Protection::ControlGroups,
+    Protection::ProcMasks,
+    Protection::Bounds,
+    Protection::HiddenGuest,
+];
+/// A sandbox's memory is as small as it gets within this time of quiet.
+const QUIET: Duration = Duration::from_secs(10);
 /// The uid of sandboxes made by root.
 const HOST_UID: u32 = 1_900_000_999;
 
 struct Bench {
     folder: tempfile::TempDir,
-    backend: NamespaceBackend,
+    /// With the cage and without.
+    backends: [NamespaceBackend; 2],
     gates: Gates,
     number: u32,
 }
 
+/// Which backend makes a sandbox.
+#[derive(Clone, Copy)]
+enum Kind {
+    Caged,
+    Plain,
+}
+
 struct Sandbox {
+    kind: Kind,
     spec: SandboxSpec,
     guest: Guest,
     _gate: ob_gate::OpenGate,
@@ -74,17 +96,22 @@ impl Bench {
         if rustix::process::geteuid().is_root() {
             ob_sandbox::give_to(&workspace, HOST_UID).unwrap();
         }
-        let backend = NamespaceBackend::new(NamespaceOptions {
+        let options = NamespaceOptions {
             guest: GuestImage::File(guest),
             programs: folder.path().join("bin"),
             bwrap: None,
             first_process: None,
-        });
+        };
+        let backends = [NamespaceBackend::new(options.clone()), NamespaceBackend::weakened(options, &CAGE)];
         let gates = Gates::new(Arc::new(MemoryStore::new()), Arc::new(Models::new()), Metrics::new("bench"));
-        Self { folder, backend, gates, number: 0 }
+        Self { folder, backends, gates, number: 0 }
     }
 
-    async fn start(&mut self) -> Sandbox {
+    fn backend(&self, kind: Kind) -> &NamespaceBackend {
+        &self.backends[kind as usize]
+    }
+
+    async fn start(&mut self, kind: Kind) -> Sandbox {
         self.number += 1;
         let id = format!("b{}", self.number);
         let runtime = self.folder.path().join("s").join(&id);
@@ -120,20 +147,20 @@ impl Bench {
         };
         let guest = Guest::new();
         let gate = self.gates.open(&spec.gate_dir, session, guest.clone()).await.unwrap();
-        self.backend.start(&spec).await.unwrap();
+        self.backend(kind).start(&spec).await.unwrap();
         guest.connected(Duration::from_secs(20)).await.unwrap();
-        Sandbox { spec, guest, _gate: gate }
+        Sandbox { kind, spec, guest, _gate: gate }
     }
 
     async fn end(&self, sandbox: Sandbox) {
         sandbox.guest.close();
-        self.backend.end(&sandbox.spec.id, &sandbox.spec.runtime).await.unwrap();
+        self.backend(sandbox.kind).end(&sandbox.spec.id, &sandbox.spec.runtime).await.unwrap();
     }
 
     /// From asking for a sandbox to the first byte that a command in it wrote.
-    async fn cold(&mut self) -> Duration {
+    async fn cold(&mut self, kind: Kind) -> Duration {
         let began = Instant::now();
-        let sandbox = self.start().await;
+        let sandbox = self.start(kind).await;
         first_byte(&sandbox.guest, "cold").await;
         let took = began.elapsed();
         self.end(sandbox).await;
@@ -174,16 +201,63 @@ fn bare(folder: &Path) -> Duration {
     took
 }
 
+/// Kibibytes of memory, shared ones by share, of all processes of the sandboxes whose programs are in `folder`, as small
+/// as they get while nothing happens.
+fn idle_pss(folder: &Path) -> u64 {
+    let deadline = Instant::now() + QUIET;
+    let mut least = u64::MAX;
+    while Instant::now() < deadline {
+        least = least.min(pss(folder));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    least
+}
+
+fn pss(folder: &Path) -> u64 {
+    let own = std::process::id();
+    let mut family = children(own);
+    family.retain(|pid| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.starts_with(folder))
+    });
+    assert_eq!(family.len(), 1, "one launcher");
+    let mut next = 0;
+    while let Some(pid) = family.get(next) {
+        family.extend(children(*pid));
+        next += 1;
+    }
+    assert_eq!(family.len(), 3, "launcher, bubblewrap, guest");
+    let of = |pid: &u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    family.iter().map(of).sum()
+}
+
+/// Of all threads.
+fn children(pid: u32) -> Vec<u32> {
+    let mut all = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        all.extend(text.split_whitespace().filter_map(|word| word.parse::<u32>().ok()));
+    }
+    all
+}
+
 fn percentile(samples: &mut [Duration], percent: usize) -> f64 {
     samples.sort_unstable();
     samples[(samples.len() - 1) * percent / 100].as_secs_f64() * 1e3
 }
 
 fn print(json: bool, name: &str, value: f64, method: &str) {
+    print_in(json, name, value, "ms", method);
+}
+
+fn print_in(json: bool, name: &str, value: f64, unit: &str, method: &str) {
     if json {
-        println!("{}", serde_json::json!({ "name": name, "value": value, "unit": "ms", "method": method }));
+        println!("{}", serde_json::json!({ "name": name, "value": value, "unit": unit, "method": method }));
     } else {
-        println!("{name:36} {value:9.3} ms   {method}");
+        println!("{name:36} {value:9.3} {unit}   {method}");
     }
 }
 
@@ -197,22 +271,25 @@ async fn main() {
     std::fs::set_permissions(bare_folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
 
     // The first of each kind unpacks programs and fills caches.
-    bench.cold().await;
+    bench.cold(Kind::Caged).await;
+    bench.cold(Kind::Plain).await;
     bare(bare_folder.path());
-    let (mut cold, mut big, mut bares) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cold, mut plain, mut big, mut bares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..COLD {
         bares.push(bare(bare_folder.path()));
-        cold.push(bench.cold().await);
+        cold.push(bench.cold(Kind::Caged).await);
+        plain.push(bench.cold(Kind::Plain).await);
     }
     // Every page is written to, so that the server really is that large.
     let ballast: Vec<u8> = (0..BIG).map(|byte| if byte % 4096 == 0 { 1 } else { 0 }).collect();
     for _ in 0..COLD {
-        big.push(bench.cold().await);
+        big.push(bench.cold(Kind::Caged).await);
     }
     assert_eq!(ballast.iter().step_by(4096).map(|byte| usize::from(*byte)).sum::<usize>(), BIG / 4096);
     drop(ballast);
 
-    let sandbox = bench.start().await;
+    let sandbox = bench.start(Kind::Caged).await;
+    let idle = idle_pss(&bench.folder.path().join("bin"));
     let mut execs = Vec::new();
     for number in 0..EXECS {
         let id = format!("e{number}");
@@ -228,6 +305,16 @@ async fn main() {
          first byte of `echo`; p50"
     );
     print(json, "sandbox_cold_namespace_p50", percentile(&mut cold, 50), &starts);
+    let added = percentile(&mut cold, 50) - percentile(&mut plain, 50);
+    let method = format!(
+        "p50 of the starts above, minus that of {COLD} in turn with them without filters, landlock, covered /proc, bounds \
+         and cgroup"
+    );
+    print(json, "cage_added_p50", added, &method);
+    let method = "launcher, bubblewrap and guest of one sandbox, alone on the machine, with its link up and nothing to do; \
+                  Pss, the least in 10 s";
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+    print_in(json, "sandbox_idle_overhead", idle as f64 / 1024.0, "MiB", method);
     let large = format!("the same from a process that holds {} MiB; {COLD} starts, p50", BIG >> 20);
     print(json, "sandbox_cold_big_server_p50", percentile(&mut big, 50), &large);
     let method = format!("bwrap alone, same namespaces, to the first byte of `echo`; {COLD} starts, p50");

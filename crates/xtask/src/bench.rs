@@ -42,7 +42,9 @@ pub struct Figure {
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let mut figures = BTreeMap::new();
     let mut keep = |figure: Figure| figures.insert(figure.name.clone(), figure);
-    for (package, bench) in [("ob-store", "store"), ("oubliette", "sandbox")] {
+    let programs =
+        [("ob-store", "store"), ("oubliette", "sandbox"), ("oubliette", "life"), ("oubliette", "neighbours")];
+    for (package, bench) in programs {
         for figure in program(root, package, bench)? {
             keep(figure);
         }
@@ -190,6 +192,9 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "append_to_subscriber_p99" => Some((3.0 * value("fdatasync_p99")? + 2.0, true)),
         "start_empty" => Some((50.0, true)),
         "idle_rss" | "binary_size" => Some((25.0, true)),
+        "start_loaded" | "reattach_p99" => Some((1000.0, true)),
+        "idle_session_rss" => Some((16.0, true)),
+        "rss_after_churn" => Some((45.0, true)),
         _ => None,
     }
 }

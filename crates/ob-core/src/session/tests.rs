@@ -50,6 +50,10 @@ fn rows() {
             vec![E::RecordTurn(T1, TurnState::Failed), E::EndSandbox]),
         ("an interrupt before the agent is there withdraws what waits", at(S::Starting, None, &[T1]), vec![I::Interrupt, I::Ready], at(S::Idle, None, &[]),
             vec![E::RecordTurn(T1, TurnState::Cancelled)]),
+        ("an idle one sleeps, and a message wakes it", at(S::Idle, None, &[]), vec![I::Sleep, I::Released, I::Message(T2), I::Ready],
+            at(S::Running, Some(T2), &[]), vec![E::EndSandbox, E::StartSandbox, E::RecordTurn(T2, TurnState::Running), E::Prompt(T2)]),
+        ("one that was lost while it had nothing to do sleeps", at(S::Interrupted, None, &[]), vec![I::Sleep], at(S::Asleep, None, &[]), vec![E::EndSandbox]),
+        ("one that sleeps ends", at(S::Asleep, None, &[]), vec![I::End, I::Released], at(S::Ended, None, &[]), vec![E::EndSandbox]),
     ];
     for (name, start, inputs, expected, effects) in rows {
         let mut session = start;
@@ -74,6 +78,7 @@ fn the_whole_table_of_what_is_allowed() {
         I::Wait(WaitReason::Budget),
         I::Resume,
         I::Interrupt,
+        I::Sleep,
         I::End,
         I::Lost,
         I::Fail,
@@ -81,20 +86,26 @@ fn the_whole_table_of_what_is_allowed() {
     ];
     #[rustfmt::skip]
     let table = [
-        //                 start ready msg   stop  wait  resum inter end   lost  fail  released
-        (S::Created,     "  x     .     x     .     .     .     .     x     .     x     . "),
-        (S::Starting,    "  .     x     x     .     .     .     x     x     x     x     . "),
-        (S::Running,     "  .     .     x     x     x     .     x     x     x     x     . "),
-        (S::Idle,        "  .     .     x     .     .     .     x     x     x     x     . "),
-        (S::Waiting(WaitReason::Approval), ".  .     x     x     .     x     x     x     x     x     . "),
-        (S::Interrupted, "  x     .     x     .     .     .     x     x     x     x     . "),
-        (S::Ending,      "  .     .     .     .     .     .     .     x     x     .     x "),
-        (S::Ended,       "  .     .     .     .     .     .     .     x     x     .     x "),
-        (S::Failed,      "  .     .     .     .     .     .     .     x     x     .     x "),
+        //                 start ready msg   stop  wait  resum inter sleep end   lost  fail  released
+        (S::Created,     "  x     .     x     .     .     .     .     .     x     .     x     . "),
+        (S::Starting,    "  .     x     x     .     .     .     x     .     x     x     x     . "),
+        (S::Running,     "  .     .     x     x     x     .     x     .     x     x     x     . "),
+        (S::Idle,        "  .     .     x     .     .     .     x     x     x     x     x     . "),
+        (S::Asleep,      "  .     .     x     .     .     .     x     x     x     x     x     x "),
+        (S::Waiting(WaitReason::Approval), ".  .     x     x     .     x     x     .     x     x     x     . "),
+        (S::Interrupted, "  x     .     x     .     .     .     x     x     x     x     x     . "),
+        (S::Ending,      "  .     .     .     .     .     .     .     .     x     x     .     x "),
+        (S::Ended,       "  .     .     .     .     .     .     .     .     x     x     .     x "),
+        (S::Failed,      "  .     .     .     .     .     .     .     .     x     x     .     x "),
     ];
     for (state, row) in table {
         for (input, mark) in inputs.into_iter().zip(row.split_whitespace()) {
             let active = matches!(state, S::Running | S::Waiting(_)).then_some(T1);
+            if input == I::Sleep {
+                let busy = at(state, Some(T1), &[]).step(input).is_ok()
+                    || at(state, None, &[T1]).step(input).is_ok();
+                assert!(!busy || state == S::Asleep, "{state:?}: one that has something to do never sleeps");
+            }
             let outcome = at(state, active, &[]).step(input);
             assert_eq!(outcome.is_ok(), mark == "x", "{state:?} + {input:?}: {outcome:?}");
             if let Err(denied) = outcome {
@@ -114,6 +125,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(I::Wait(WaitReason::Approval)),
         Just(I::Resume),
         Just(I::Interrupt),
+        Just(I::Sleep),
         Just(I::End),
         Just(I::Lost),
         Just(I::Fail),
@@ -170,7 +182,7 @@ proptest! {
             if matches!(session.state, S::Running | S::Waiting(_)) {
                 prop_assert!(session.active.is_some());
             }
-            if session.state == S::Idle {
+            if matches!(session.state, S::Idle | S::Asleep) {
                 prop_assert!(session.active.is_none() && session.queue.is_empty());
             }
         }

@@ -19,8 +19,11 @@ impl Actor {
     /// Takes over from an earlier server: finds the sandbox again, or starts anew.
     pub(super) async fn recover(&mut self) {
         match self.record.core.state {
+            SessionState::Interrupted if self.turns.is_empty() => self.input(Input::Sleep).await,
             SessionState::Created | SessionState::Interrupted => self.input(Input::Start).await,
             state if state.is_over() => {}
+            // A sandbox that a crash left goes.
+            SessionState::Asleep => self.input(Input::Sleep).await,
             // The end was durable, and what was to be done about it may not have been.
             SessionState::Ending => self.input(Input::End).await,
             _ => {
@@ -72,11 +75,17 @@ impl Actor {
                 _ => {}
             }
         }
-        if keep_sandbox || self.record.core.state.is_over() {
+        let state = self.record.core.state;
+        if keep_sandbox || state.is_over() || state == SessionState::Asleep {
             return;
         }
-        step.event(EventBody::system("the server stops; the session goes on when it is back"));
-        self.input_into(&mut step, Input::Lost);
+        if state == SessionState::Idle {
+            step.event(EventBody::system("the server stops; the session goes on with its next message"));
+            self.input_into(&mut step, Input::Sleep);
+        } else {
+            step.event(EventBody::system("the server stops; the session goes on when it is back"));
+            self.input_into(&mut step, Input::Lost);
+        }
         step.without_effects();
         if let Err(error) = self.commit_once(&step).await {
             tracing::error!(session = %self.record.id, %error, "cannot record that the server stops");

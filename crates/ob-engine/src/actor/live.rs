@@ -14,9 +14,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use ob_agent::Driver;
 use ob_component::Permit;
+use ob_core::Refusal;
+use ob_core::model::ModelRef;
+use ob_core::resource::Enforcement;
 use ob_gate::OpenGate;
 use ob_sandbox::Backend;
-use ob_sandbox::Enforcement;
+use ob_sandbox::Walls;
 use ob_sandbox::link::Guest;
 use serde::Deserialize;
 use serde::Serialize;
@@ -26,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
 
 use super::Signal;
-use crate::Shared;
+use super::What;
+use crate::shared::Shared;
 
 use pump::Pump;
 
@@ -41,6 +45,9 @@ const DIAL: Duration = Duration::from_secs(15);
 const REDIAL: Duration = Duration::from_secs(10);
 /// Pieces of input that wait for the agent to take them: prompts and cancellations, one or two at a time.
 const INPUTS: usize = 8;
+/// A model server of this machine that does not answer is looked for again after this, and later after longer.
+const MODEL_AGAIN: Duration = Duration::from_millis(500);
+const MODEL_AGAIN_MAX: Duration = Duration::from_secs(10);
 /// How much of an agent's error output is kept for the message when it fails.
 const LAST_WORDS: usize = 2048;
 
@@ -58,12 +65,18 @@ pub(super) struct SavedDriver {
 pub(super) struct Live {
     pub(super) process: String,
     pub(super) enforcement: Enforcement,
+    /// The working directory, as processes inside see it.
+    pub(super) workspace: String,
+    /// The most output of its agent in a second.
+    output_rate: Option<u64>,
     /// The driver as an earlier server saved it, if the sandbox was found again.
     pub(super) adopted: Option<SavedDriver>,
     /// The agent's own id of the conversation that it should continue.
     pub(super) resume: Option<String>,
     /// True if the agent did continue it.
     pub(super) resumed: bool,
+    /// Why there is no model for it yet.
+    pub(super) waits_for: Option<Refusal>,
     place: Place,
     guest: Guest,
     backend: Arc<Permit<dyn Backend>>,
@@ -76,7 +89,7 @@ pub(super) struct Live {
     pumps: CancellationToken,
     _stop_pumps: DropGuard,
     /// Counts this sandbox among those that run.
-    _counted: Counted,
+    counted: Counted,
     /// Open for as long as the sandbox is ours.
     _gate: OpenGate,
 }
@@ -107,6 +120,7 @@ impl Live {
         process: String,
         place: Place,
         enforcement: Enforcement,
+        workspace: String,
         guest: Guest,
         gate: OpenGate,
         backend: Arc<Permit<dyn Backend>>,
@@ -116,9 +130,12 @@ impl Live {
         Self {
             process,
             enforcement,
+            workspace,
+            output_rate: None,
             adopted: None,
             resume: None,
             resumed: false,
+            waits_for: None,
             place,
             guest,
             backend,
@@ -129,9 +146,14 @@ impl Live {
             last_words: Arc::default(),
             _stop_pumps: pumps.clone().drop_guard(),
             pumps,
-            _counted: counted,
+            counted,
             _gate: gate,
         }
+    }
+
+    /// What holds the sandbox from within.
+    pub(super) fn walls(&self) -> Walls {
+        self.backend.walls()
     }
 
     /// Starts to carry bytes and news between the agent and the actor, from where the driver stands.
@@ -146,6 +168,7 @@ impl Live {
             generation,
             signal: signal.clone(),
             stop: self.pumps.clone(),
+            output_rate: self.output_rate,
         };
         pump.clone().spawn(pump.clone().stdout(driver.stdout_offset()));
         pump.clone().spawn(pump.clone().stderr(
@@ -155,6 +178,24 @@ impl Live {
         ));
         pump.clone().spawn(pump.clone().stdin(inputs));
         pump.clone().spawn(pump.clone().exit());
+    }
+
+    /// Looks for the model until it answers, and tells the actor.
+    pub(super) fn await_model(&self, model: ModelRef, generation: u32, signal: &mpsc::Sender<Signal>) {
+        let shared = Arc::clone(&self.counted.0);
+        let (signal, stop) = (signal.clone(), self.pumps.clone());
+        tokio::spawn(async move {
+            let looking = async {
+                let mut pause = MODEL_AGAIN;
+                while shared.catalogue.ensure(&model).await.is_err() {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MODEL_AGAIN_MAX);
+                }
+            };
+            if stop.run_until_cancelled(looking).await.is_some() {
+                drop(signal.send(Signal { generation, what: What::ModelFound }).await);
+            }
+        });
     }
 
     /// Hands what the driver wants to say to the agent's input; what does not fit goes with the next step.

@@ -5,9 +5,12 @@ use ob_agent::DriverOptions;
 use ob_agent::Output;
 use ob_core::EventBody;
 use ob_core::Refusal;
-use ob_core::link::WORKSPACE_DIR;
+use ob_core::resource::Consequence;
+use ob_core::resource::LimitHit;
+use ob_core::resource::is_isolated;
 use ob_core::session::Input;
 use ob_core::session::SessionState;
+use ob_telemetry::LimitReached;
 use tokio::time::Instant;
 
 use super::Actor;
@@ -50,7 +53,11 @@ impl Actor {
                 self.starting = None;
                 self.fail_or_retry(step, refusal, may_help);
             }
-            What::AdoptFailed(reason) => {
+            What::AdoptFailed { limit: Some(hit), .. } => {
+                self.starting = None;
+                self.limit_reached(step, hit);
+            }
+            What::AdoptFailed { reason, limit: None } => {
                 self.starting = None;
                 self.lost(step, &reason);
             }
@@ -77,6 +84,11 @@ impl Actor {
                 self.exited_if_drained(step);
             }
             What::SandboxEnded(reason) => self.lost(step, &reason),
+            What::LimitHit(hit) => self.limit_reached(step, hit),
+            What::ModelFound => {
+                let text = format!("the model {} answers again", self.record.model);
+                step.event(EventBody::system(text));
+            }
             What::Released => {
                 self.starting = None;
                 self.live = None;
@@ -101,20 +113,29 @@ impl Actor {
             },
             None => {
                 let resume = live.resume.clone();
-                Driver::new(DriverOptions { cwd: WORKSPACE_DIR.to_owned(), resume })
+                Driver::new(DriverOptions { cwd: live.workspace.clone(), resume })
             }
         };
         let waits = matches!(self.record.core.state, SessionState::Starting);
         if waits {
             self.deadline = Some((Instant::now() + HANDSHAKE, Deadline::Handshake));
         }
+        self.record.enforcement = Some(live.enforcement.clone());
+        step.session_changed();
+        self.last_hit = None;
         step.event(EventBody::system(if adopted { "sandbox found again" } else { "sandbox started" }).data(
             serde_json::json!({
                 "backend": self.record.backend,
                 "enforcement": live.enforcement,
+                "isolated": is_isolated(&self.record.backend),
+                "walls": live.walls(),
                 "adopted": adopted,
             }),
         ));
+        if let Some(refusal) = live.waits_for.take() {
+            step.event(EventBody::system(format!("waiting for the model {}: {refusal}", self.record.model)));
+            live.await_model(self.record.model.clone(), self.generation, &self.signal);
+        }
         live.attach(&driver, self.generation, &self.signal);
         self.driver = Some(driver);
         self.live = Some(live);
@@ -178,11 +199,47 @@ impl Actor {
             return self.input_into(step, Input::Lost);
         }
         step.event(EventBody::error(&refusal));
-        if may_help && self.starts < MAX_STARTS {
+        if self.record.core.state == SessionState::Idle {
+            self.sleep(step);
+        } else if may_help && self.starts < MAX_STARTS {
             self.start_again(step);
         } else {
-            self.record.reason = Some(refusal.to_string());
+            self.record.reason = Some(self.why_it_fails(refusal.to_string()));
             self.input_into(step, Input::Fail);
+        }
+    }
+
+    /// A limit was reached. What ended the sandbox ends the turn as well: it would be reached again.
+    fn limit_reached(&mut self, step: &mut Step, hit: LimitHit) {
+        LimitReached { session: &self.record.id, hit: &hit }.emit(&self.shared.metrics);
+        let data = serde_json::json!({ "limit": hit, "fix": hit.fix() });
+        if hit.consequence != Consequence::Ended {
+            if hit.consequence == Consequence::Killed {
+                self.last_hit = Some(hit);
+            }
+            return step.event(EventBody::system(hit.message()).data(data));
+        }
+        if self.record.core.state == SessionState::Ending {
+            self.live = None;
+            return self.input_into(step, Input::Lost);
+        }
+        let refusal = hit.refusal();
+        let code = refusal.code;
+        step.event(EventBody::error(&refusal).data(
+            serde_json::json!({ "code": code, "message": refusal.message, "fix": refusal.fix, "limit": hit }),
+        ));
+        if self.record.core.state == SessionState::Idle {
+            return self.sleep(step);
+        }
+        self.record.reason = Some(refusal.to_string());
+        self.input_into(step, Input::Fail);
+    }
+
+    /// The reason of a session that fails, with the limit that probably led to it.
+    fn why_it_fails(&self, reason: String) -> String {
+        match &self.last_hit {
+            Some(hit) => format!("{reason} ({}; {})", hit.message(), hit.fix()),
+            None => reason,
         }
     }
 
@@ -193,12 +250,22 @@ impl Actor {
             return self.input_into(step, Input::Lost);
         }
         step.event(EventBody::system(format!("the sandbox is gone: {reason}")));
-        if self.starts < MAX_STARTS {
+        if self.record.core.state == SessionState::Idle {
+            self.sleep(step);
+        } else if self.starts < MAX_STARTS {
             self.start_again(step);
         } else {
-            self.record.reason = Some(format!("the sandbox was lost {MAX_STARTS} times: {reason}"));
+            let reason = format!("the sandbox was lost {MAX_STARTS} times: {reason}");
+            self.record.reason = Some(self.why_it_fails(reason));
             self.input_into(step, Input::Fail);
         }
+    }
+
+    /// What is left of the sandbox goes, and another one comes with the next message.
+    pub(super) fn sleep(&mut self, step: &mut Step) {
+        self.deadline = None;
+        self.starts = 0;
+        self.input_into(step, Input::Sleep);
     }
 
     /// What is left of the sandbox goes, and another one comes.
@@ -253,6 +320,15 @@ impl Actor {
                 self.cancelling = true;
                 self.start_again(&mut step);
             }
+            Deadline::Idle if self.record.core.state == SessionState::Idle => {
+                step.event(EventBody::system(format!(
+                    "nothing to do for {:?}; the sandbox ends, and the next message starts another one",
+                    self.shared.sandbox.get().idle
+                )));
+                self.sleep(&mut step);
+            }
+            // The loop tries to leave.
+            Deadline::Idle => {}
             Deadline::Exit => {
                 self.stdout_ended = true;
                 self.exited_if_drained(&mut step);

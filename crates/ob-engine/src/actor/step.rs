@@ -61,6 +61,11 @@ impl Step {
         self.turns.push(turn);
     }
 
+    /// The record is to be written.
+    pub(super) fn session_changed(&mut self) {
+        self.session_changed = true;
+    }
+
     pub(super) fn driver_changed(&mut self) {
         self.driver_changed = true;
     }
@@ -364,7 +369,7 @@ impl Actor {
         loop {
             tokio::select! {
                 () = &mut retry => return,
-                command = self.commands.recv() => {
+                command = self.place.inbox.recv() => {
                     let refusal = error.refusal();
                     match command {
                         Some(Command::Message { reply, .. }) => { drop(reply.send(Err(refusal))); }

@@ -10,6 +10,7 @@ use ob_core::operation::WorkspaceTarget;
 use ob_core::record::ProjectRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
+use ob_core::resource::check_limits;
 use ob_core::session::SessionStatus;
 use ob_store::Commit;
 use ob_store::SessionFilter;
@@ -67,6 +68,7 @@ impl Engine {
                 Refusal::invalid(format!("max_cost_usd {usd} is not an amount")).fix("use 0 to 1000000000")
             })?),
         };
+        check_limits(&params.limits)?;
         if let Some(model) = &params.model {
             self.shared.catalogue.resolve(Some(model)).await?;
         }
@@ -79,6 +81,7 @@ impl Engine {
             source,
             max_cost,
             model: params.model,
+            limits: params.limits,
             created_at: self.shared.now(),
         };
         self.write(vec![Write::PutProject(record)]).await?;

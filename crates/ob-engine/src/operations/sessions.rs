@@ -31,6 +31,7 @@ use ob_core::record::SessionView;
 use ob_core::record::TurnRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
+use ob_core::resource::is_isolated;
 use ob_core::session::Session;
 use ob_core::turn::TurnState;
 use ob_store::Commit;
@@ -43,8 +44,11 @@ use tokio::sync::oneshot;
 
 use super::projects::page_size;
 use crate::Engine;
+use crate::actor::Actor;
 use crate::actor::Begin;
 use crate::actor::Command;
+use crate::actors::Entered;
+use crate::actors::Place;
 
 /// The most bytes of a message.
 const MESSAGE_MAX: usize = 256 * 1024;
@@ -74,9 +78,11 @@ impl Engine {
         // What this machine lacks is told now, and not by a session that fails.
         let backend = shared.backend()?;
         backend.check().await?;
+        backend.holds(&shared.project_limits(&project))?;
         let model = shared.catalogue.resolve(params.model.as_deref().or(project.model.as_deref())).await?;
         let now = shared.now();
-        let id = self.new_session_id().await?;
+        let place = self.new_place().await?;
+        let id = place.session().clone();
         let tree = TreeId::new(now, self.random_u32());
         let (workspace, new_workspace) = self.workspace_for(&params, &project, &id).await?;
         let first = TurnNumber::default().next();
@@ -90,6 +96,7 @@ impl Engine {
             agent: presets::BUILTIN.to_owned(),
             model: model.clone(),
             backend: backend.name().to_owned(),
+            enforcement: None,
             title: title(&params.message),
             last_turn: first,
             end_when_idle: params.end_when_idle,
@@ -124,7 +131,8 @@ impl Engine {
         let commit = Commit { writes, fence: Some(shared.epoch) };
         shared.store.commit(commit).await.map_err(|error| error.refusal())?;
         SessionCreated { session: &id, project: project.id }.emit(&shared.metrics);
-        self.spawn_actor(record, vec![turn], Begin::Fresh);
+        let actor = Actor::new(Arc::clone(shared), place, record, vec![turn]);
+        self.tracker.spawn(actor.run(Begin::Fresh));
         Ok(SessionAccepted {
             session_id: id,
             project_id: project.id,
@@ -142,8 +150,7 @@ impl Engine {
     ) -> Result<SessionAccepted, Refusal> {
         self.refuse_while_draining()?;
         check_message(&message)?;
-        let (turn, last_index) =
-            self.ask(&record.id, |reply| Command::Message { text: message, reply }).await?;
+        let (turn, last_index) = self.ask(&record, |reply| Command::Message { text: message, reply }).await?;
         Ok(SessionAccepted {
             session_id: record.id,
             project_id: record.project,
@@ -155,7 +162,7 @@ impl Engine {
     }
 
     pub(super) async fn session_interrupt(&self, record: SessionRecord) -> Result<Value, Refusal> {
-        self.ask(&record.id, |reply| Command::Interrupt { reply }).await?;
+        self.ask(&record, |reply| Command::Interrupt { reply }).await?;
         Ok(json!({ "session_id": record.id, "interrupted": true }))
     }
 
@@ -166,7 +173,7 @@ impl Engine {
     ) -> Result<Value, Refusal> {
         if !record.core.state.is_over() {
             let reason = format!("ended by {principal}");
-            if let Err(refusal) = self.ask(&record.id, |reply| Command::End { reason, reply }).await
+            if let Err(refusal) = self.ask(&record, |reply| Command::End { reason, reply }).await
                 && !self.is_over(&record.id).await?
             {
                 return Err(refusal);
@@ -175,19 +182,24 @@ impl Engine {
         Ok(json!({ "session_id": record.id, "ended": true }))
     }
 
+    /// Asks the session's actor; one that is not driven is taken over first.
     async fn ask<T>(
         &self,
-        session: &SessionId,
+        record: &SessionRecord,
         command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
     ) -> Result<T, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        if let Some(actor) = self.actor(session)
-            && actor.send(command(reply)).await.is_ok()
-            && let Ok(answer) = answer.await
-        {
-            return answer;
+        let session = &record.id;
+        if !record.core.state.is_over() {
+            let (reply, answer) = oneshot::channel();
+            // Held until the answer is there: an actor leaves only when nobody can tell it anything.
+            let actor = self.actor(session)?;
+            if actor.send(command(reply)).await.is_ok()
+                && let Ok(answer) = answer.await
+            {
+                return answer;
+            }
         }
-        // Nobody drives it: it is over, or it is no longer ours.
+        // It is over, or it is no longer ours.
         Err(if self.is_over(session).await? {
             Refusal::conflict(format!("session `{session}` is over"))
                 .fix("start another one with `oubliette run`")
@@ -223,7 +235,9 @@ impl Engine {
             title: record.title,
             agent: record.agent,
             model: record.model,
+            isolated: is_isolated(&record.backend),
             backend: record.backend,
+            enforcement: record.enforcement,
             turns: record.last_turn.0,
             last_stop,
             last_index: i64::try_from(next).unwrap_or(i64::MAX) - 1,
@@ -395,17 +409,23 @@ impl Engine {
         Ok((record, true))
     }
 
-    /// An id that no session has, and whose short form no live one has: sandboxes are named by that.
-    async fn new_session_id(&self) -> Result<SessionId, Refusal> {
+    /// The place of a new session: an id that no session has, and whose short form no sandbox has.
+    async fn new_place(&self) -> Result<Place, Refusal> {
         loop {
             let id = SessionId::new(self.shared.now(), self.random_u32());
-            let lives = {
-                let actors = self.actors();
-                actors.by_session.keys().any(|live| live.suffix() == id.suffix())
+            let place = match self.actors.enter(&id) {
+                Entered::Vacant(place) => place,
+                Entered::Driven(_) | Entered::Taken(_) => continue,
+                Entered::Closed => {
+                    return Err(
+                        Refusal::unavailable("the server is stopping").fix("try again when it is back")
+                    );
+                }
             };
             let known = self.shared.store.session(&id).await.map_err(|error| error.refusal())?;
-            if !lives && known.is_none() {
-                return Ok(id);
+            // A folder that is there may be one that is being cleaned up.
+            if known.is_none() && !self.shared.home.sandbox_runtime(&id).exists() {
+                return Ok(place);
             }
         }
     }

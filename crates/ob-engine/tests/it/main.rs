@@ -5,5 +5,7 @@
 
 mod doors;
 mod life;
+mod owner;
+mod sleep;
 mod takeover;
 mod world;

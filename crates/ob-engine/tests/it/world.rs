@@ -50,12 +50,18 @@ use serde_json::json;
 
 /// A deadline for what takes well under a second on a machine that has nothing else to do.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(3600);
 
 pub(crate) struct World {
     folder: tempfile::TempDir,
     pub(crate) home: Home,
     pub(crate) store: MemoryStore,
     pub(crate) model: ModelServer,
+    /// `sandbox.idle_s` of the next engine.
+    pub(crate) idle: Duration,
+    /// True if the next engine knows no provider and looks for a model server on this machine.
+    pub(crate) discovers: bool,
 }
 
 /// A backend that never makes a sandbox.
@@ -74,7 +80,7 @@ impl World {
         let home = Home::new(root.join("home"), Layout::V2, root.join("run"));
         std::fs::create_dir_all(home.data()).expect("a folder");
         let model = ModelServer::start().await.expect("a loopback port");
-        Self { folder, home, store: MemoryStore::new(), model }
+        Self { folder, home, store: MemoryStore::new(), model, idle: LONG, discovers: false }
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
@@ -116,6 +122,7 @@ impl World {
                 cpu_millis: None,
                 pids: None,
                 lease: Duration::from_secs(60),
+                idle: self.idle,
                 ..SandboxSettings::default()
             },
             max_cost: MicroUsd(10_000_000),
@@ -137,6 +144,10 @@ impl World {
 
     /// `cheap` costs nothing; `dear` costs a dollar for each token.
     fn models(&self) -> ModelSettings {
+        if self.discovers {
+            let discover_ports = vec![self.model.address().port()];
+            return ModelSettings { discover_ports, demonstration: false, ..ModelSettings::default() };
+        }
         let provider = ProviderSettings {
             base_url: self.model.base_url(),
             api_key: None,
@@ -303,7 +314,7 @@ impl Backend for Broken {
     }
 
     async fn adopt(&self, _: &str, _: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
-        Ok(Some(SandboxEnd { reason: "it never was".to_owned(), at: Timestamp::from_micros(0) }))
+        Ok(Some(SandboxEnd { reason: "it never was".to_owned(), at: Timestamp::from_micros(0), limit: None }))
     }
 
     async fn ended(&self, _: &str, _: &Path) -> SandboxEnd {

@@ -12,6 +12,7 @@
 
 mod connection;
 mod output;
+mod pace;
 mod request;
 mod run;
 
@@ -30,7 +31,10 @@ use ob_core::link::SignalRequest;
 use ob_core::link::StdinTaken;
 
 use self::connection::Shared;
+
 use self::request::Ask;
+
+pub use self::pace::Pace;
 
 /// How long a guest may take for an answer that needs no waiting inside, once it was asked on a live connection.
 const ANSWER: Duration = Duration::from_secs(30);

@@ -9,64 +9,72 @@
 //! name; it outlives the server by its lease and no longer; when it has ended, no process, mount or control group of
 //! it is left. The design is in `docs/design/sandbox.md`.
 
-mod cgroup;
 mod check;
 mod etc;
 mod git;
-mod image;
-mod launcher;
-mod ownership;
+pub mod landlock;
 pub mod policy;
-mod seccomp;
+pub mod protection;
+pub mod seccomp;
 
-use std::collections::HashMap;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 use base64::Engine as _;
 use ob_core::Refusal;
-use ob_core::Timestamp;
-use ob_core::launch::CONTROL_SOCKET;
+use ob_core::cage::Cage;
+use ob_core::launch::Bound;
 use ob_core::launch::FIRST_DATA_FD;
 use ob_core::launch::LaunchPlan;
-use ob_core::launch::MAX_PLAN;
 use ob_core::launch::Owner;
-use ob_core::launch::STAGE_DIR;
-use ob_core::launch::StagedSource;
+use ob_core::launch::ProcessLimit;
+use ob_core::launch::ProcessLimitKind;
 use ob_core::link::GUEST_PROGRAM;
-use tokio::sync::watch;
+use ob_core::resource::Enforcement;
+use ob_core::resource::LimitHit;
+use ob_core::resource::Means;
+use ob_core::resource::Resource;
+use tokio::sync::mpsc;
 
-pub use self::cgroup::Hierarchy;
-pub use self::image::GuestImage;
-pub use self::ownership::give_to;
+pub use crate::host::GuestImage;
+pub use crate::host::Hierarchy;
+pub use crate::host::give_to;
 
-use self::launcher::Hold;
 use self::policy::HostLayout;
 use self::policy::Mount;
 use self::policy::Policy;
+use self::protection::Protection;
+use self::protection::Protections;
 use crate::Backend;
-use crate::Enforcement;
+use crate::Limits;
 use crate::SandboxEnd;
 use crate::SandboxError;
 use crate::SandboxSpec;
 use crate::Started;
+use crate::Walls;
+use crate::host::GuestProgram;
+use crate::host::Launched;
+use crate::host::Sources;
+use crate::host::check_spec;
+use crate::host::watched;
 
-/// The most bytes of a unix socket's path, without the NUL at its end.
-const MAX_SOCKET_PATH: usize = 107;
-/// The mode of the gate's folder for a root server: the sandbox's uid passes through to the socket, and lists nothing.
-const GATE_DIR_MODE: u32 = 0o711;
+/// Bounds of each process inside, whatever the server itself may.
+pub(crate) const BOUNDS: [(Bound, u64); 5] = [
+    (Bound::Core, 1),
+    (Bound::Memlock, 8 << 20),
+    (Bound::Msgqueue, 800 << 10),
+    (Bound::Nice, 0),
+    (Bound::Rtprio, 0),
+];
+/// Permissions that new files inside do not get, unless a program says otherwise.
+const UMASK: u32 = 0o022;
 
 /// What the backend needs to know.
 #[derive(Clone, Debug)]
@@ -91,8 +99,9 @@ pub struct NamespaceBackend {
     is_root: bool,
     filters: Result<Vec<Vec<u8>>, String>,
     host: OnceLock<Host>,
-    program: Mutex<Option<PathBuf>>,
-    held: Mutex<HashMap<String, Ending>>,
+    program: GuestProgram,
+    launched: Launched,
+    protections: Protections,
     /// When the machine was last found able.
     checked_at: Mutex<Option<Instant>>,
 }
@@ -104,21 +113,32 @@ struct Host {
     groups: Hierarchy,
 }
 
-/// How a held sandbox ended, once it has.
-type Ending = watch::Receiver<Option<SandboxEnd>>;
-
 // === impl NamespaceBackend ===
 
 impl NamespaceBackend {
     /// A backend; looks at nothing yet but the options. Its methods need a tokio runtime.
     pub fn new(options: NamespaceOptions) -> Self {
+        Self::with(options, Protections::default())
+    }
+
+    /// A backend whose sandboxes lack these protections, for the controls of tests: what a protection denies must work
+    /// without it. No shipped program is built with this.
+    #[cfg(feature = "weakened")]
+    pub fn weakened(options: NamespaceOptions, left_out: &[Protection]) -> Self {
+        Self::with(options, Protections::without(left_out))
+    }
+
+    fn with(options: NamespaceOptions, protections: Protections) -> Self {
+        let filters =
+            if protections.has(Protection::SystemCalls) { seccomp::filters() } else { Ok(Vec::new()) };
         Self {
+            program: GuestProgram::new(options.guest.clone(), options.programs.clone()),
             options,
             is_root: rustix::process::geteuid().is_root(),
-            filters: seccomp::filters().map_err(|error| error.to_string()),
+            filters: filters.map_err(|error| error.to_string()),
             host: OnceLock::new(),
-            program: Mutex::default(),
-            held: Mutex::default(),
+            launched: Launched::default(),
+            protections,
             checked_at: Mutex::default(),
         }
     }
@@ -127,25 +147,31 @@ impl NamespaceBackend {
         self.host.get_or_init(|| Host { layout: HostLayout::read(), groups: Hierarchy::detect() })
     }
 
-    /// The unpacked guest program. Its content is verified once for each server; a missing file is made anew.
-    fn program(&self) -> Result<PathBuf, Refusal> {
-        let mut known = self.program.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(path) = known.as_ref().filter(|path| path.exists()) {
-            return Ok(path.clone());
-        }
-        let path = image::unpack(&self.options.guest, &self.options.programs)?;
-        *known = Some(path.clone());
-        Ok(path)
-    }
-
     fn filters(&self) -> Result<&[Vec<u8>], Refusal> {
         self.filters.as_deref().map_err(|what| {
             Refusal::unavailable(what.clone()).fix("use x86-64 or 64-bit ARM, or another sandbox backend")
         })
     }
 
-    /// The plan of a sandbox, and whether there is a place for all its limits.
-    fn plan(&self, spec: &SandboxSpec, guest: &Path) -> Result<(LaunchPlan, bool), Refusal> {
+    /// The same backend with other control groups than this machine's. For tests of machines that have fewer.
+    #[must_use]
+    pub fn with_groups(self, groups: Hierarchy) -> Self {
+        let layout = HostLayout::read();
+        Self { host: OnceLock::from(Host { layout, groups }), ..self }
+    }
+
+    /// How the limits of the sandbox in this runtime folder are held, if all goes well.
+    fn enforcement_of(&self, runtime: &Path, limits: &Limits) -> Enforcement {
+        let mut enforcement = limits.without_groups();
+        enforcement.0.extend(self.host().groups.groups(runtime, limits).enforcement.0);
+        if enforcement.of(Resource::Pids) == Some(Means::None) && counts_by_namespace() {
+            enforcement.set(Resource::Pids, Means::Rlimit);
+        }
+        enforcement
+    }
+
+    /// The plan of a sandbox.
+    fn plan(&self, spec: &SandboxSpec, guest: &Path) -> Result<LaunchPlan, Refusal> {
         let mut sources = Sources { user: self.is_root.then_some(spec.host_uid), stage: Vec::new() };
         let workspace = &spec.workspace;
         let owner = if self.is_root { self.workspace_owner(spec)? } else { None };
@@ -165,8 +191,7 @@ impl NamespaceBackend {
             policy::check_variable(name, value)?;
         }
         let filters = self.filters()?;
-        let data =
-            filters.iter().map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes)).collect();
+        let filter_fds: Vec<u32> = (FIRST_DATA_FD..).take(filters.len()).collect();
         let etc = etc::image(&self.options.programs).map_err(|error| {
             Refusal::unavailable(format!(
                 "cannot make a copy of /etc in {}: {error}",
@@ -185,23 +210,60 @@ impl NamespaceBackend {
             guest: sources.add(guest, true, None)?,
             read_only,
             env: spec.env.clone(),
-            filter_fds: (FIRST_DATA_FD..).take(filters.len()).collect(),
+            cage_fd: filter_fds.last().map_or(FIRST_DATA_FD, |last| last + 1),
+            filter_fds,
+            protections: self.protections.clone(),
+            memory_files: [spec.limits.disk, spec.limits.memory].into_iter().flatten().min(),
         };
-        let groups = self.host().groups.groups(&spec.runtime, &spec.limits);
-        let command = self.options.first_process.clone();
+        let cage = serde_json::to_vec(&self.cage(&policy)).map_err(|error| {
+            Refusal::invalid(format!("a path of the sandbox cannot be written: {error}")).fix("use UTF-8")
+        })?;
+        let encode = |bytes: &Vec<u8>| base64::engine::general_purpose::STANDARD.encode(bytes);
+        let data = filters.iter().chain([&cage]).map(encode).collect();
+        // Without control groups nothing that needs them is asked for: a control must start.
+        let limits = match self.protections.has(Protection::ControlGroups) {
+            true => spec.limits,
+            false => Limits { memory: None, pids: None, cpu_millis: None, ..spec.limits },
+        };
+        let groups = self.host().groups.groups(&spec.runtime, &limits);
+        let enforcement = self.enforcement_of(&spec.runtime, &limits);
+        let rlimits = rlimits(&limits, enforcement.of(Resource::Pids) == Some(Means::Rlimit));
+        let command = match &self.options.first_process {
+            None => vec![GUEST_PROGRAM.to_owned()],
+            Some(words) => [GUEST_PROGRAM, "exec"].map(str::to_owned).iter().chain(words).cloned().collect(),
+        };
         let plan = LaunchPlan {
             runtime: spec.runtime.clone(),
             bwrap: check::find_bubblewrap(self.options.bwrap.as_deref())?,
             args: policy.argv(),
-            command: command.unwrap_or_else(|| vec![GUEST_PROGRAM.to_owned()]),
+            command,
+            direct: None,
             data,
             stage: sources.stage,
             user: sources.user,
+            bounds: if self.protections.has(Protection::Bounds) { BOUNDS.to_vec() } else { Vec::new() },
             groups: groups.wanted,
+            rlimits,
+            watch: watched(spec, &[]),
+            enforcement,
             placeholders: git.placeholders,
             lease_ms: u64::try_from(spec.lease.as_millis()).unwrap_or(u64::MAX),
         };
-        Ok((plan, groups.covers_all))
+        Ok(plan)
+    }
+
+    /// What the first process is to give up before anything else.
+    fn cage(&self, policy: &Policy) -> Cage {
+        Cage {
+            landlock: self.landlock().map(|abi| landlock::order(policy, abi)),
+            umask: UMASK,
+            is_guest_hidden: self.protections.has(Protection::HiddenGuest),
+        }
+    }
+
+    /// The version of Landlock that restricts sandboxes on this machine, if any does.
+    fn landlock(&self) -> Option<u32> {
+        landlock::usable(landlock::kernel()).filter(|_| self.protections.has(Protection::Landlock))
     }
 
     /// The owner to keep on disk, if the workspace is a user's folder. One that is ours must belong to the sandbox.
@@ -225,80 +287,6 @@ impl NamespaceBackend {
         }
         Ok(None)
     }
-
-    /// Makes the runtime folder, and what else must be there, on the host.
-    async fn prepare(&self, spec: &SandboxSpec) -> Result<(), SandboxError> {
-        let failed = |what: &str, path: &Path, error: std::io::Error| SandboxError::Failed {
-            id: spec.id.clone(),
-            what: format!("{what} {}: {error}", path.display()),
-        };
-        if launcher::is_there(&spec.runtime).await {
-            return Err(SandboxError::Refused(
-                Refusal::conflict(format!("the sandbox `{}` runs already", spec.id))
-                    .fix("end it first, or adopt it"),
-            ));
-        }
-        launcher::remove_leftover_groups(&spec.runtime).await;
-        for name in [CONTROL_SOCKET, ob_core::launch::END_FILE, ob_core::launch::GROUPS_FILE] {
-            match std::fs::remove_file(spec.runtime.join(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(failed("cannot clear", &spec.runtime, error));
-                }
-                _ => {}
-            }
-        }
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&spec.runtime)
-            .map_err(|error| failed("cannot make", &spec.runtime, error))?;
-        std::fs::create_dir_all(&spec.gate_dir)
-            .map_err(|error| failed("cannot make", &spec.gate_dir, error))?;
-        if self.is_root {
-            std::fs::set_permissions(&spec.gate_dir, std::fs::Permissions::from_mode(GATE_DIR_MODE))
-                .map_err(|error| failed("cannot open up", &spec.gate_dir, error))?;
-        }
-        if let Some(home) = &spec.home {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(home)
-                .map_err(|error| failed("cannot make", home, error))?;
-            let owner =
-                std::fs::symlink_metadata(home).map_err(|error| failed("cannot look at", home, error))?.uid();
-            if self.is_root && owner != spec.host_uid {
-                let (path, uid) = (home.clone(), spec.host_uid);
-                tokio::task::spawn_blocking(move || give_to(&path, uid))
-                    .await
-                    .unwrap_or_else(|_| Err(std::io::Error::other("interrupted")))
-                    .map_err(|error| failed("cannot give away", home, error))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Holds the sandbox and watches for its end. False if no launcher is there.
-    async fn hold(&self, id: &str, runtime: &Path) -> Result<bool, SandboxError> {
-        let held = Hold::take(runtime).await.map_err(|error| SandboxError::Failed {
-            id: id.to_owned(),
-            what: format!("its launcher does not answer: {error}"),
-        })?;
-        let Some(hold) = held else { return Ok(false) };
-        let (sender, receiver) = watch::channel(None);
-        let runtime = runtime.to_owned();
-        drop(tokio::spawn(async move {
-            hold.released().await;
-            let end = launcher::recorded_end(&runtime, now());
-            launcher::remove_leftover_groups(&runtime).await;
-            sender.send_replace(Some(end));
-        }));
-        self.held().insert(id.to_owned(), receiver);
-        Ok(true)
-    }
-
-    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<String, Ending>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[async_trait]
@@ -307,10 +295,14 @@ impl Backend for NamespaceBackend {
         "namespace"
     }
 
+    fn walls(&self) -> Walls {
+        Walls { system_calls: self.protections.has(Protection::SystemCalls), landlock: self.landlock() }
+    }
+
     async fn check(&self) -> Result<(), Refusal> {
         let bwrap = check::find_bubblewrap(self.options.bwrap.as_deref())?;
         self.filters()?;
-        self.program()?;
+        self.program.path()?;
         let is_fresh = |at: &Instant| at.elapsed() < CHECK_HOLDS;
         if self.checked_at.lock().expect("no one panics with it").as_ref().is_some_and(is_fresh) {
             return Ok(());
@@ -320,130 +312,61 @@ impl Backend for NamespaceBackend {
         Ok(())
     }
 
+    fn holds(&self, limits: &Limits) -> Result<(), Refusal> {
+        let enforcement = self.enforcement_of(Path::new("/"), limits);
+        match enforcement.missing() {
+            missing if missing.is_empty() || limits.best_effort => Ok(()),
+            missing => Err(Enforcement::refusal(&missing)),
+        }
+    }
+
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
         check_spec(spec, self.is_root).map_err(SandboxError::Refused)?;
-        self.prepare(spec).await?;
-        let guest = self.program().map_err(SandboxError::Refused)?;
-        let (plan, covers_all) = self.plan(spec, &guest).map_err(SandboxError::Refused)?;
-        let unenforced = launcher::start(&guest, &plan)
-            .await
-            .map_err(|what| SandboxError::Failed { id: spec.id.clone(), what })?;
-        if !self.hold(&spec.id, &spec.runtime).await? {
-            // It ended before it could be held: that is an end and not a failure to start.
-            let (_, receiver) = watch::channel(Some(launcher::recorded_end(&spec.runtime, now())));
-            self.held().insert(spec.id.clone(), receiver);
-        }
-        let enforcement =
-            if covers_all && unenforced.is_empty() { Enforcement::Full } else { Enforcement::BestEffort };
-        Ok(Started { enforcement })
+        self.holds(&spec.limits).map_err(SandboxError::Refused)?;
+        self.launched.prepare(spec, self.is_root).await?;
+        let guest = self.program.path().map_err(SandboxError::Refused)?;
+        let plan = self.plan(spec, &guest).map_err(SandboxError::Refused)?;
+        self.launched.start(spec, &guest, &plan).await
     }
 
     async fn adopt(&self, id: &str, runtime: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
-        if self.hold(id, runtime).await? {
-            return Ok(None);
-        }
-        let end = launcher::recorded_end(runtime, now());
-        launcher::remove_leftover_groups(runtime).await;
-        Ok(Some(end))
+        self.launched.adopt(id, runtime).await
+    }
+
+    fn limit_hits(&self, id: &str) -> Option<mpsc::Receiver<LimitHit>> {
+        self.launched.limit_hits(id)
     }
 
     async fn ended(&self, id: &str, runtime: &Path) -> SandboxEnd {
-        let held = self.held().get(id).cloned();
-        let mut ending = match held {
-            Some(ending) => ending,
-            None => match self.hold(id, runtime).await {
-                Ok(true) => match self.held().get(id).cloned() {
-                    Some(ending) => ending,
-                    None => return launcher::recorded_end(runtime, now()),
-                },
-                Ok(false) | Err(_) => return launcher::recorded_end(runtime, now()),
-            },
-        };
-        match ending.wait_for(Option::is_some).await.map(|end| end.clone()) {
-            Ok(Some(end)) => end,
-            // The runtime that watched is shutting down.
-            Ok(None) | Err(_) => launcher::recorded_end(runtime, now()),
-        }
+        self.launched.ended(id, runtime).await
     }
 
     async fn end(&self, id: &str, runtime: &Path) -> Result<(), SandboxError> {
-        let failed = |what: String| SandboxError::Failed { id: id.to_owned(), what };
-        let told = launcher::end(runtime).await;
-        let held = self.held().remove(id);
-        if let Err(error) = told {
-            launcher::remove_leftover_groups(runtime).await;
-            return Err(failed(format!("its launcher did not end it and was killed: {error}")));
-        }
-        // Whoever waits for the end reads its record before it goes.
-        if let Some(mut ending) = held {
-            ending.wait_for(Option::is_some).await.ok();
-        }
-        launcher::remove_leftover_groups(runtime).await;
-        match std::fs::remove_dir_all(runtime) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(failed(format!("cannot remove {}: {error}", runtime.display())))
-            }
-            _ => Ok(()),
-        }
+        self.launched.end(id, runtime).await
     }
 }
 
-/// Host paths as bubblewrap is to open them: themselves, or where they are staged.
-struct Sources {
-    user: Option<u32>,
-    stage: Vec<StagedSource>,
+/// Limits that each process inherits.
+pub(crate) fn rlimits(limits: &Limits, also_pids: bool) -> Vec<ProcessLimit> {
+    let pids = limits.pids.filter(|_| also_pids);
+    [
+        (ProcessLimitKind::OpenFiles, limits.open_files.map(u64::from)),
+        // A file alone can then not pass the limit, however fast it grows.
+        (ProcessLimitKind::FileSize, limits.disk),
+        (ProcessLimitKind::Processes, pids.map(u64::from)),
+    ]
+    .into_iter()
+    .filter_map(|(kind, most)| Some(ProcessLimit { kind, most: most? }))
+    .collect()
 }
 
-// === impl Sources ===
-
-impl Sources {
-    fn add(&mut self, path: &Path, read_only: bool, owner: Option<Owner>) -> Result<String, Refusal> {
-        let text = policy::check_source(path)?;
-        if self.user.is_none() {
-            return Ok(text.to_owned());
-        }
-        self.stage.push(StagedSource { path: path.to_owned(), read_only, owner });
-        Ok(format!("{STAGE_DIR}/{}", self.stage.len() - 1))
-    }
-}
-
-/// Refuses what could not work or would not be safe.
-fn check_spec(spec: &SandboxSpec, is_root: bool) -> Result<(), Refusal> {
-    let is_id = (1..=32).contains(&spec.id.len())
-        && spec.id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !is_id {
-        return Err(Refusal::invalid(format!("`{}` is not a sandbox id", spec.id.escape_debug()))
-            .fix("use 1 to 32 of a-z, 0-9 and -"));
-    }
-    if is_root && spec.host_uid == 0 {
-        return Err(Refusal::invalid("a sandbox never runs as the host's root")
-            .fix("give the project an unprivileged uid"));
-    }
-    for path in [&spec.runtime, &spec.gate_dir, &spec.workspace.path] {
-        policy::check_source(path)?;
-    }
-    let length = spec.runtime.join(CONTROL_SOCKET).as_os_str().len();
-    if length > MAX_SOCKET_PATH {
-        return Err(Refusal::invalid(format!(
-            "the runtime folder {} is too long: a socket in it would have {length} bytes, and {MAX_SOCKET_PATH} are possible",
-            spec.runtime.display()
-        ))
-        .fix("set `paths.sockets` to a shorter folder"));
-    }
-    let size: usize = spec.env.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if size > MAX_PLAN / 4 {
-        return Err(Refusal::invalid(format!(
-            "the environment has {size} bytes, and {} are possible",
-            MAX_PLAN / 4
-        ))
-        .fix("pass large values in a file of the workspace"));
-    }
-    Ok(())
-}
-
-fn now() -> Timestamp {
-    let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
-    Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+/// True if the kernel counts a user's processes in each user namespace alone (since 5.14), so that a limit on them is
+/// one on the sandbox.
+fn counts_by_namespace() -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(14))
 }
 
 /// A namespace backend that everyone shares.

@@ -4,10 +4,12 @@
 //! whole result is a snapshot in the tests, so that no wall moves unnoticed.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Component;
 use std::path::Path;
 
 use ob_core::Refusal;
+use ob_core::cage::CAGE_FILE;
 use ob_core::link::GATE_DIR;
 use ob_core::link::GATE_PORT;
 use ob_core::link::GUEST_PROGRAM;
@@ -15,6 +17,8 @@ use ob_core::link::HOME_DIR;
 use ob_core::link::WORKSPACE_DIR;
 
 use super::git::GitMount;
+use super::protection::Protection;
+use super::protection::Protections;
 
 /// The uid and gid inside, whatever they are on the host.
 pub const INSIDE_ID: u32 = 1000;
@@ -27,13 +31,35 @@ const RESERVED: [&str; 8] = ["/proc", "/dev", "/run", "/sys", WORKSPACE_DIR, HOM
 const GATE_VARIABLES: [&str; 2] = ["OPENAI_BASE_URL", "OPENAI_API_KEY"];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What of the host's own system goes into every sandbox.
+/// Files of `/proc` that are covered where others than root may use them.
+const MASKED_FILES: [&str; 9] = [
+    "interrupts",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "latency_stats",
+    "sched_debug",
+    "sysrq-trigger",
+    "timer_list",
+];
+/// Folders of `/proc` that are covered where there is something in them: switches and lists of the host's devices and
+/// file systems.
+const MASKED_FOLDERS: [&str; 6] = ["acpi", "asound", "bus", "fs", "irq", "scsi"];
+/// What covers a file: it cannot be opened where devices are not allowed.
+const COVER: &str = "/dev/null";
+
+/// What of the host's own system goes into every sandbox, and what of its kernel does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostLayout {
     /// Links at the root: name and target.
     pub links: Vec<(String, String)>,
     /// Folders at the root that are no links.
     pub folders: Vec<String>,
+    /// Files of `/proc` that this kernel has and that are covered.
+    pub masked_files: Vec<String>,
+    /// Folders of `/proc` likewise.
+    pub masked_folders: Vec<String>,
 }
 
 /// A path of the host as bubblewrap is to open it, and where it goes.
@@ -70,6 +96,12 @@ pub struct Policy {
     pub env: Vec<(String, String)>,
     /// Descriptors of the system call filters.
     pub filter_fds: Vec<u32>,
+    /// The most bytes of `/tmp`, and of a home in memory.
+    pub memory_files: Option<u64>,
+    /// Descriptor of the order that the first process carries out.
+    pub cage_fd: u32,
+    /// What protects; all, but in tests.
+    pub protections: Protections,
 }
 
 // === impl HostLayout ===
@@ -88,6 +120,18 @@ impl HostLayout {
                 _ => {}
             }
         }
+        let is_for_others = |metadata: fs::Metadata| metadata.mode() & 0o006 != 0;
+        let proc = |name: &&&str| Path::new("/proc").join(name);
+        layout.masked_files = MASKED_FILES
+            .iter()
+            .filter(|name| fs::metadata(proc(name)).is_ok_and(is_for_others))
+            .map(|name| (*name).to_owned())
+            .collect();
+        layout.masked_folders = MASKED_FOLDERS
+            .iter()
+            .filter(|name| fs::read_dir(proc(name)).is_ok_and(|mut entries| entries.next().is_some()))
+            .map(|name| (*name).to_owned())
+            .collect();
         layout
     }
 }
@@ -100,7 +144,7 @@ impl Policy {
     /// The order is security, since a later mount covers an earlier one:
     /// 1. namespaces, identity, environment: nothing of the host's is inherited;
     /// 2. the system, read-only, so that nothing configured can replace it later (see [`check_target`]);
-    /// 3. fresh `/proc`, `/dev`, `/tmp`, `/run`, which belong to this sandbox alone;
+    /// 3. fresh `/proc`, with covers on what is the machine's, `/dev`, `/tmp`, `/run`, which belong to this sandbox alone;
     /// 4. configured paths, read-only, still before anything that the sandbox can write, so that no link planted
     ///    there redirects where they are mounted;
     /// 5. home, workspace, then the protections inside the workspace;
@@ -108,31 +152,40 @@ impl Policy {
     /// 7. the root and `/run` become read-only: their folders cannot be moved from under the mounts.
     pub fn argv(&self) -> Vec<String> {
         let mut argv = Arguments::default();
-        for namespace in ["user", "ipc", "pid", "net", "uts", "cgroup-try"] {
-            argv.push(&[&format!("--unshare-{namespace}")]);
-        }
+        let has = |protection| self.protections.has(protection);
+        argv.push(&["--unshare-user"]);
+        argv.push_if(has(Protection::Ipc), &["--unshare-ipc"]);
+        argv.push_if(has(Protection::Processes), &["--unshare-pid", "--as-pid-1"]);
+        argv.push_if(has(Protection::Network), &["--unshare-net"]);
+        argv.push(&["--unshare-uts", "--unshare-cgroup-try"]);
         let id = INSIDE_ID.to_string();
-        argv.push(&["--uid", &id, "--gid", &id, "--hostname", "sandbox"]);
-        argv.push(&["--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]);
+        argv.push(&["--uid", &id, "--gid", &id, "--hostname", "sandbox", "--die-with-parent"]);
+        argv.push_if(has(Protection::Session), &["--new-session"]);
+        argv.push(&[if has(Protection::Capabilities) { "--cap-drop" } else { "--cap-add" }, "ALL"]);
         for fd in &self.filter_fds {
             argv.push(&["--add-seccomp-fd", &fd.to_string()]);
         }
-        argv.push(&["--clearenv"]);
+        argv.push_if(has(Protection::Environment), &["--clearenv"]);
         for (name, value) in self.environment() {
             argv.push(&["--setenv", &name, &value]);
         }
 
-        argv.push(&["--ro-bind", "/usr", "/usr"]);
+        let system = if has(Protection::ReadOnlySystem) { "--ro-bind" } else { "--bind" };
+        argv.push(&[system, "/usr", "/usr"]);
         for name in &self.layout.folders {
-            argv.push(&["--ro-bind", &format!("/{name}"), &format!("/{name}")]);
+            argv.push(&[system, &format!("/{name}"), &format!("/{name}")]);
         }
         for (name, target) in &self.layout.links {
             argv.push(&["--symlink", target, &format!("/{name}")]);
         }
-        argv.push(&["--ro-bind", &self.etc, "/etc"]);
+        argv.push(&[system, &self.etc, "/etc"]);
 
         argv.push(&["--proc", "/proc", "--dev", "/dev"]);
-        argv.push(&["--perms", "1777", "--tmpfs", "/tmp", "--perms", "0755", "--tmpfs", "/run"]);
+        if has(Protection::ProcMasks) {
+            self.mask_proc(&mut argv);
+        }
+        self.in_memory(&mut argv, "1777", "/tmp");
+        argv.push(&["--perms", "0755", "--tmpfs", "/run"]);
 
         for mount in &self.read_only {
             argv.push(&["--ro-bind", &mount.source, &mount.target]);
@@ -140,7 +193,7 @@ impl Policy {
 
         match &self.home {
             Some(home) => argv.push(&["--bind", home, HOME_DIR]),
-            None => argv.push(&["--perms", "0700", "--tmpfs", HOME_DIR]),
+            None => self.in_memory(&mut argv, "0700", HOME_DIR),
         }
         let bind = |writable: bool| if writable { "--bind" } else { "--ro-bind" };
         argv.push(&[bind(self.workspace_writable), &self.workspace, WORKSPACE_DIR]);
@@ -154,8 +207,31 @@ impl Policy {
 
         argv.push(&["--ro-bind", &self.gate, GATE_DIR]);
         argv.push(&["--ro-bind", &self.guest, GUEST_PROGRAM]);
-        argv.push(&["--remount-ro", "/run", "--remount-ro", "/", "--chdir", WORKSPACE_DIR]);
+        argv.push(&["--perms", "0444", "--file", &self.cage_fd.to_string(), CAGE_FILE]);
+        argv.push_if(has(Protection::SealedRoot), &["--remount-ro", "/run", "--remount-ro", "/"]);
+        argv.push(&["--chdir", WORKSPACE_DIR]);
         argv.words
+    }
+
+    /// A folder in memory.
+    fn in_memory(&self, argv: &mut Arguments, mode: &str, target: &str) {
+        if let Some(most) = self.memory_files {
+            argv.push(&["--size", &most.to_string()]);
+        }
+        argv.push(&["--perms", mode, "--tmpfs", target]);
+    }
+
+    /// Covers what is there for the machine and not for a sandbox. A device cannot be opened on such a mount, so a file
+    /// is covered by one.
+    fn mask_proc(&self, argv: &mut Arguments) {
+        argv.push(&["--ro-bind", "/proc/sys", "/proc/sys"]);
+        for name in &self.layout.masked_files {
+            argv.push(&["--ro-bind", COVER, &format!("/proc/{name}")]);
+        }
+        for name in &self.layout.masked_folders {
+            let folder = format!("/proc/{name}");
+            argv.push(&["--perms", "0555", "--tmpfs", &folder, "--remount-ro", &folder]);
+        }
     }
 
     fn environment(&self) -> Vec<(String, String)> {
@@ -186,6 +262,12 @@ struct Arguments {
 impl Arguments {
     fn push(&mut self, words: &[&str]) {
         self.words.extend(words.iter().map(|word| (*word).to_owned()));
+    }
+
+    fn push_if(&mut self, is_wanted: bool, words: &[&str]) {
+        if is_wanted {
+            self.push(words);
+        }
     }
 }
 
@@ -245,6 +327,8 @@ mod tests {
             layout: HostLayout {
                 links: vec![("bin".into(), "usr/bin".into()), ("lib".into(), "usr/lib".into())],
                 folders: vec!["lib64".into()],
+                masked_files: vec!["keys".into()],
+                masked_folders: vec!["fs".into()],
             },
             etc: "/data/etc-1".into(),
             workspace: "/data/workspace".into(),
@@ -259,6 +343,9 @@ mod tests {
             read_only: vec![Mount { source: "/opt/tools".into(), target: "/opt/tools".into() }],
             env: vec![("CARGO_NET_OFFLINE".into(), "true".into())],
             filter_fds: vec![10, 11],
+            memory_files: None,
+            cage_fd: 12,
+            protections: Protections::default(),
         }
     }
 

@@ -23,7 +23,8 @@ async fn cold_starts_beside_bare_bubblewrap() {
     let ballast: Vec<u8> = vec![1; 500 << 20];
     let plain = world.spec("plain");
     let mut limited = world.spec("limited");
-    limited.limits = Limits { memory: Some(1 << 30), pids: Some(256), cpu_millis: Some(1000) };
+    limited.limits =
+        Limits { memory: Some(1 << 30), pids: Some(256), cpu_millis: Some(1000), ..Limits::NONE };
     let (mut bare, mut starts, mut runs, mut with_limits, mut ends) =
         (vec![], vec![], vec![], vec![], vec![]);
     // In turns, so that what else the machine does falls on all alike.

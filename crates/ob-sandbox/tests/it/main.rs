@@ -5,8 +5,13 @@
 
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
+mod cage;
+mod conformance;
 mod figures;
 mod life;
+mod limits;
+mod probe;
 mod repository;
+mod tools;
 mod walls;
 mod world;

@@ -32,7 +32,16 @@ fn the_walls_hold_for_an_unprivileged_server_too() {
     let output = Command::new("setpriv")
         .args(["--reuid", "54322", "--regid", "54322", "--clear-groups", "--"])
         .arg(this)
-        .args(["walls::", "life::", "repository::", "--test-threads", "2"])
+        .args([
+            "walls::",
+            "cage::",
+            "life::",
+            "repository::",
+            "conformance::",
+            "limits::",
+            "--test-threads",
+            "2",
+        ])
         .env("OUBLIETTE_GUEST", crate::world::guest().expect("built"))
         .env("HOME", "/nonexistent")
         .current_dir("/")

@@ -17,6 +17,7 @@ use ob_sandbox::namespace::Hierarchy;
 use ob_sandbox::namespace::NamespaceBackend;
 use ob_sandbox::namespace::NamespaceOptions;
 use ob_sandbox::namespace::give_to;
+use ob_sandbox::namespace::protection::Protection;
 
 /// The host uid of sandboxes in these tests, if the tests run as root.
 pub(crate) const HOST_UID: u32 = 54_321;
@@ -67,12 +68,26 @@ impl World {
 
     /// A backend whose sandboxes run `script` first.
     pub(crate) fn backend(&self, script: &str) -> NamespaceBackend {
-        NamespaceBackend::new(NamespaceOptions {
+        self.weakened(script, &[])
+    }
+
+    fn weakened(&self, script: &str, left_out: &[Protection]) -> NamespaceBackend {
+        let first_process = Some(vec!["/bin/sh".into(), "-c".into(), script.into()]);
+        NamespaceBackend::weakened(self.options(first_process), left_out)
+    }
+
+    /// A backend whose sandboxes run the guest.
+    pub(crate) fn guests(&self, left_out: &[Protection]) -> NamespaceBackend {
+        NamespaceBackend::weakened(self.options(None), left_out)
+    }
+
+    fn options(&self, first_process: Option<Vec<String>>) -> NamespaceOptions {
+        NamespaceOptions {
             guest: GuestImage::File(self.image.clone()),
             programs: self.path("programs"),
             bwrap: None,
-            first_process: Some(vec!["/bin/sh".into(), "-c".into(), script.into()]),
-        })
+            first_process,
+        }
     }
 
     pub(crate) fn spec(&self, id: &str) -> SandboxSpec {
@@ -97,9 +112,19 @@ impl World {
     }
 
     pub(crate) async fn inside_of(&self, spec: &SandboxSpec, script: &str) -> String {
+        self.inside_without(&[], spec, script).await
+    }
+
+    /// The same in one that lacks some protections: a control.
+    pub(crate) async fn inside_without(
+        &self,
+        left_out: &[Protection],
+        spec: &SandboxSpec,
+        script: &str,
+    ) -> String {
         let output = self.path("home").join("said");
         fs::write(self.path("home/script"), script).expect("a script");
-        let backend = self.backend("sh /home/agent/script > /home/agent/said 2>&1");
+        let backend = self.weakened("sh /home/agent/script > /home/agent/said 2>&1", left_out);
         if is_root() {
             give_to(&self.path("home"), HOST_UID).expect("given");
         }

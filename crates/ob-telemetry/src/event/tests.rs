@@ -6,6 +6,9 @@ use std::sync::Mutex;
 
 use ob_core::Timestamp;
 
+use ob_core::resource::Consequence;
+use ob_core::resource::Resource;
+
 use super::*;
 
 const TOOK: Duration = Duration::from_millis(3);
@@ -127,6 +130,14 @@ fn every_event_counts_what_it_says_and_only_once() {
     EventsAppended { count: 4 }.emit(&metrics);
     SandboxStarted { session: &session, backend: "namespace", took: TOOK }.emit(&metrics);
     TurnDone { session: &session, turn: TurnNumber(0), state: TurnState::Failed, took: TOOK }.emit(&metrics);
+    let hit = LimitHit {
+        resource: Resource::Pids,
+        used: 64,
+        bound: 64,
+        times: 9,
+        consequence: Consequence::Refused,
+    };
+    LimitReached { session: &session, hit: &hit }.emit(&metrics);
     SessionEnded {
         session: &session,
         project: project(1),
@@ -156,6 +167,8 @@ fn every_event_counts_what_it_says_and_only_once() {
         (r#"oubliette_sandbox_start_failures_total{backend="namespace"}"#.to_owned(), 0),
         ("oubliette_sandbox_start_seconds_count".to_owned(), 1),
         (r#"oubliette_turns_total{state="failed"}"#.to_owned(), 1),
+        (r#"oubliette_sandbox_limits_reached_total{limit="pids"}"#.to_owned(), 1),
+        (r#"oubliette_sandbox_limits_reached_total{limit="memory"}"#.to_owned(), 0),
         (format!(r#"oubliette_session_duration_seconds_count{{project_id="{project}",status="failed"}}"#), 1),
     ] {
         assert_eq!(value(&metrics, &sample), Some(expected), "{sample}");

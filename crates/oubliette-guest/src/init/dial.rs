@@ -24,6 +24,7 @@ use ob_core::link::UPGRADE_PATH;
 use tokio::net::UnixStream;
 
 use super::process::Processes;
+use super::rest::Rest;
 use super::serve;
 
 /// How long to wait before the next dial: at first, and at most after many that led to no request.
@@ -53,12 +54,12 @@ enum DialError {
 }
 
 /// Keeps one connection to the gate. Never returns.
-pub(super) async fn run(socket: &Path, processes: &Arc<Processes>) {
+pub(super) async fn run(socket: &Path, processes: &Arc<Processes>, rest: &Arc<Rest>) {
     let mut delay = *RETRY.start();
     loop {
         let was_used = Arc::new(AtomicBool::new(false));
         // Why it ended makes no difference, and there is nobody here to tell.
-        drop(connection(socket, processes, &was_used).await);
+        drop(connection(socket, processes, rest, &was_used).await);
         if was_used.load(Ordering::Relaxed) {
             delay = *RETRY.start();
         }
@@ -71,14 +72,17 @@ pub(super) async fn run(socket: &Path, processes: &Arc<Processes>) {
 async fn connection(
     socket: &Path,
     processes: &Arc<Processes>,
+    rest: &Arc<Rest>,
     was_used: &Arc<AtomicBool>,
 ) -> Result<(), DialError> {
     let upgraded =
         tokio::time::timeout(HANDSHAKE, upgrade(socket)).await.map_err(|_| DialError::Silent)??;
     let processes = Arc::clone(processes);
+    let rest = Arc::clone(rest);
     let was_used = Arc::clone(was_used);
     let service = service_fn(move |request| {
         was_used.store(true, Ordering::Relaxed);
+        rest.disturb();
         serve::answer(Arc::clone(&processes), request)
     });
     let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

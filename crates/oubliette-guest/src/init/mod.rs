@@ -17,6 +17,7 @@ mod forward;
 mod input;
 mod process;
 mod reap;
+mod rest;
 mod serve;
 mod spawn;
 mod window;
@@ -28,9 +29,12 @@ use std::sync::Arc;
 
 use ob_core::link::GATE_PORT;
 use ob_core::link::GATE_SOCKET;
+use ob_core::link::OUTSIDE_SOCKET;
+use ob_core::link::OUTSIDE_WORKSPACE;
 use ob_core::link::WORKSPACE_DIR;
 
 use self::process::Processes;
+use self::rest::Rest;
 use self::spawn::Spawner;
 
 /// Where things are. Fixed inside a sandbox; tests outside of one say otherwise.
@@ -65,23 +69,32 @@ fn run() -> Result<(), StartError> {
     // Outside of a pid namespace of its own (tests, `process` backend) orphans come to the guest as well.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|source| StartError::Io { what: "cannot adopt orphans", source: source.into() })?;
-    let spawner = Spawner::new(places.workspace);
+    let mut spawner = Spawner::new(places.workspace);
+    let rest = Arc::new(Rest::new());
+    let waits = Arc::clone(&rest);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(move || waits.before_wait())
         .build()
         .map_err(|source| StartError::Io { what: "cannot start the event loop", source })?
         .block_on(async move {
-            let processes = Arc::new(Processes::new(spawner));
             let reaper = reap::Reaper::new()
                 .map_err(|source| StartError::Io { what: "cannot watch for ended processes", source })?;
             // Before the first dial, so that whatever the host starts finds it.
             let loopback = forward::listen(places.port)
                 .await
                 .map_err(|source| StartError::Io { what: "cannot listen on the loopback port", source })?;
+            if places.port == 0 {
+                // Nobody outside knows which one it became.
+                let port = loopback.local_addr().map_or(0, |address| address.port());
+                spawner.set_variable("OPENAI_BASE_URL", format!("http://127.0.0.1:{port}/v1"));
+            }
+            let processes = Arc::new(Processes::new(spawner));
             tokio::join!(
                 reaper.run(&processes),
                 forward::run(loopback, &places.socket),
-                dial::run(&places.socket, &processes),
+                dial::run(&places.socket, &processes, &rest),
+                rest.run(),
             );
             Ok(())
         })
@@ -90,7 +103,8 @@ fn run() -> Result<(), StartError> {
 // === impl Places ===
 
 impl Places {
-    /// Reads `--socket PATH`, `--port N` and `--workspace DIR`, for tests.
+    /// Reads `--socket PATH`, `--port N` and `--workspace DIR`, for tests. `--outside` says that there are no walls:
+    /// then the places are in variables, since everyone sees a command line, and the port is any free one.
     fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, StartError> {
         let mut places = Self {
             socket: PathBuf::from(GATE_SOCKET),
@@ -98,6 +112,18 @@ impl Places {
             workspace: PathBuf::from(WORKSPACE_DIR),
         };
         while let Some(name) = args.next() {
+            if name == "--outside" {
+                let variable = |name: &str| {
+                    let value = std::env::var_os(name).map(PathBuf::from);
+                    value.ok_or_else(|| StartError::Argument(format!("--outside without {name}")))
+                };
+                places = Self {
+                    socket: variable(OUTSIDE_SOCKET)?,
+                    port: 0,
+                    workspace: variable(OUTSIDE_WORKSPACE)?,
+                };
+                continue;
+            }
             let value = args.next();
             match (name.as_str(), value) {
                 ("--socket", Some(path)) => places.socket = PathBuf::from(path),
@@ -130,7 +156,7 @@ mod tests {
 
     #[test]
     fn unknown_or_incomplete_arguments_are_refused() {
-        for text in ["--what", "--socket", "--port x", "--port 70000", "stray --port"] {
+        for text in ["--outside", "--what", "--socket", "--port x", "--port 70000", "stray --port"] {
             assert!(Places::from_args(args(text)).is_err(), "{text} was accepted");
         }
     }

@@ -20,9 +20,14 @@ use rustix::process::Rlimit;
 /// Files that the guest may have open: three pipes for each process, and the forwarder's connections.
 const OPEN_FILES: u64 = 4096;
 
+/// How much sooner than the guest its processes are killed if memory runs out, of 1000.
+const EXPENDABLE: &[u8] = b"500";
+
 /// Starts processes.
 pub(super) struct Spawner {
     workspace: PathBuf,
+    /// Variables that only the guest knows, for all processes.
+    env: Vec<(String, String)>,
     /// What the guest was started with, and its processes shall have.
     open_files: Rlimit,
 }
@@ -63,7 +68,12 @@ impl Spawner {
             let raised = Rlimit { current: Some(wanted), maximum: open_files.maximum };
             rustix::process::setrlimit(Resource::Nofile, raised).ok();
         }
-        Self { workspace, open_files }
+        Self { workspace, env: Vec::new(), open_files }
+    }
+
+    /// Sets a variable of all processes from now on.
+    pub(super) fn set_variable(&mut self, name: &str, value: String) {
+        self.env.push((name.to_owned(), value));
     }
 
     /// Starts a process in a session of its own. Returns when its program runs.
@@ -99,16 +109,18 @@ impl Spawner {
         command
             .args(&spec.argv[1..])
             .current_dir(&cwd)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .envs(&spec.env)
             .stdin(stdin_child)
             .stdout(stdout_child)
             .stderr(stderr_child);
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed. Both are plain system calls, made
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed. All are plain system calls, made
         // without allocation, locks or the runtime.
         unsafe {
             command.pre_exec(move || {
                 rustix::process::setsid()?;
                 rustix::process::setrlimit(Resource::Nofile, open_files)?;
+                become_expendable();
                 Ok(())
             });
         }
@@ -118,5 +130,16 @@ impl Spawner {
         // The handle is only its pid: the reaper takes the status.
         let pid = Pid::from_child(&child);
         Ok(Spawned { pid, stdin, stdout, stderr })
+    }
+}
+
+/// Has the kernel kill the calling process before the guest: without the guest, the whole sandbox is gone.
+fn become_expendable() {
+    use rustix::fs::Mode;
+    use rustix::fs::OFlags;
+    let file = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    // Without it the largest one is killed, which is rarely the guest.
+    if let Ok(file) = file {
+        rustix::io::write(&file, EXPENDABLE).ok();
     }
 }

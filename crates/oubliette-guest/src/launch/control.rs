@@ -17,6 +17,7 @@ use ob_core::launch::ControlRequest;
 use ob_core::launch::LaunchPlan;
 use ob_core::launch::MAX_LINE;
 use ob_core::launch::Placeholders;
+use ob_core::resource::LimitHit;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
@@ -28,6 +29,8 @@ use rustix::process::WaitStatus;
 use super::complain;
 use super::group::Groups;
 use super::spawn::Bubblewrap;
+use super::watch::Watch;
+use crate::idle::Code;
 
 /// Connections at once: a server needs two; the rest is for people who look.
 const MAX_CONNECTIONS: usize = 16;
@@ -46,9 +49,11 @@ pub(super) struct Control {
     listener: UnixListener,
     child: Bubblewrap,
     groups: Groups,
+    watch: Watch,
     connections: Vec<Connection>,
     tail: Vec<u8>,
     output_open: bool,
+    code: Code,
 }
 
 struct Connection {
@@ -81,21 +86,28 @@ impl Control {
             lease: Duration::from_millis(plan.lease_ms),
             listener,
             child,
+            watch: Watch::new(&plan.watch, &groups),
             groups,
             connections: Vec::new(),
             tail: Vec::new(),
             output_open: true,
+            code: Code::find(),
         }
     }
 
     /// Serves until the sandbox has ended, and leaves nothing of it but its end.
     pub(super) fn run(mut self) {
-        let reason = self.serve();
+        let (reason, limit) = match self.serve() {
+            Ending::Plain(reason) => (reason, None),
+            Ending::Limit(hit) => (hit.message(), Some(hit)),
+        };
+        self.watch.look_last();
+        self.tell_hits();
         self.kill_all();
         self.groups.remove();
         drop(self.placeholder_lock.take());
         super::remove_placeholders(self.placeholders.as_ref());
-        super::record_end(&self.runtime, &reason);
+        super::record_end(&self.runtime, &reason, limit);
         unlink(&self.runtime);
         for connection in &mut self.connections {
             connection.answer(ControlAnswer::Ended);
@@ -103,23 +115,28 @@ impl Control {
     }
 
     /// Waits for a reason to end.
-    fn serve(&mut self) -> String {
+    fn serve(&mut self) -> Ending {
         let mut alone_since = Some(Instant::now());
         loop {
             let left = alone_since.map(|since| self.lease.saturating_sub(since.elapsed()));
             if left == Some(Duration::ZERO) {
-                return "lease ran out".into();
+                return Ending::Plain("lease ran out".into());
             }
-            let ready = match self.wait(left) {
+            if let Some(hit) = self.watch.look() {
+                return Ending::Limit(hit);
+            }
+            self.tell_hits();
+            let pause = self.watch.pause();
+            let ready = match self.wait(left.map_or(pause, |left| left.min(pause))) {
                 Ok(ready) => ready,
                 Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return format!("its launcher failed: {error}"),
+                Err(error) => return Ending::Plain(format!("its launcher failed: {error}")),
             };
             if ready.output {
                 self.drain_output();
             }
             if ready.child {
-                return self.exit_reason();
+                return Ending::Plain(self.exit_reason());
             }
             if ready.listener {
                 self.accept();
@@ -128,7 +145,7 @@ impl Control {
                 if let Some(connection) = self.connections.get_mut(index)
                     && connection.take() == Some(ControlRequest::End)
                 {
-                    return "ended by its server".into();
+                    return Ending::Plain("ended by its server".into());
                 }
             }
             self.connections.retain(|connection| connection.open);
@@ -137,14 +154,16 @@ impl Control {
         }
     }
 
-    fn wait(&self, left: Option<Duration>) -> rustix::io::Result<Ready> {
+    /// Waits for something to happen, at most so long.
+    fn wait(&self, most: Duration) -> rustix::io::Result<Ready> {
         let mut fds =
             vec![PollFd::new(&self.child.handle, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
         fds.extend(self.connections.iter().map(|c| PollFd::new(&c.stream, PollFlags::IN)));
         if self.output_open {
             fds.push(PollFd::new(&self.child.output, PollFlags::IN));
         }
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let timeout = Timespec::try_from(most).ok();
+        self.code.forget();
         rustix::event::poll(&mut fds, timeout.as_ref())?;
         let is_ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let count = self.connections.len();
@@ -154,6 +173,19 @@ impl Control {
             connections: (0..count).filter(|index| is_ready[2 + index]).collect(),
             output: self.output_open && is_ready[2 + count],
         })
+    }
+
+    /// Tells servers that are there of limits that were reached.
+    fn tell_hits(&mut self) {
+        if !self.connections.iter().any(|connection| connection.holds && connection.open) {
+            return;
+        }
+        for hit in self.watch.due() {
+            for connection in self.connections.iter_mut().filter(|connection| connection.holds) {
+                connection.answer(ControlAnswer::Limit(hit));
+            }
+            self.watch.told(&hit);
+        }
     }
 
     fn accept(&mut self) {
@@ -225,6 +257,12 @@ impl Control {
             pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
+}
+
+/// Why it ends.
+enum Ending {
+    Plain(String),
+    Limit(LimitHit),
 }
 
 struct Ready {

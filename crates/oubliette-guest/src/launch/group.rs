@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use ob_core::launch::ControlGroup;
 use ob_core::launch::GROUPS_FILE;
+use ob_core::resource::Resource;
 use rustix::process::Pid;
 use rustix::process::Signal;
 
@@ -18,7 +19,7 @@ use super::complain;
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     paths: Vec<PathBuf>,
-    unenforced: Vec<String>,
+    unenforced: Vec<Resource>,
 }
 
 // === impl Groups ===
@@ -33,13 +34,13 @@ impl Groups {
         for group in wanted {
             if let Err(error) = fs::create_dir(&group.path) {
                 complain(&format!("cannot make {}: {error}", group.path.display()));
-                made.unenforced.extend(group.limits.iter().map(|(file, _)| file.clone()));
+                made.unenforced.extend(group.limits.iter().filter_map(|limit| limit.resource));
                 continue;
             }
-            for (file, value) in &group.limits {
-                if let Err(error) = fs::write(group.path.join(file), value) {
-                    complain(&format!("cannot set {file} of {}: {error}", group.path.display()));
-                    made.unenforced.push(file.clone());
+            for limit in &group.limits {
+                if let Err(error) = fs::write(group.path.join(&limit.file), &limit.value) {
+                    complain(&format!("cannot set {} of {}: {error}", limit.file, group.path.display()));
+                    made.unenforced.extend(limit.resource);
                 }
             }
             made.paths.push(group.path.clone());
@@ -47,9 +48,25 @@ impl Groups {
         Ok(made)
     }
 
+    /// Groups that were made already. For tests.
+    #[cfg(test)]
+    pub(super) fn of(paths: Vec<PathBuf>) -> Self {
+        Self { paths, unenforced: Vec::new() }
+    }
+
     /// Limits that could not be set.
-    pub(super) fn unenforced(&self) -> &[String] {
+    pub(super) fn unenforced(&self) -> &[Resource] {
         &self.unenforced
+    }
+
+    /// The folders.
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// The group whose members can be frozen.
+    pub(super) fn freezer(&self) -> Option<PathBuf> {
+        self.paths.iter().find(|path| path.join("cgroup.freeze").exists()).cloned()
     }
 
     /// The version 2 group, for a child to be born in.
@@ -61,6 +78,12 @@ impl Groups {
     pub(super) fn join_unified(&self) -> io::Result<()> {
         let mut unified = self.paths.iter().filter(|path| is_unified(path));
         unified.try_for_each(|path| fs::write(path.join("cgroup.procs"), "0"))
+    }
+
+    /// Takes the calling process into the version 1 groups, which waits some 10 ms for each.
+    pub(super) fn join_legacy(&self) -> io::Result<()> {
+        let mut legacy = self.paths.iter().filter(|path| !is_unified(path));
+        legacy.try_for_each(|path| fs::write(path.join("cgroup.procs"), "0"))
     }
 
     /// True if there are groups that processes have to be moved to.

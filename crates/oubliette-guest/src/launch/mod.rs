@@ -4,17 +4,21 @@
 //! plan -> set up -> started -----------------> ending -> gone
 //!            |        |  bubblewrap exited -----^         end.json written, groups removed, `ended` answered
 //!            v        |  `end` on the socket ---^
+//!            v        |  a limit it watches ----^
 //!          error      |  no server for a lease -^
 //! ```
 //!
 //! It is small on purpose: no threads, no runtime, a dozen system calls. It outlives the server that started it and
 //! shares nothing with it but its runtime folder. If it is killed, bubblewrap and everything inside die with it.
 
+mod bound;
 mod control;
+mod disk;
 mod group;
 mod spawn;
 mod stage;
 mod sys;
+mod watch;
 
 use std::io::Read as _;
 use std::io::Write as _;
@@ -23,20 +27,24 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
+use ob_core::launch::ENFORCEMENT_FILE;
 use ob_core::launch::EndRecord;
 use ob_core::launch::LaunchAnswer;
 use ob_core::launch::LaunchPlan;
 use ob_core::launch::MAX_LINE;
 use ob_core::launch::MAX_PLAN;
 use ob_core::launch::Placeholders;
+use ob_core::resource::Enforcement;
+use ob_core::resource::LimitHit;
+use ob_core::resource::Means;
 
 use self::control::Control;
 use self::group::Groups;
 
 pub(crate) fn main() -> ExitCode {
     match start() {
-        Ok((control, unenforced)) => {
-            answer(&LaunchAnswer::Ok { unenforced });
+        Ok((control, enforcement)) => {
+            answer(&LaunchAnswer::Ok { enforcement });
             control.run();
             ExitCode::SUCCESS
         }
@@ -49,7 +57,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// Reads the plan and brings bubblewrap up. On an error nothing is left over.
-fn start() -> Result<(Control, Vec<String>), String> {
+fn start() -> Result<(Control, Enforcement), String> {
     let mut text = Vec::new();
     std::io::stdin()
         .lock()
@@ -72,8 +80,13 @@ fn start() -> Result<(Control, Vec<String>), String> {
     let groups = Groups::make(&plan.groups, &plan.runtime).map_err(|e| format!("control groups: {e}"))?;
     match spawn::bubblewrap(&plan, &groups) {
         Ok(child) => {
-            let unenforced = groups.unenforced().to_vec();
-            Ok((Control::new(listener, child, groups, &plan), unenforced))
+            let mut enforcement = plan.enforcement.clone();
+            groups.unenforced().iter().for_each(|resource| enforcement.set(*resource, Means::None));
+            let text = serde_json::to_vec(&enforcement).unwrap_or_default();
+            if let Err(error) = write_whole(&plan.runtime, ENFORCEMENT_FILE, &text) {
+                complain(&format!("cannot note how limits are held: {error}"));
+            }
+            Ok((Control::new(listener, child, groups, &plan), enforcement))
         }
         Err(what) => {
             groups.kill();
@@ -110,11 +123,12 @@ fn answer(answer: &LaunchAnswer) {
 }
 
 /// Leaves how it ended, whole or not at all.
-fn record_end(runtime: &Path, reason: &str) {
+fn record_end(runtime: &Path, reason: &str, limit: Option<LimitHit>) {
     let at_micros = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
-    let text = serde_json::to_vec(&EndRecord { reason: reason.to_owned(), at_micros }).unwrap_or_default();
+    let text =
+        serde_json::to_vec(&EndRecord { reason: reason.to_owned(), at_micros, limit }).unwrap_or_default();
     if let Err(error) = write_whole(runtime, ob_core::launch::END_FILE, &text) {
         complain(&format!("cannot record the end ({reason}): {error}"));
     }

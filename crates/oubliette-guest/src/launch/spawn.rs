@@ -19,13 +19,19 @@ use std::process::Command;
 
 use base64::Engine as _;
 use ob_core::launch::ARGS_FD;
+use ob_core::launch::Direct;
 use ob_core::launch::FIRST_DATA_FD;
 use ob_core::launch::LaunchPlan;
+use ob_core::launch::ProcessLimit;
+use ob_core::launch::ProcessLimitKind;
 use rustix::fs::MemfdFlags;
 use rustix::process::Pid;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
 use rustix::process::Signal;
 use rustix::process::WaitOptions;
 
+use super::bound;
 use super::group::Groups;
 use super::stage;
 use super::sys;
@@ -64,7 +70,9 @@ pub(super) fn bubblewrap(plan: &LaunchPlan, groups: &Groups) -> Result<Bubblewra
     let (info, info_write) = io::pipe().map_err(|e| format!("cannot make a pipe: {e}"))?;
     let (block_read, block) = io::pipe().map_err(|e| format!("cannot make a pipe: {e}"))?;
     let mut passed = Vec::new();
-    if groups.has_legacy() {
+    // Without bubblewrap the child moves itself.
+    let moves_later = groups.has_legacy() && plan.direct.is_none();
+    if moves_later {
         let numbers = [INFO_FD.to_string(), BLOCK_FD.to_string()];
         args.extend(["--info-fd", &numbers[0], "--block-fd", &numbers[1]].map(str::to_owned));
         passed.push((lift(info_write.into())?, INFO_FD));
@@ -89,6 +97,7 @@ pub(super) fn bubblewrap(plan: &LaunchPlan, groups: &Groups) -> Result<Bubblewra
     let pid = match forked.map_err(|e| format!("cannot fork: {e}"))? {
         Forked::Child => {
             let joined = if was_born_inside { Ok(()) } else { groups.join_unified() };
+            let joined = joined.and_then(|()| if moves_later { Ok(()) } else { groups.join_legacy() });
             let joined = joined.map_err(|e| format!("cannot join its control group: {e}"));
             let become_it = || become_bubblewrap(plan, launcher, &passed, &output_write);
             let what = match joined.and_then(|()| become_it()) {
@@ -109,7 +118,7 @@ pub(super) fn bubblewrap(plan: &LaunchPlan, groups: &Groups) -> Result<Bubblewra
         rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok();
         return Err(what);
     }
-    let adopted = if groups.has_legacy() { adopt(groups, pid, info, block) } else { Ok(None) };
+    let adopted = if moves_later { adopt(groups, pid, info, block) } else { Ok(None) };
     let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
     match (adopted, handle) {
         (Ok(_held_back), Ok(handle)) => Ok(Bubblewrap { pid, handle, output: output.into(), _held_back }),
@@ -168,9 +177,14 @@ fn become_bubblewrap(
 ) -> Result<Never, String> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if let Some(user) = plan.user {
-        stage::enter(&plan.stage, user)?;
+        stage::enter(&plan.stage, user, plan.direct.is_some())?;
+        // As root: some may be raised.
+        set_limits(&plan.rlimits)?;
         drop_to(user).map_err(|e| format!("cannot become uid {user}: {e}"))?;
+    } else {
+        set_limits(&plan.rlimits)?;
     }
+    bound::set(&plan.bounds)?;
     rustix::thread::set_no_new_privs(true).map_err(|e| format!("cannot give up new privileges: {e}"))?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| format!("cannot bind to the launcher: {e}"))?;
@@ -187,6 +201,9 @@ fn become_bubblewrap(
         io::Result::Ok(())
     })();
     descriptors.map_err(|e| format!("cannot pass descriptors: {e}"))?;
+    if let Some(direct) = &plan.direct {
+        return Err(become_first_process(direct, &plan.command));
+    }
     let error = Command::new(&plan.bwrap)
         .arg0("bwrap")
         .arg("--args")
@@ -197,6 +214,36 @@ fn become_bubblewrap(
         .current_dir("/")
         .exec();
     Err(format!("cannot execute {}: {error}", plan.bwrap.display()))
+}
+
+/// Executes the first process without walls; returns why not.
+fn become_first_process(direct: &Direct, command: &[String]) -> String {
+    let Some((program, args)) = command.split_first() else { return "there is no first process".into() };
+    let error = Command::new(program)
+        .arg0("sandbox")
+        .args(args)
+        .env_clear()
+        .envs(direct.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(&direct.cwd)
+        .exec();
+    format!("cannot execute {program} in {}: {error}", direct.cwd.display())
+}
+
+/// Sets limits that this process and all that come from it have. None is raised above what there is.
+fn set_limits(limits: &[ProcessLimit]) -> Result<(), String> {
+    for limit in limits {
+        let resource = match limit.kind {
+            ProcessLimitKind::OpenFiles => Resource::Nofile,
+            ProcessLimitKind::FileSize => Resource::Fsize,
+            ProcessLimitKind::Processes => Resource::Nproc,
+        };
+        let now = rustix::process::getrlimit(resource);
+        let lower = |known: Option<u64>| Some(known.map_or(limit.most, |known| known.min(limit.most)));
+        let wanted = Rlimit { current: lower(now.current), maximum: lower(now.maximum) };
+        rustix::process::setrlimit(resource, wanted)
+            .map_err(|e| format!("cannot limit {:?} to {}: {e}", limit.kind, limit.most))?;
+    }
+    Ok(())
 }
 
 /// Becomes an unprivileged user for good: no groups, no way back, and with the last uid 0 the kernel takes every

@@ -28,8 +28,9 @@ use super::sys;
 use super::sys::Forked;
 use super::sys::MountAttributes;
 
-/// Enters a private mount namespace and mounts the sources under [`STAGE_DIR`], by number.
-pub(super) fn enter(sources: &[StagedSource], user: u32) -> Result<(), String> {
+/// Enters a private mount namespace and mounts the sources under [`STAGE_DIR`], by number. If it stays the first
+/// process's view, everyone may write there: it is its `/tmp`.
+pub(super) fn enter(sources: &[StagedSource], user: u32, stays: bool) -> Result<(), String> {
     sys::unshare(UnshareFlags::NEWNS).map_err(|e| {
         format!("cannot make a mount namespace: {e} (a server that runs as root needs CAP_SYS_ADMIN)")
     })?;
@@ -41,8 +42,12 @@ pub(super) fn enter(sources: &[StagedSource], user: u32) -> Result<(), String> {
     for source in sources {
         trees.push(detached_tree(source, user)?);
     }
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", STAGE_DIR, "tmpfs", flags, Some(c"mode=0755,size=1m"))
+    let (more, options) = match stays {
+        true => (MountFlags::empty(), c"mode=1777"),
+        false => (MountFlags::NOEXEC, c"mode=0755,size=1m"),
+    };
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | more;
+    rustix::mount::mount("tmpfs", STAGE_DIR, "tmpfs", flags, Some(options))
         .map_err(|e| format!("cannot mount the stage: {e}"))?;
     for (number, (source, (tree, is_folder))) in sources.iter().zip(trees).enumerate() {
         let target = Path::new(STAGE_DIR).join(number.to_string());

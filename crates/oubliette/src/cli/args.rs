@@ -167,7 +167,7 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
-    /// Leave sandboxes running for the next server
+    /// Leave sandboxes running for the next server, for `sandbox.lease_s`
     #[arg(long)]
     pub(crate) keep_sandboxes: bool,
 }
@@ -242,6 +242,9 @@ pub(crate) enum ProjectCommand {
         /// The most that one tree of sessions may spend, in US dollars
         #[arg(long, value_name = "USD")]
         max_cost_usd: Option<f64>,
+        /// What its sandboxes may use instead of the server's limit: memory=8G, cpu=1.5, disk=40G, wall_time=3600, …
+        #[arg(long = "limit", value_name = "NAME=N")]
+        limits: Vec<String>,
     },
     /// List projects
     List {

@@ -15,6 +15,7 @@ use ob_core::operation::Nothing;
 use ob_core::operation::Operation;
 use ob_core::operation::ServerStatus;
 use ob_core::operation::ServerStop;
+use ob_core::resource::marked_backend;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -293,7 +294,7 @@ fn described(status: &ServerStatus) -> String {
         ("up", text::duration(now.since(status.started_at).as_secs())),
         ("sessions", format!("{} active", status.active_sessions)),
         ("sandboxes", status.sandboxes.to_string()),
-        ("backend", status.backend.clone()),
+        ("backend", marked_backend(&status.backend)),
         ("model", model),
     ];
     lines.iter().map(|(name, value)| format!("{name:<10} {}\n", text::one_line(value))).collect()

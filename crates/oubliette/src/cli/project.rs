@@ -7,6 +7,7 @@ use ob_core::operation::ProjectCreate;
 use ob_core::operation::ProjectList;
 use ob_core::operation::ProjectTarget;
 use ob_core::record::ProjectRecord;
+use ob_core::resource::Resource;
 use serde_json::Value;
 
 use super::OK;
@@ -20,7 +21,7 @@ use super::text;
 pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output) -> Result<u8, Refusal> {
     hub.ensure(output).await?;
     match command {
-        ProjectCommand::Create { name, source, description, model, max_cost_usd } => {
+        ProjectCommand::Create { name, source, description, model, max_cost_usd, limits } => {
             let source = match source {
                 Some(folder) => {
                     let folder = hub.context.cwd.join(folder);
@@ -35,6 +36,7 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
                 source,
                 max_cost_usd,
                 model,
+                limits: limits.iter().map(|text| parse_limit(text)).collect::<Result<_, _>>()?,
             };
             let record: ProjectRecord = hub.client.call(Operation::ProjectCreate, &params).await?;
             output.data(&record, || format!("{}\n", record.id));
@@ -63,6 +65,24 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
     Ok(OK)
 }
 
+/// A limit as people write it: `disk=40G`, `cpu=1.5`, `wall_time=3600` in seconds.
+fn parse_limit(text: &str) -> Result<(Resource, u64), Refusal> {
+    let wrong = || {
+        let names = Resource::ALL.map(Resource::as_str).join(", ");
+        Refusal::invalid(format!("`{}` is no limit", text::one_line(text)))
+            .fix(format!("write NAME=N, as in disk=40G or cpu=1.5; the names are {names}"))
+    };
+    let (name, amount) = text.split_once('=').ok_or_else(wrong)?;
+    let resource = Resource::ALL.into_iter().find(|resource| resource.as_str() == name).ok_or_else(wrong)?;
+    let amount = match resource {
+        Resource::Memory | Resource::Disk | Resource::OutputRate => ob_config::parse_size(amount),
+        Resource::Cpu => ob_config::parse_cpus(amount).map(u64::from),
+        Resource::WallTime => amount.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000)),
+        Resource::Pids | Resource::OpenFiles | Resource::Inodes => amount.parse().ok(),
+    };
+    Ok((resource, amount.ok_or_else(wrong)?))
+}
+
 /// Projects, as the server lists them.
 pub(crate) async fn list(hub: &Hub, params: &ProjectList) -> Result<Vec<ProjectRecord>, Refusal> {
     Ok(hub.client.call(Operation::ProjectList, params).await?)
@@ -78,6 +98,16 @@ fn source(record: &ProjectRecord) -> String {
     record.source.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string())
 }
 
+/// What its sandboxes may use.
+fn limits(record: &ProjectRecord) -> String {
+    let each: Vec<_> = record
+        .limits
+        .iter()
+        .map(|(resource, amount)| format!("{resource} {}", resource.show(*amount)))
+        .collect();
+    if each.is_empty() { "the server's limits".to_owned() } else { each.join(", ") }
+}
+
 fn described(record: &ProjectRecord) -> String {
     let lines = [
         ("id", record.id.to_string()),
@@ -87,6 +117,28 @@ fn described(record: &ProjectRecord) -> String {
         ("model", record.model.clone().unwrap_or_else(|| "the server's default".to_owned())),
         ("limit", record.max_cost.map_or_else(|| "the server's default".to_owned(), |cost| cost.to_string())),
         ("created", text::instant(record.created_at)),
+        ("sandbox", limits(record)),
     ];
     lines.iter().map(|(name, value)| format!("{name:<8} {}\n", text::one_line(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_as_people_write_them() {
+        for (text, expected) in [
+            ("disk=40G", Some((Resource::Disk, 40 << 30))),
+            ("cpu=1.5", Some((Resource::Cpu, 1500))),
+            ("wall_time=3600", Some((Resource::WallTime, 3_600_000))),
+            ("pids=100", Some((Resource::Pids, 100))),
+            ("pids=1.5", None),
+            ("disk=", None),
+            ("space=4G", None),
+            ("disk", None),
+        ] {
+            assert_eq!(parse_limit(text).ok(), expected, "{text}");
+        }
+    }
 }

@@ -113,6 +113,7 @@ async fn project_of(hub: &Hub, folder: &Path, output: &Output) -> Result<Project
         source: Some(folder.to_path_buf()),
         max_cost_usd: None,
         model: None,
+        limits: Default::default(),
     };
     let made: ProjectRecord = hub.client.call(Operation::ProjectCreate, &params).await?;
     output.hint(&format!("made project {} ({})", text::one_line(&made.name), made.id));

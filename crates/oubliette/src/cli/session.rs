@@ -9,6 +9,9 @@ use ob_core::operation::SessionList;
 use ob_core::operation::SessionMessage;
 use ob_core::operation::SessionTarget;
 use ob_core::record::SessionView;
+use ob_core::resource::Enforcement;
+use ob_core::resource::Resource;
+use ob_core::resource::marked_backend;
 use ob_core::session::SessionStatus;
 use serde_json::Value;
 use serde_json::json;
@@ -175,7 +178,7 @@ fn parse_status(text: &str) -> Result<SessionStatus, Refusal> {
 fn row(view: &SessionView) -> Vec<String> {
     vec![
         view.session_id.to_string(),
-        view.state.clone(),
+        if view.isolated { view.state.clone() } else { format!("{} (UNSAFE)", view.state) },
         view.turns.to_string(),
         text::instant(view.created_at),
         view.model.to_string(),
@@ -196,7 +199,8 @@ fn described(view: &SessionView) -> String {
         ("task", view.title.clone()),
         ("model", view.model.to_string()),
         ("agent", view.agent.clone()),
-        ("backend", view.backend.clone()),
+        ("backend", marked_backend(&view.backend)),
+        ("limits", limits(view)),
         ("project", view.project_id.to_string()),
         ("workspace", view.workspace_id.to_string()),
         ("turns", view.turns.to_string()),
@@ -206,6 +210,18 @@ fn described(view: &SessionView) -> String {
         ("changed", text::instant(view.updated_at)),
     ];
     lines.iter().map(|(name, value)| format!("{name:<10} {}\n", text::one_line(value))).collect()
+}
+
+/// Whether the limits of its sandbox are held.
+fn limits(view: &SessionView) -> String {
+    match view.enforcement.as_ref().map(Enforcement::missing) {
+        None => "no sandbox yet".to_owned(),
+        Some(missing) if missing.is_empty() => "held".to_owned(),
+        Some(missing) => {
+            let names: Vec<&str> = missing.into_iter().map(Resource::as_str).collect();
+            format!("NOT HELD: {}", names.join(", "))
+        }
+    }
 }
 
 #[cfg(test)]

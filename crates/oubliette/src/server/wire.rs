@@ -12,6 +12,8 @@ use ob_component::Registry;
 use ob_config::Loaded;
 use ob_core::Refusal;
 use ob_core::redact::Redactor;
+use ob_core::resource::UNSAFE_BACKEND;
+use ob_core::resource::marked_backend;
 use ob_engine::Catalogue;
 use ob_engine::Demonstration;
 use ob_engine::Engine;
@@ -23,10 +25,11 @@ use ob_sandbox::Backend;
 use ob_sandbox::namespace::GuestImage;
 use ob_sandbox::namespace::NamespaceBackend;
 use ob_sandbox::namespace::NamespaceOptions;
+use ob_sandbox::process::ProcessBackend;
+use ob_sandbox::process::ProcessOptions;
 use ob_server::MetricsText;
 use ob_server::ObserveRequest;
 use ob_store::sqlite::SqliteOptions;
-use ob_telemetry::Gauges;
 use ob_telemetry::Log;
 use ob_telemetry::LogOptions;
 use ob_telemetry::Metrics;
@@ -41,9 +44,6 @@ use crate::guest;
 
 /// The version of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The name of the one backend that there is.
-const NAMESPACE: &str = "namespace";
 
 /// The log and the metrics.
 pub(crate) struct Telemetry {
@@ -84,12 +84,7 @@ pub(crate) fn telemetry(loaded: &Loaded, foreground: bool) -> Result<Telemetry, 
             let (engine, page) = (gauges_of.get().cloned(), page.clone());
             Box::pin(async move {
                 if let Some(engine) = engine {
-                    let now = engine.gauges().await;
-                    page.set_gauges(Gauges {
-                        active_sessions: now.active_sessions,
-                        sandboxes: now.sandboxes,
-                        projects: now.projects,
-                    });
+                    page.set_gauges(engine.gauges().await);
                 }
                 page.render()
             })
@@ -119,13 +114,8 @@ pub(crate) async fn build(
         ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
 
     let registry = Registry::default();
-    let backend: Arc<dyn Backend> = Arc::new(NamespaceBackend::new(NamespaceOptions {
-        guest: guest::GUEST.map_or(GuestImage::Missing, GuestImage::Embedded),
-        programs: home.programs(),
-        bwrap: settings.sandbox.bubblewrap.clone().or_else(|| bubblewrap(context)),
-        first_process: None,
-    }));
-    registry.register(Domain::Adapter, ob_engine::SANDBOX, NAMESPACE, backend);
+    let backend = backend(context, loaded);
+    registry.register(Domain::Adapter, ob_engine::SANDBOX, backend.name(), backend);
 
     let models = Arc::new(Models::new());
     let demonstration = demo_model::find(&own_program())
@@ -150,6 +140,26 @@ pub(crate) async fn build(
     })
     .await?;
     Ok(Arc::clone(telemetry.engine.get_or_init(|| engine)))
+}
+
+/// The sandbox backend that is configured.
+fn backend(context: &Context, loaded: &Loaded) -> Arc<dyn Backend> {
+    let settings = &loaded.settings.sandbox;
+    let image = guest::GUEST.map_or(GuestImage::Missing, GuestImage::Embedded);
+    let programs = loaded.home.programs();
+    if settings.backend == UNSAFE_BACKEND {
+        tracing::warn!(
+            backend = marked_backend(UNSAFE_BACKEND),
+            "agents run as plain processes of this machine"
+        );
+        return Arc::new(ProcessBackend::new(ProcessOptions { guest: image, programs }));
+    }
+    Arc::new(NamespaceBackend::new(NamespaceOptions {
+        guest: image,
+        programs,
+        bwrap: settings.bubblewrap.clone().or_else(|| bubblewrap(context)),
+        first_process: None,
+    }))
 }
 
 /// bubblewrap as the PATH has it. The system's folders are looked through only if there is no PATH: whoever sets one

@@ -18,15 +18,15 @@ use crate::harness::can_sandbox;
 use crate::harness::until;
 
 /// A session in which commands can be run, one for each message.
-struct Inside<'a> {
+pub(crate) struct Inside<'a> {
     home: &'a Home,
     model: &'a ModelServer,
-    session: String,
+    pub(crate) session: String,
     marks: std::cell::Cell<usize>,
 }
 
 impl<'a> Inside<'a> {
-    fn new(home: &'a Home, model: &'a ModelServer, source: &Path) -> Self {
+    pub(crate) fn new(home: &'a Home, model: &'a ModelServer, source: &Path) -> Self {
         model.push(Answer::text("Ready."));
         let session = home.spawn(source, "Get ready.");
         until("the session to be ready", || home.state(&session) == "idle");
@@ -34,7 +34,7 @@ impl<'a> Inside<'a> {
     }
 
     /// Runs a command in the sandbox, as the agent would; what it printed, with its exit code.
-    fn sh(&self, command: &str) -> String {
+    pub(crate) fn sh(&self, command: &str) -> String {
         let mark = self.marks.get() + 1;
         self.marks.set(mark);
         self.model.push(Answer::tool(
@@ -59,7 +59,7 @@ impl<'a> Inside<'a> {
         said
     }
 
-    fn workspace(&self) -> PathBuf {
+    pub(crate) fn workspace(&self) -> PathBuf {
         let view = self.home.json(&["session", "get", &self.session]);
         let (project, workspace) =
             (view["project_id"].as_str().unwrap(), view["workspace_id"].as_str().unwrap());
@@ -71,7 +71,7 @@ fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t0\t")
 }
 
-fn home_with(model: &ModelServer) -> (Home, PathBuf) {
+pub(crate) fn home_with(model: &ModelServer) -> (Home, PathBuf) {
     let home = Home::new(model);
     home.start();
     let source = home.repository("thing", &[("a.txt", "one\n")]);

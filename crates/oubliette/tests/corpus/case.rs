@@ -71,7 +71,7 @@ impl Verdict {
     /// For people, on one line.
     pub(crate) fn words(&self) -> String {
         let (Self::Got(text) | Self::Held(text) | Self::Missing(text)) = self;
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect()
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect()
     }
 }
 

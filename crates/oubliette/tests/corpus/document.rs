@@ -64,14 +64,18 @@ const CLASSES: &[(&str, &str)] = &[
     ("acp", "An agent that lies to the driver."),
     ("api", "The server's own doors, without a right to them."),
     ("git", "A repository that was made to harm whoever lets the server look at it."),
+    ("in_place", "The user's own folder as a workspace: what could be left there for the user's next git."),
     ("patch", "What a session changed, on its way into the user's folder."),
     ("terminal", "Text of agents on an operator's terminal: obeyed by none, and kept exact in JSON."),
     ("archives", "Archives that write elsewhere when they are unpacked."),
     ("bombs", "What is too much; the limits themselves have tests of their own."),
 ];
 
+/// A test of the table: what is wrong with it.
+pub(crate) type Rule = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
 /// The tests of the table itself, by name.
-pub(crate) fn rules(cases: Vec<Case>) -> Vec<(&'static str, Box<dyn FnOnce() -> Result<(), String> + Send>)> {
+pub(crate) fn rules(cases: Vec<Case>) -> Vec<(&'static str, Rule)> {
     let page = page(&cases);
     vec![
         ("the_page_is_the_table", Box::new(move || is_current(&page))),

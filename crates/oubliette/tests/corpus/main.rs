@@ -107,8 +107,8 @@ fn trial(case: Case, verdicts: &Arc<Verdicts>, tally: &Tally, can_sandbox: bool)
 
 fn judge(case: &Case, attempt: &Verdict, control: &Verdict) -> (Outcome, String) {
     match (attempt, control) {
-        (Verdict::Got(what), _) => {
-            (Outcome::Failed, format!("{}: it worked: {what}. {}", case.tries, case.shows))
+        (Verdict::Got(_), _) => {
+            (Outcome::Failed, format!("{}: it worked: {}. {}", case.tries, attempt.words(), case.shows))
         }
         (Verdict::Missing(what), _) => (Outcome::Failed, format!("the attempt was not made: {what}")),
         (Verdict::Held(_), Verdict::Got(_)) => (Outcome::Held, String::new()),

@@ -60,7 +60,7 @@ fn serve(mut stream: UnixStream, provider: &str) -> io::Result<()> {
     {
         // A connection that is held is kept for as long as the client likes.
         stream.set_read_timeout(None)?;
-        stream.read(&mut [0; 1])?;
+        stream.read_exact(&mut [0; 1])?;
     }
     Ok(())
 }

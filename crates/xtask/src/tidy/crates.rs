@@ -47,6 +47,9 @@ const APART: [(&str, &[&str]); 1] = [("oubliette-guest", &["ob-core"])];
 /// Dependencies that have one owner.
 const OWNED: [(&str, &str); 1] = [("rusqlite", "ob-store")];
 
+/// The feature of `ob-sandbox` that is for tests and benches only.
+const WEAKENED: &str = "weakened";
+
 const RULE: &str = "layers";
 
 /// A crate of this workspace.
@@ -152,12 +155,32 @@ pub fn check_manifests(files: &[File], errors: &mut Vec<Finding>) {
             let key: String = line.split_whitespace().collect();
             key == "lints.workspace=true" || section == "[lints]" && key == "workspace=true"
         });
+        if let Some(line) = weakened(&file.text) {
+            let text = "only tests and benches may have sandboxes that lack a protection; move it to `[dev-dependencies]`";
+            errors.push(Finding { path: file.path.clone(), line, rule: RULE, text: text.to_owned() });
+        }
         if !inherits {
             let text =
                 "the lints of the workspace are not taken; add `[lints]` with `workspace = true`".to_owned();
             errors.push(Finding { path: file.path.clone(), line: 1, rule: "lints", text });
         }
     }
+}
+
+/// The line on which a manifest makes what ships depend on the feature of `ob-sandbox` that leaves protections out.
+fn weakened(text: &str) -> Option<usize> {
+    let mut section = "";
+    for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let is_for_tests = section.starts_with("[dev-dependencies");
+        let is_declared = section == "[features]" && line.starts_with("weakened = []");
+        if line.contains(WEAKENED) && !line.starts_with('#') && !is_for_tests && !is_declared {
+            return Some(number);
+        }
+    }
+    None
 }
 
 fn is_manifest(path: &str) -> bool {
@@ -234,6 +257,20 @@ mod tests {
         let dependency = Dependency { name: "b".to_owned(), kind: Some("dev".to_owned()) };
         let expected = Crate { name: "a".to_owned(), dependencies: vec![dependency] };
         assert_eq!(read(metadata).expect("it is read"), [expected]);
+    }
+
+    #[test]
+    fn nothing_that_ships_has_sandboxes_without_a_protection() {
+        let table = [
+            ("[features]\nweakened = []\n", None),
+            ("[features]\ndefault = [\"weakened\"]\n", Some(2)),
+            ("[dev-dependencies]\nob-sandbox = { features = [\"weakened\"] }\n", None),
+            ("[dependencies]\nob-sandbox = { features = [\"weakened\"] }\n", Some(2)),
+            ("[dependencies.ob-sandbox]\n\nfeatures = [\"weakened\"]\n", Some(3)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(weakened(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -10,8 +10,10 @@ use ob_core::link::Ack;
 use ob_sandbox::link::Guest;
 use ob_sandbox::link::LinkError;
 use ob_sandbox::link::Output;
+use ob_sandbox::link::Pace;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::LAST_WORDS;
@@ -26,6 +28,8 @@ pub(super) struct Pump {
     pub(super) generation: u32,
     pub(super) signal: mpsc::Sender<Signal>,
     pub(super) stop: CancellationToken,
+    /// The most bytes of output in a second.
+    pub(super) output_rate: Option<u64>,
 }
 
 // === impl Pump ===
@@ -42,14 +46,29 @@ impl Pump {
 
     pub(super) async fn stdout(self, from: u64) {
         let mut output = self.guest.output(&self.process, Output::Stdout, from);
+        let mut pace = self.output_rate.map(Pace::new);
         while let Some(chunk) = output.next().await {
             match chunk {
-                Ok(bytes) => self.tell(What::Stdout(bytes)).await,
+                Ok(bytes) => {
+                    let count = bytes.len();
+                    self.tell(What::Stdout(bytes)).await;
+                    self.hold_back(pace.as_mut(), count).await;
+                }
                 Err(LinkError::Closed) => return,
                 Err(error) => return self.tell(What::SandboxEnded(error.to_string())).await,
             }
         }
         self.tell(What::StdoutEnd).await;
+    }
+
+    /// Waits as long as the pace asks for; the guest, and behind it the agent, wait as well.
+    async fn hold_back(&self, pace: Option<&mut Pace>, count: usize) {
+        let Some(pace) = pace else { return };
+        let Some(pause) = pace.take(count, Instant::now()) else { return };
+        if let Some(hit) = pace.report(Instant::now()) {
+            self.tell(What::LimitHit(hit)).await;
+        }
+        tokio::time::sleep(pause).await;
     }
 
     /// Keeps the end of the error output, and acknowledges both streams: there is one acknowledgement for both.
@@ -64,6 +83,7 @@ impl Pump {
         let reader = {
             let read = Arc::clone(&read);
             let mut output = self.guest.output(&self.process, Output::Stderr, from);
+            let (pump, mut pace) = (self.clone(), self.output_rate.map(Pace::new));
             async move {
                 while let Some(Ok(bytes)) = output.next().await {
                     {
@@ -74,6 +94,7 @@ impl Pump {
                     }
                     read.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
                     wake.send_replace(());
+                    pump.hold_back(pace.as_mut(), bytes.len()).await;
                 }
                 std::future::pending::<()>().await;
             }

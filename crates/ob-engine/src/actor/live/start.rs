@@ -6,9 +6,10 @@ use std::time::Duration;
 use ob_agent::Driver;
 use ob_agent::presets;
 use ob_core::Refusal;
-use ob_core::link::WORKSPACE_DIR;
+use ob_core::link::GUEST_PROGRAM;
+use ob_core::model::ModelSource;
 use ob_core::record::SessionRecord;
-use ob_sandbox::Enforcement;
+use ob_core::resource::LimitHit;
 use ob_sandbox::SandboxError;
 use ob_sandbox::link::Guest;
 use ob_telemetry::SandboxEnded;
@@ -24,9 +25,9 @@ use super::Live;
 use super::Place;
 use super::REDIAL;
 use super::SavedDriver;
-use crate::Shared;
 use crate::actor::Signal;
 use crate::actor::What;
+use crate::shared::Shared;
 
 /// What a start needs besides the session.
 pub(in crate::actor) struct Start {
@@ -104,7 +105,7 @@ pub(in crate::actor) fn adopt(
                 watch_end(&shared, &record, &live, generation, signal.clone());
                 What::Started(Box::new(live))
             }
-            Err(reason) => What::AdoptFailed(reason),
+            Err(Gone { reason, limit }) => What::AdoptFailed { reason, limit },
         };
         drop(signal.send(Signal { generation, what }).await);
     })
@@ -141,6 +142,8 @@ async fn wait_for(before: Option<JoinHandle<()>>) {
 }
 
 async fn end_sandbox(shared: &Shared, record: &SessionRecord, live: Option<Live>) -> Result<(), Refusal> {
+    // A server that slept for long must not end its successor's sandbox: both are in the same place.
+    shared.still_owns(&record.id).await?;
     let backend = match live {
         Some(live) => {
             live.guest.close();
@@ -168,14 +171,17 @@ async fn try_start(
         let preset = presets::find(&record.agent).map_err(StartFailure::lasting)?;
         let backend = shared.backend().map_err(StartFailure::lasting)?;
         backend.check().await.map_err(StartFailure::lasting)?;
-        shared.catalogue.ensure(&record.model).await.map_err(StartFailure::lasting)?;
+        let waits_for = model_missing(shared, record).await.map_err(StartFailure::lasting)?;
         let workspace = shared.prepared_workspace(record).await.map_err(StartFailure::lasting)?;
         let spec = shared.sandbox_spec(record, &workspace).await.map_err(StartFailure::passing)?;
-        Ok((turn, preset, backend, spec))
+        // A workspace that is copied takes long enough for a successor to come.
+        shared.still_owns(&record.id).await.map_err(StartFailure::passing)?;
+        Ok((turn, preset, backend, spec, waits_for))
     };
     // Only what makes no sandbox is cut off: a sandbox that is being made must be known to be ended.
     let Some(prepared) = unwanted.run_until_cancelled(prepare).await else { return Ok(None) };
-    let (_turn, preset, backend, spec) = prepared?;
+    let (_turn, preset, backend, spec, waits_for) = prepared?;
+    let inside = backend.inside(&spec);
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
     let began = std::time::Instant::now();
@@ -186,7 +192,12 @@ async fn try_start(
     let process = format!("agent-{}-{generation}", shared.epoch.0);
     let ready = async {
         guest.connected(DIAL).await?;
-        guest.spawn(&process, &preset.process(WORKSPACE_DIR)).await
+        let mut agent = preset.process(&inside.workspace);
+        // By the name that it has in a sandbox of this backend.
+        if agent.argv.first().is_some_and(|program| program == GUEST_PROGRAM) {
+            agent.argv[0] = inside.guest.clone();
+        }
+        guest.spawn(&process, &agent).await
     };
     if let Err(error) = ready.await {
         guest.close();
@@ -206,40 +217,74 @@ async fn try_start(
             .and_then(|driver| driver.agent_session().map(ToOwned::to_owned)),
         Err(_) => None,
     };
-    let place = Place { id: spec.id, runtime: spec.runtime };
+    let place = Place { id: spec.id.clone(), runtime: spec.runtime.clone() };
     let counted = Counted::new(shared);
-    let mut live = Live::new(process, place, started.enforcement, guest, gate, backend, counted);
+    let workspace = inside.workspace;
+    let mut live = Live::new(process, place, started.enforcement, workspace, guest, gate, backend, counted);
+    live.output_rate = spec.limits.output_rate;
     live.resume = resume;
+    live.waits_for = waits_for;
     Ok(Some(live))
+}
+
+/// Why a sandbox was not found again.
+struct Gone {
+    reason: String,
+    /// The limit that it was ended for.
+    limit: Option<LimitHit>,
+}
+
+// === impl Gone ===
+
+impl Gone {
+    fn because(reason: impl std::fmt::Display) -> Self {
+        Self { reason: reason.to_string(), limit: None }
+    }
 }
 
 async fn try_adopt(
     shared: &Arc<Shared>,
     record: &SessionRecord,
     saved: Option<SavedDriver>,
-) -> Result<Live, String> {
-    let saved = saved.ok_or("its agent had not been started")?;
-    let backend = shared.backend().map_err(|refusal| refusal.to_string())?;
+) -> Result<Live, Gone> {
+    let saved = saved.ok_or_else(|| Gone::because("its agent had not been started"))?;
+    let backend = shared.backend().map_err(Gone::because)?;
     let runtime = shared.home.sandbox_runtime(&record.id);
-    if let Some(end) = backend.adopt(record.id.suffix(), &runtime).await.map_err(|error| error.to_string())? {
-        return Err(end.reason);
+    if let Some(end) = backend.adopt(record.id.suffix(), &runtime).await.map_err(Gone::because)? {
+        return Err(Gone { reason: end.reason, limit: end.limit });
     }
-    shared.catalogue.ensure(&record.model).await.map_err(|refusal| refusal.to_string())?;
-    let workspace = shared.prepared_workspace(record).await.map_err(|refusal| refusal.to_string())?;
-    let spec = shared.sandbox_spec(record, &workspace).await.map_err(|refusal| refusal.to_string())?;
+    // Whatever is wrong with its model: the sandbox holds work, and the model may come back.
+    let waits_for = shared.catalogue.ensure(&record.model).await.err();
+    let workspace = shared.prepared_workspace(record).await.map_err(Gone::because)?;
+    let spec = shared.sandbox_spec(record, &workspace).await.map_err(Gone::because)?;
+    shared.still_owns(&record.id).await.map_err(Gone::because)?;
     let guest = Guest::new();
-    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(|refusal| refusal.to_string())?;
-    guest.connected(REDIAL).await.map_err(|error| error.to_string())?;
-    let status = guest.status(&saved.process).await.map_err(|error| error.to_string())?;
-    let place = Place { id: spec.id, runtime: spec.runtime };
-    let enforcement = Enforcement::BestEffort;
+    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(Gone::because)?;
+    guest.connected(REDIAL).await.map_err(Gone::because)?;
+    let status = guest.status(&saved.process).await.map_err(Gone::because)?;
+    let place = Place { id: spec.id.clone(), runtime: spec.runtime.clone() };
+    let enforcement = backend.enforcement(&place.runtime).await.unwrap_or_default();
+    let workspace = backend.inside(&spec).workspace;
     let counted = Counted::new(shared);
-    let mut live = Live::new(saved.process.clone(), place, enforcement, guest, gate, backend, counted);
+    let mut live =
+        Live::new(saved.process.clone(), place, enforcement, workspace, guest, gate, backend, counted);
+    live.output_rate = spec.limits.output_rate;
     // What it wrote there while nobody listened is skipped: only the end of it is ever shown.
     live.stderr_from = status.stderr_end;
     live.adopted = Some(saved);
+    live.waits_for = waits_for;
     live.resumed = true;
     Ok(live)
+}
+
+/// What is wrong with the session's model, if waiting may help: a server on this machine may only be slower to start
+/// than we are. Fails if it will not help.
+async fn model_missing(shared: &Shared, record: &SessionRecord) -> Result<Option<Refusal>, Refusal> {
+    match shared.catalogue.ensure(&record.model).await {
+        Ok(()) => Ok(None),
+        Err(refusal) if record.model.source == ModelSource::Local => Ok(Some(refusal)),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// Tells the actor when the sandbox ends by itself.
@@ -256,12 +301,35 @@ fn watch_end(
     let place = live.place.clone();
     let stop = live.pumps.clone();
     tokio::spawn(async move {
-        if let Some(end) = stop.run_until_cancelled(backend.ended(&place.id, &place.runtime)).await {
+        let tell = async |what| drop(signal.send(Signal { generation, what }).await);
+        let mut hits = backend.limit_hits(&place.id);
+        let watched = async {
+            let ended = backend.ended(&place.id, &place.runtime);
+            tokio::pin!(ended);
+            loop {
+                tokio::select! {
+                    biased;
+                    hit = next_hit(&mut hits) => tell(What::LimitHit(hit)).await,
+                    end = &mut ended => return end,
+                }
+            }
+        };
+        if let Some(end) = stop.run_until_cancelled(watched).await {
             SandboxEnded { session: &session, backend: &name, reason: &end.reason }.emit(&shared.metrics);
-            let what = What::SandboxEnded(end.reason);
-            drop(signal.send(Signal { generation, what }).await);
+            tell(end.limit.map_or(What::SandboxEnded(end.reason), What::LimitHit)).await;
         }
     });
+}
+
+/// The next limit that is reached; never, if nobody tells.
+async fn next_hit(hits: &mut Option<mpsc::Receiver<LimitHit>>) -> LimitHit {
+    if let Some(receiver) = hits
+        && let Some(hit) = receiver.recv().await
+    {
+        return hit;
+    }
+    *hits = None;
+    std::future::pending().await
 }
 
 fn refuse(error: SandboxError) -> Refusal {

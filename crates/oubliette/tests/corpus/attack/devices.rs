@@ -2,6 +2,8 @@
 
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd as _;
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use super::network::ioctl;
 use super::sys;
@@ -91,11 +93,10 @@ pub(super) const CASES: &[Case] = &[
         "the operator's terminal is reached",
         SameUser,
         |p| {
-            if p.is_control {
-                match own_terminal() {
-                    Ok(own) => std::mem::forget(own),
-                    Err(error) => return stopped(p, &error),
-                }
+            if p.is_control
+                && let Err(error) = own_terminal()
+            {
+                return stopped(p, &error);
             }
             opens(p, "/dev/tty", true)
         },
@@ -122,15 +123,13 @@ pub(super) const CASES: &[Case] = &[
         "operators can be written to",
         Root,
         |p| {
-            let held = own_terminal();
-            let path = match &held {
-                Ok((_, path)) if p.is_control => path.clone(),
+            let own = own_terminal();
+            let path = match &own {
+                Ok(path) if p.is_control => path.clone(),
                 // Inside, numbers of terminals are its own: one that it did not make must not be there.
                 _ => "/dev/pts/7".to_owned(),
             };
-            let verdict = opens(p, &path, true);
-            std::mem::forget(held);
-            verdict
+            opens(p, &path, true)
         },
     ),
 ];
@@ -146,9 +145,11 @@ fn node(place: &Place, kind: u32, major: u32, minor: u32) -> Verdict {
     done(place, made)
 }
 
-/// Makes a terminal and takes it as the controlling one, in a session of its own. Its name. Closing it would end this
-/// process before it has told what it got: who has it forgets it.
-fn own_terminal() -> std::io::Result<(std::os::fd::OwnedFd, String)> {
+/// The terminal's own side: closing it would end this process before it has told what it got.
+static KEPT: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Makes a terminal and takes it as the controlling one, in a session of its own. Its name.
+fn own_terminal() -> std::io::Result<String> {
     // A leader of a group may not begin a session; a child of it that is none may.
     rustix::process::setsid().ok();
     let main = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR)?;
@@ -157,17 +158,18 @@ fn own_terminal() -> std::io::Result<(std::os::fd::OwnedFd, String)> {
     let path = rustix::pty::ptsname(&main, Vec::new())?.to_string_lossy().into_owned();
     let side = OpenOptions::new().read(true).write(true).open(&path)?;
     rustix::process::ioctl_tiocsctty(&side)?;
-    Ok((main, path))
+    KEPT.set(main).ok();
+    Ok(path)
 }
 
 fn terminal(place: &Place, request: usize) -> Verdict {
     // The terminal of its own is what an attacker would have of a shared one.
-    let (main, path) = match own_terminal() {
+    let path = match own_terminal() {
         Ok(made) => made,
         Err(error) => return stopped(place, &error),
     };
     let opened = OpenOptions::new().read(true).write(true).open(&path);
-    let verdict = match opened {
+    match opened {
         Ok(side) => {
             let number = usize::try_from(side.as_raw_fd()).unwrap_or_default();
             // Subcode 2 of the console's request is a selection; the byte is also a harmless key.
@@ -177,8 +179,5 @@ fn terminal(place: &Place, request: usize) -> Verdict {
             }
         }
         Err(error) => stopped(place, &error),
-    };
-    // Closed, it would end this process before it has told.
-    std::mem::forget(main);
-    verdict
+    }
 }

@@ -215,13 +215,7 @@ pub(super) const CASES: &[Case] = &[
         "open the first process's program through `/proc` and make it writable",
         "the program of a running process can be changed",
         SameUser,
-        |p| {
-            let exe = format!("/proc/{}/exe", p.target);
-            done(
-                p,
-                File::open(exe).and_then(|file| file.set_permissions(std::fs::Permissions::from_mode(0o755))),
-            )
-        },
+        running_program,
     ),
     Case::inside(
         "links.file_handle",
@@ -298,6 +292,28 @@ pub(crate) fn host_temporary(place: &Place) -> PathBuf {
 fn done_then(place: &Place, first: io::Result<()>, then: impl FnOnce() -> Verdict) -> Verdict {
     match first {
         Ok(()) => then(),
+        Err(error) => stopped(place, &error),
+    }
+}
+
+/// The mode of a running program's file, changed through `/proc`. Outside it is a program of the attacker's own.
+fn running_program(place: &Place) -> Verdict {
+    let make_writable = |pid: i32| {
+        File::open(format!("/proc/{pid}/exe"))
+            .and_then(|file| file.set_permissions(std::fs::Permissions::from_mode(0o777)))
+    };
+    if !place.is_control {
+        return done(place, make_writable(place.target));
+    }
+    let own = place.scratch.join("own-program");
+    let started = std::fs::copy("/usr/bin/sleep", &own).and_then(|_| Command::new(&own).arg("100").spawn());
+    match started {
+        Ok(mut child) => {
+            let verdict = done(place, make_writable(child.id().cast_signed()));
+            child.kill().ok();
+            child.wait().ok();
+            verdict
+        }
         Err(error) => stopped(place, &error),
     }
 }

@@ -132,7 +132,7 @@ pub(super) const CASES: &[Case] = &[
         "open a control group's release agent for writing",
         "the host runs a program (CVE-2022-0492)",
         Root,
-        |p| release_agent(p),
+        release_agent,
     )
     .needs("version 1 control groups"),
     Case::inside(
@@ -186,7 +186,9 @@ pub(super) const CASES: &[Case] = &[
         "another call finds it",
         SameUser,
         |p| {
-            let information = [0_u64; 16];
+            // What a queued signal looks like: any other origin may not be claimed.
+            let mut information = [0_i32; 32];
+            information[2] = libc::SI_QUEUE;
             let arguments = [as_argument(p.neighbour.pid), 0, sys::address(&information)];
             done(p, sys::call(libc::SYS_rt_sigqueueinfo, &arguments))
         },
@@ -246,7 +248,11 @@ pub(super) const CASES: &[Case] = &[
         done(p, sys::call(libc::SYS_ptrace, &[as_request(libc::PTRACE_SEIZE), as_argument(p.target), 0, 0]))
     }),
     Case::inside("trace.traceme", "be traced by the parent", "tracing works at all", SameUser, |p| {
-        done(p, sys::call(libc::SYS_ptrace, &[as_request(libc::PTRACE_TRACEME), 0, 0, 0]))
+        // A signal would stop this process for its tracer, which does not know of it.
+        let all = [u64::MAX];
+        let blocked = sys::call(libc::SYS_rt_sigprocmask, &[0, sys::address(&all), 0, 8]);
+        let traced = || sys::call(libc::SYS_ptrace, &[as_request(libc::PTRACE_TRACEME), 0, 0, 0]);
+        done(p, blocked.and_then(|_| traced()))
     }),
     Case::inside(
         "trace.read_memory",

@@ -151,7 +151,7 @@ fn apart(place: &str, id: &str) -> Verdict {
         Ok(child) => child,
         Err(error) => return Verdict::Missing(format!("cannot start the attempt: {error}")),
     };
-    let (told, heard) = std::sync::mpsc::channel();
+    let (told, heard) = std::sync::mpsc::sync_channel(1);
     if let Some(mut output) = child.stdout.take() {
         std::thread::spawn(move || {
             let mut text = String::new();

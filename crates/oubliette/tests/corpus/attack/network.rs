@@ -244,7 +244,7 @@ pub(super) const CASES: &[Case] = &[
         "make a network device with netlink",
         "a device that leads out",
         Root,
-        |p| new_device(p),
+        new_device,
     ),
     Case::inside(
         "network.shortcut",

@@ -88,7 +88,7 @@ pub(super) const CASES: &[Case] = &[
             format!("GET http://127.0.0.1:{}/ HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n", p.tcp4)
                 .as_bytes(),
         );
-        answered(p, answer, |p, text| holds(p, text))
+        answered(p, answer, holds)
     }),
     Case::inside(
         "routes.absolute_chat",
@@ -101,7 +101,7 @@ pub(super) const CASES: &[Case] = &[
                 p.tcp4,
                 CHAT.len()
             );
-            answered(p, exchange(p, head.as_bytes()), |p, text| holds(p, text))
+            answered(p, exchange(p, head.as_bytes()), holds)
         },
     ),
     Case::inside(
@@ -115,12 +115,12 @@ pub(super) const CASES: &[Case] = &[
                 p.tcp4,
                 CHAT.len()
             );
-            answered(p, exchange(p, head.as_bytes()), |p, text| holds(p, text))
+            answered(p, exchange(p, head.as_bytes()), holds)
         },
     ),
     Case::inside("routes.connect", "open a tunnel with CONNECT", "the gate is a proxy", Naive, |p| {
         let head = format!("CONNECT 127.0.0.1:{} HTTP/1.1\r\nHost: g\r\n\r\n", p.tcp4);
-        answered(p, exchange(p, head.as_bytes()), |p, text| holds(p, text))
+        answered(p, exchange(p, head.as_bytes()), holds)
     }),
     Case::inside(
         "routes.metadata",
@@ -144,7 +144,7 @@ pub(super) const CASES: &[Case] = &[
                 "GET /v1/models/../../../../../../../..{} HTTP/1.1\r\nHost: g\r\nX-Naive: file\r\nConnection: close\r\n\r\n",
                 p.secret.display()
             );
-            answered(p, exchange(p, head.as_bytes()), |p, text| holds(p, text))
+            answered(p, exchange(p, head.as_bytes()), holds)
         },
     ),
     Case::inside(

@@ -148,8 +148,8 @@ fn attack(id: &str, folder: PathBuf) -> Attack {
             Box::new(|seen| seen.sent.contains("canary")),
         ),
         "acp.read_parents" => {
-            let path =
-                format!("/workspace/{}{}", "../".repeat(20), secret.strip_prefix("/").unwrap().display());
+            let inside = secret.strip_prefix("/").unwrap().display();
+            let path = format!("{}/{}{inside}", folder.display(), "../".repeat(20));
             after(
                 asks("fs/read_text_file", json!({ "sessionId": "s", "path": path })),
                 Box::new(|seen| seen.sent.contains("canary")),
@@ -354,7 +354,7 @@ fn naive(before: &[String], after: &[String]) -> Seen {
                 continue;
             }
         };
-        write!(seen.sent, "{{\"id\":{},\"result\":{answer}}}\n", value["id"]).unwrap();
+        writeln!(seen.sent, "{{\"id\":{},\"result\":{answer}}}", value["id"]).unwrap();
     }
     seen
 }

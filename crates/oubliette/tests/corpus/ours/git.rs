@@ -87,9 +87,9 @@ const TRAPS: &[Trap] = &[
     ),
     trap(
         "git.odd_filter",
-        "name a filter with an equals sign and a space in its name",
+        "name a filter with an equals sign in its name",
         RUNS,
-        "git config 'filter.a=b c.clean' \"touch $M; cat\"; echo 'o.* filter=\"a=b c\"' >> .git/info/attributes; printf 'o.txt filter=a=b\\n' >> .git/info/attributes; git config 'filter.a=b.clean' \"touch $M; cat\"; echo 1 > o.txt; git -c 'filter.a=b.clean=' add o.txt; git $ME commit -qm o; echo 2 > o.txt; touch -d '1 hour ago' o.txt",
+        "printf 'o.txt filter=a=b\\n' >> .git/info/attributes; git config 'filter.a=b.clean' \"touch $M; cat\"; echo 1 > o.txt; git -c 'filter.a=b.clean=' add o.txt; git $ME commit -qm o; echo 2 > o.txt; touch -d '1 hour ago' o.txt",
         "git add o.txt",
     ),
     trap(
@@ -132,7 +132,7 @@ const TRAPS: &[Trap] = &[
         "name a program that makes text of a file",
         RUNS,
         "git config diff.x.textconv \"touch $M; cat\"; echo 'x.* diff=x' >> .git/info/attributes; echo 1 > x.txt; git add x.txt; git $ME commit -qm x; echo 2 > x.txt",
-        "git -c diff.external= diff x.txt",
+        "git diff --no-ext-diff --textconv x.txt",
     ),
     trap(
         "git.hook_checkout",
@@ -160,7 +160,7 @@ const TRAPS: &[Trap] = &[
         "point the path of hooks into the tree",
         RUNS,
         "mkdir -p hooks; printf '#!/bin/sh\\ntouch %s\\n' $M > hooks/pre-commit; chmod +x hooks/pre-commit",
-        "git config core.hooksPath hooks; git $ME commit -q --allow-empty -m h",
+        "git config core.hooksPath hooks; git -c user.name=T -c user.email=t@localhost -c commit.gpgSign=false commit -q --allow-empty -m h",
     ),
     trap(
         "git.submodule_filter",
@@ -202,14 +202,14 @@ const TRAPS: &[Trap] = &[
         "name a program that signs",
         RUNS,
         "git config commit.gpgSign true; git config gpg.program \"$M.sh\"; printf '#!/bin/sh\\ntouch %s\\n' $M > $M.sh; chmod +x $M.sh",
-        "git -c core.hooksPath=/dev/null $ME commit -q --allow-empty -m g",
+        "git -c user.name=T -c user.email=t@localhost -c core.hooksPath=/dev/null -c core.fsmonitor= commit -S -q --allow-empty -m g",
     ),
     trap(
         "git.merge_driver",
         "name a program that merges",
         RUNS,
         "git config merge.m.driver \"touch $M\"; echo 'm.* merge=m' >> .git/info/attributes",
-        "echo 1 > m.t; git -c commit.gpgSign=false $ME add m.t; C='git -c commit.gpgSign=false -c core.hooksPath=/dev/null -c core.fsmonitor='; $C $ME commit -qm m1; $C branch side; echo 2 > m.t; $C $ME commit -qam m2; $C checkout -qf side; echo 3 > m.t; $C $ME commit -qam m3; $C $ME merge -q main",
+        "C=\"git $ME\"; B=$(git branch --show-current); echo 1 > m.t; $C add m.t; $C commit -qm m1; $C branch side; echo 2 > m.t; $C commit -qam m2; $C checkout -qf side; echo 3 > m.t; $C commit -qam m3; $C merge -q $B",
     ),
     trap(
         "git.link_to_secret",
@@ -403,7 +403,7 @@ fn script(batch: &Batch, folder: &Path, mark: &Path, text: &str) {
         .args(["20", "sh", "-c", text])
         .current_dir(folder)
         .env("M", mark)
-        .env("ME", "-c user.name=T -c user.email=t@localhost -c commit.gpgSign=false -c core.hooksPath=/dev/null -c core.fsmonitor=".to_owned())
+        .env("ME", "-c user.name=T -c user.email=t@localhost -c commit.gpgSign=false -c core.hooksPath=/dev/null -c core.fsmonitor=")
         .env("SECRET", &batch.inside.secret)
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_TERMINAL_PROMPT", "0")

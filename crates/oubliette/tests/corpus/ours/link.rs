@@ -332,8 +332,7 @@ async fn asked(guest: &Guest, ask: Ask) -> Verdict {
 async fn answer(mut far: DuplexStream, say: Say) {
     if let Say::Raw(bytes) = say {
         // The host's greeting is read, so that it is not the wire that holds anything up.
-        let mut greeting = [0; 64];
-        far.read(&mut greeting).await.ok();
+        far.read_exact(&mut [0; 24]).await.ok();
         far.write_all(bytes).await.ok();
         far.shutdown().await.ok();
         far.read_to_end(&mut Vec::new()).await.ok();

@@ -3,6 +3,7 @@
 mod acp;
 mod api;
 mod git;
+mod in_place;
 mod link;
 mod patch;
 pub(crate) mod terminal;
@@ -38,8 +39,17 @@ pub(crate) fn cases() -> Vec<Case> {
             |_, _| everything_is_killed(),
         ),
     ];
-    [link::cases(), acp::cases(), api::cases(), git::cases(), patch::cases(), terminal::cases(), alone]
-        .concat()
+    [
+        link::cases(),
+        acp::cases(),
+        api::cases(),
+        git::cases(),
+        in_place::cases(),
+        patch::cases(),
+        terminal::cases(),
+        alone,
+    ]
+    .concat()
 }
 
 fn uses(names: &[&str]) -> Verdict {

@@ -188,7 +188,7 @@ pub(crate) fn paint(batch: &mut Batch) {
     let shown = on_terminal(run.env("TERM", "xterm-256color"));
     let listed = batch.home.json(&["session", "list"]);
     let sessions = listed["sessions"].as_array().or_else(|| listed.as_array()).expect("sessions");
-    let id = |session: &serde_json::Value| session["id"].as_str().unwrap_or_default().to_owned();
+    let id = |session: &serde_json::Value| session["session_id"].as_str().expect("an id").to_owned();
     batch.painter = sessions
         .iter()
         .find(|s| s["title"].as_str().is_some_and(|t| t.starts_with("Paint.")))
@@ -287,8 +287,8 @@ fn raw(batch: &Batch, text: &str) -> String {
 
 fn has_stray(batch: &Batch, id: &str) -> Verdict {
     let shown = &batch.views[id];
-    if shown.len() < 20 {
-        return Missing(format!("it shows nothing: {shown:?}"));
+    if !shown.contains("<clear>") && !shown.contains("Paint.") {
+        return Missing(format!("it shows nothing of what was said: {shown:?}"));
     }
     match stray(shown) {
         Some(what) => Got(what),
@@ -337,7 +337,7 @@ fn is_changed(batch: &Batch, _: &str) -> Verdict {
         messages.iter().any(|text| text.contains(&format!("{}{}|", mark(payload.id), payload.text)))
     };
     match PAYLOADS.iter().find(|payload| !is_there(payload)) {
-        Some(payload) => Got(format!("{} is not exact", payload.id)),
+        Some(payload) => Got(format!("{} is not exact in {messages:?} of {} events", payload.id, said.len())),
         None => Held(format!("all exact in {} messages", messages.len())),
     }
 }

@@ -10,6 +10,10 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use ob_core::launch::ControlGroup;
+use ob_core::launch::GroupLimit;
+use ob_core::resource::Enforcement;
+use ob_core::resource::Means;
+use ob_core::resource::Resource;
 use sha2::Digest as _;
 use sha2::Sha256;
 
@@ -21,6 +25,10 @@ const CPU_PERIOD_US: u64 = 100_000;
 const CPU_LEAST_US: u64 = 1_000;
 /// Controllers that limits need.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+/// A sandbox's share of contended processors; 1024 and 100 are what others have. The server and whoever works at the
+/// machine go first, and all sandboxes are alike.
+const CPU_SHARES_V1: &str = "256";
+const CPU_WEIGHT_V2: &str = "25";
 /// The group that the server moves to when its own is needed as a parent: version 2 allows processes in leaves only.
 const SERVER_LEAF: &str = "server";
 
@@ -38,8 +46,8 @@ pub struct Hierarchy {
 pub struct Groups {
     /// For the launcher.
     pub wanted: Vec<ControlGroup>,
-    /// True if there is a place for every limit that was asked for.
-    pub covers_all: bool,
+    /// How memory, processes and processors are held if the launcher can write all of it.
+    pub enforcement: Enforcement,
 }
 
 // === impl Hierarchy ===
@@ -95,12 +103,12 @@ impl Hierarchy {
     pub fn groups(&self, runtime: &Path, limits: &Limits) -> Groups {
         let name = Self::group_name(runtime);
         let mut wanted = Vec::new();
-        let mut covers_all = true;
+        let mut enforcement = Enforcement::default();
         let mut unified_limits = Vec::new();
-        for (controller, is_asked) in [
-            ("memory", limits.memory.is_some()),
-            ("pids", limits.pids.is_some()),
-            ("cpu", limits.cpu_millis.is_some()),
+        for (resource, controller, is_asked) in [
+            (Resource::Memory, "memory", limits.memory.is_some()),
+            (Resource::Pids, "pids", limits.pids.is_some()),
+            (Resource::Cpu, "cpu", limits.cpu_millis.is_some()),
         ] {
             if !is_asked {
                 continue;
@@ -109,16 +117,17 @@ impl Hierarchy {
                 .unified
                 .as_ref()
                 .is_some_and(|(_, controllers)| controllers.iter().any(|c| c == controller));
-            if in_unified {
-                unified_limits.extend(writes(controller, limits, true));
+            let means = if in_unified {
+                unified_limits.extend(writes(resource, limits, true));
+                Means::CgroupV2
             } else if let Some((_, parent)) = self.legacy.iter().find(|(c, _)| c == controller) {
-                wanted.push(ControlGroup {
-                    path: parent.join(&name),
-                    limits: writes(controller, limits, false),
-                });
+                wanted
+                    .push(ControlGroup { path: parent.join(&name), limits: writes(resource, limits, false) });
+                Means::CgroupV1
             } else {
-                covers_all = false;
-            }
+                Means::None
+            };
+            enforcement.set(resource, means);
         }
         if let Some((parent, _)) = &self.unified {
             wanted.push(ControlGroup { path: parent.join(&name), limits: unified_limits });
@@ -128,7 +137,7 @@ impl Hierarchy {
             // Without limits too, so that its processes can be counted and killed.
             wanted.push(ControlGroup { path: parent.join(&name), limits: Vec::new() });
         }
-        Groups { wanted, covers_all }
+        Groups { wanted, enforcement }
     }
 }
 
@@ -210,30 +219,46 @@ fn is_writable(folder: &Path) -> bool {
 }
 
 /// Files of one controller, and what to write.
-fn writes(controller: &str, limits: &Limits, is_unified: bool) -> Vec<(String, String)> {
-    let quota = |millis: u32| (u64::from(millis) * CPU_PERIOD_US / 1000).max(CPU_LEAST_US);
-    match (controller, is_unified) {
-        ("memory", true) => limits.memory.map(|bytes| ("memory.max".into(), bytes.to_string())),
-        ("memory", false) => limits.memory.map(|bytes| ("memory.limit_in_bytes".into(), bytes.to_string())),
-        ("pids", _) => limits.pids.map(|count| ("pids.max".into(), count.to_string())),
-        ("cpu", true) => {
-            limits.cpu_millis.map(|m| ("cpu.max".into(), format!("{} {CPU_PERIOD_US}", quota(m))))
+fn writes(resource: Resource, limits: &Limits, is_unified: bool) -> Vec<GroupLimit> {
+    let limit = |file: &str, value: String| GroupLimit { file: file.into(), value, resource: Some(resource) };
+    let helps =
+        |file: &str, value: &str| GroupLimit { file: file.into(), value: value.into(), resource: None };
+    match (resource, is_unified) {
+        (Resource::Memory, true) => limits.memory.map_or_else(Vec::new, |bytes| {
+            // Without swap accounting there is no such file, and mostly no swap either.
+            vec![limit("memory.max", bytes.to_string()), helps("memory.swap.max", "0")]
+        }),
+        (Resource::Memory, false) => limits.memory.map_or_else(Vec::new, |bytes| {
+            let memory = limit("memory.limit_in_bytes", bytes.to_string());
+            vec![memory, helps("memory.memsw.limit_in_bytes", &bytes.to_string())]
+        }),
+        (Resource::Pids, _) => {
+            limits.pids.map_or_else(Vec::new, |count| vec![limit("pids.max", count.to_string())])
         }
-        ("cpu", false) => limits.cpu_millis.map(|m| ("cpu.cfs_quota_us".into(), quota(m).to_string())),
-        _ => None,
+        (Resource::Cpu, is_unified) => limits.cpu_millis.map_or_else(Vec::new, |millis| {
+            let quota = (u64::from(millis) * CPU_PERIOD_US / 1000).max(CPU_LEAST_US);
+            if is_unified {
+                let most = limit("cpu.max", format!("{quota} {CPU_PERIOD_US}"));
+                vec![most, helps("cpu.weight", CPU_WEIGHT_V2)]
+            } else {
+                vec![limit("cpu.cfs_quota_us", quota.to_string()), helps("cpu.shares", CPU_SHARES_V1)]
+            }
+        }),
+        _ => Vec::new(),
     }
-    .into_iter()
-    .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: Limits = Limits { memory: Some(1 << 30), pids: Some(64), cpu_millis: Some(1500) };
+    const ALL: Limits =
+        Limits { memory: Some(1 << 30), pids: Some(64), cpu_millis: Some(1500), ..Limits::NONE };
 
     fn paths(groups: &Groups) -> Vec<String> {
-        groups.wanted.iter().map(|g| format!("{} {:?}", g.path.display(), g.limits)).collect()
+        let shown = |limit: &GroupLimit| format!("{} {}", limit.file, limit.value);
+        let each = |g: &ControlGroup| g.limits.iter().map(shown).collect::<Vec<_>>().join(", ");
+        groups.wanted.iter().map(|g| format!("{}: {}", g.path.display(), each(g))).collect()
     }
 
     #[test]
@@ -243,12 +268,12 @@ mod tests {
             legacy: vec![],
         };
         let groups = hierarchy.groups(Path::new("/a"), &ALL);
-        assert!(groups.covers_all);
+        assert_eq!(groups.enforcement.0.values().collect::<Vec<_>>(), [&Means::CgroupV2; 3]);
         assert_eq!(
             paths(&groups),
             [concat!(
-                "/sys/fs/cgroup/own/sandbox-6a50dc8584134c7d [(\"memory.max\", \"1073741824\"), ",
-                "(\"pids.max\", \"64\"), (\"cpu.max\", \"150000 100000\")]"
+                "/sys/fs/cgroup/own/sandbox-6a50dc8584134c7d: memory.max 1073741824, memory.swap.max 0, ",
+                "pids.max 64, cpu.max 150000 100000, cpu.weight 25"
             )]
         );
     }
@@ -263,14 +288,17 @@ mod tests {
         let hierarchy = Hierarchy::parse(mounts, own);
         assert_eq!(hierarchy.unified, Some(("/sys/fs/cgroup/unified/".into(), vec![])));
         let groups = hierarchy.groups(Path::new("/a"), &ALL);
-        assert!(groups.covers_all);
+        assert_eq!(groups.enforcement.0.values().collect::<Vec<_>>(), [&Means::CgroupV1; 3]);
         assert_eq!(
             paths(&groups),
             [
-                "/sys/fs/cgroup/memory/jobs/7/sandbox-6a50dc8584134c7d [(\"memory.limit_in_bytes\", \"1073741824\")]",
-                "/sys/fs/cgroup/pids/sandbox-6a50dc8584134c7d [(\"pids.max\", \"64\")]",
-                "/sys/fs/cgroup/cpu/sandbox-6a50dc8584134c7d [(\"cpu.cfs_quota_us\", \"150000\")]",
-                "/sys/fs/cgroup/unified/sandbox-6a50dc8584134c7d []",
+                concat!(
+                    "/sys/fs/cgroup/memory/jobs/7/sandbox-6a50dc8584134c7d: memory.limit_in_bytes 1073741824, ",
+                    "memory.memsw.limit_in_bytes 1073741824"
+                ),
+                "/sys/fs/cgroup/pids/sandbox-6a50dc8584134c7d: pids.max 64",
+                "/sys/fs/cgroup/cpu/sandbox-6a50dc8584134c7d: cpu.cfs_quota_us 150000, cpu.shares 256",
+                "/sys/fs/cgroup/unified/sandbox-6a50dc8584134c7d: ",
             ]
         );
     }
@@ -278,9 +306,10 @@ mod tests {
     #[test]
     fn a_limit_without_a_controller_is_not_called_enforced() {
         let nothing = Hierarchy::default();
-        assert!(!nothing.groups(Path::new("/a"), &ALL).covers_all);
+        let missing = nothing.groups(Path::new("/a"), &ALL).enforcement.missing();
+        assert_eq!(missing, [Resource::Memory, Resource::Pids, Resource::Cpu]);
         assert!(
-            nothing.groups(Path::new("/a"), &Limits::default()).covers_all,
+            nothing.groups(Path::new("/a"), &Limits::default()).enforcement.is_full(),
             "nothing asked is all enforced"
         );
     }

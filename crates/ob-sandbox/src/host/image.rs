@@ -8,6 +8,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use ob_core::Refusal;
 use sha2::Digest as _;
@@ -24,9 +26,36 @@ pub enum GuestImage {
     Missing,
 }
 
+/// The unpacked program. Its content is verified once for each server; a missing file is made anew.
+#[derive(Debug)]
+pub(crate) struct GuestProgram {
+    image: GuestImage,
+    folder: PathBuf,
+    known: Mutex<Option<PathBuf>>,
+}
+
+// === impl GuestProgram ===
+
+impl GuestProgram {
+    pub(crate) fn new(image: GuestImage, folder: PathBuf) -> Self {
+        Self { image, folder, known: Mutex::default() }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> Result<PathBuf, Refusal> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = known.as_ref().filter(|path| path.exists()) {
+            return Ok(path.clone());
+        }
+        let path = unpack(&self.image, &self.folder)?;
+        *known = Some(path.clone());
+        Ok(path)
+    }
+}
+
 /// Puts the image into `folder` and returns its path. What is there already is used if its content is right; it may
 /// be in use, so it is never written in place.
-pub(super) fn unpack(image: &GuestImage, folder: &Path) -> Result<PathBuf, Refusal> {
+fn unpack(image: &GuestImage, folder: &Path) -> Result<PathBuf, Refusal> {
     let bytes = match image {
         GuestImage::Embedded(bytes) => std::borrow::Cow::Borrowed(*bytes),
         GuestImage::File(path) => fs::read(path).map(std::borrow::Cow::Owned).map_err(|error| {

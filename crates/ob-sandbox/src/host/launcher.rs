@@ -1,6 +1,7 @@
 //! The server's side of a launcher: starts it, and speaks to it over its control socket.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,12 +11,15 @@ use ob_core::launch::CONTROL_SOCKET;
 use ob_core::launch::ControlAnswer;
 use ob_core::launch::ControlRequest;
 use ob_core::launch::END_FILE;
+use ob_core::launch::ENFORCEMENT_FILE;
 use ob_core::launch::EndRecord;
 use ob_core::launch::GROUPS_FILE;
 use ob_core::launch::LOG_FILE;
 use ob_core::launch::LaunchAnswer;
 use ob_core::launch::LaunchPlan;
 use ob_core::launch::MAX_LINE;
+use ob_core::resource::Enforcement;
+use ob_core::resource::LimitHit;
 use tokio::io::AsyncBufReadExt as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -42,11 +46,28 @@ pub(super) struct Hold {
     stream: BufReader<UnixStream>,
 }
 
-/// Starts a launcher and gives it the plan; returns which limits it could not set, or why it failed.
+/// Tells one launcher's list of groups from another one's in the same folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GroupsMark {
+    inode: u64,
+    changed: (i64, i64),
+}
+
+// === impl GroupsMark ===
+
+impl GroupsMark {
+    /// The list that is in `runtime` now, if one is.
+    pub(super) fn of(runtime: &Path) -> Option<Self> {
+        let found = std::fs::symlink_metadata(runtime.join(GROUPS_FILE)).ok()?;
+        Some(Self { inode: found.ino(), changed: (found.ctime(), found.ctime_nsec()) })
+    }
+}
+
+/// Starts a launcher and gives it the plan; returns how it holds the limits, or why it failed.
 ///
 /// Nothing but the program, its arguments and standard descriptors is set on the command: so the standard library
 /// uses `posix_spawn`, whose cost does not grow with the server's memory.
-pub(super) async fn start(program: &Path, plan: &LaunchPlan) -> Result<Vec<String>, String> {
+pub(super) async fn start(program: &Path, plan: &LaunchPlan) -> Result<Enforcement, String> {
     let text = serde_json::to_vec(plan).map_err(|e| format!("its plan cannot be written: {e}"))?;
     let log = std::fs::File::create(plan.runtime.join(LOG_FILE)).map_err(|e| format!("its log: {e}"))?;
     let mut command = Command::new(program);
@@ -95,7 +116,7 @@ pub(super) async fn start(program: &Path, plan: &LaunchPlan) -> Result<Vec<Strin
     // It is our child until we are gone; somebody has to reap it.
     drop(tokio::spawn(async move { child.wait().await }));
     match answer? {
-        LaunchAnswer::Ok { unenforced } => Ok(unenforced),
+        LaunchAnswer::Ok { enforcement } => Ok(enforcement),
         LaunchAnswer::Error(what) => Err(what),
     }
 }
@@ -108,18 +129,21 @@ impl Hold {
         let Some(mut stream) = dial(runtime).await? else { return Ok(None) };
         match ask(&mut stream, ControlRequest::Hold, ANSWER_TIMEOUT).await? {
             Some(ControlAnswer::Running) => Ok(Some(Self { stream })),
-            Some(ControlAnswer::Ended) | None => Ok(None),
+            Some(ControlAnswer::Ended | ControlAnswer::Limit(_)) | None => Ok(None),
         }
     }
 
-    /// Waits until the launcher is gone.
-    pub(super) async fn released(mut self) {
+    /// The next limit that the sandbox reached; `None` once the launcher is gone.
+    pub(super) async fn next_hit(&mut self) -> Option<LimitHit> {
         let mut line = Vec::new();
         loop {
             line.clear();
             match (&mut self.stream).take(MAX_LINE as u64).read_until(b'\n', &mut line).await {
-                Ok(0) | Err(_) => return,
+                Ok(0) | Err(_) => return None,
                 Ok(_) => {}
+            }
+            if let Ok(ControlAnswer::Limit(hit)) = serde_json::from_slice(&line) {
+                return Some(hit);
             }
         }
     }
@@ -154,10 +178,22 @@ pub(super) fn recorded_end(runtime: &Path, now: Timestamp) -> SandboxEnd {
         .ok()
         .and_then(|text| serde_json::from_slice::<EndRecord>(&text).ok());
     match record {
-        Some(record) => SandboxEnd { reason: record.reason, at: Timestamp::from_micros(record.at_micros) },
-        None if runtime.exists() => SandboxEnd { reason: "its launcher was killed".into(), at: now },
-        None => SandboxEnd { reason: "nothing is known of it".into(), at: now },
+        Some(record) => SandboxEnd {
+            reason: record.reason,
+            at: Timestamp::from_micros(record.at_micros),
+            limit: record.limit,
+        },
+        None if runtime.exists() => {
+            SandboxEnd { reason: "its launcher was killed".into(), at: now, limit: None }
+        }
+        None => SandboxEnd { reason: "nothing is known of it".into(), at: now, limit: None },
     }
+}
+
+/// How the limits of a sandbox are held, as its launcher noted.
+pub(crate) fn recorded_enforcement(runtime: &Path) -> Option<Enforcement> {
+    let text = std::fs::read(runtime.join(ENFORCEMENT_FILE)).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// Groups that a launcher which was killed left behind, emptied and removed.

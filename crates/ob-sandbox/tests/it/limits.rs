@@ -1,0 +1,79 @@
+//! Limits on machines that have less than this one.
+
+use ob_core::resource::Means;
+use ob_core::resource::Resource;
+use ob_sandbox::Backend as _;
+use ob_sandbox::Limits;
+use ob_sandbox::SandboxError;
+use ob_sandbox::namespace::Hierarchy;
+
+use crate::world::World;
+use crate::world::is_root;
+use crate::world::within;
+
+const ALL: Limits =
+    Limits { memory: Some(256 << 20), pids: Some(40), cpu_millis: Some(1000), ..Limits::NONE };
+
+#[tokio::test]
+async fn a_machine_without_control_groups_is_refused_by_the_names_of_the_limits() {
+    let Some(world) = World::new() else { return };
+    let mut spec = world.spec("refused");
+    spec.limits = ALL;
+    let backend = world.backend("true").with_groups(Hierarchy::default());
+    let Err(SandboxError::Refused(refusal)) = backend.start(&spec).await else { panic!("it starts") };
+    assert!(
+        refusal.message.contains("sandbox.memory") && refusal.message.contains("sandbox.cpus"),
+        "{refusal}"
+    );
+    assert!(refusal.fix.is_some_and(|fix| fix.contains("best_effort") && fix.contains("systemd-run")));
+    assert_eq!(backend.holds(&ALL).expect_err("told before a start, too").message, refusal.message);
+    assert!(!spec.runtime.exists(), "nothing was made");
+    assert!(!is_root() || world.backend("true").holds(&ALL).is_ok(), "the control: root has them");
+}
+
+#[tokio::test]
+async fn what_is_accepted_is_started_and_marked_and_processes_are_limited_all_the_same() {
+    let Some(world) = World::new() else { return };
+    let mut spec = world.spec("accepted");
+    spec.limits = Limits { best_effort: true, ..ALL };
+    let script = "i=0; while [ $i -lt 100 ]; do sleep 20 & i=$((i + 1)); done 2>/dev/null; true";
+    let count = "ls /proc | grep -cE '^[0-9]+$' > /home/agent/count";
+    let backend =
+        world.backend(&format!("({script}); {count}; kill -9 -1")).with_groups(Hierarchy::default());
+    let started = backend.start(&spec).await.expect("accepted");
+    assert_eq!(started.enforcement.missing(), [Resource::Memory, Resource::Cpu]);
+    assert_eq!(
+        started.enforcement.of(Resource::Pids),
+        Some(Means::Rlimit),
+        "each user namespace counts alone"
+    );
+    assert_eq!(backend.enforcement(&spec.runtime).await, Some(started.enforcement), "for later servers, too");
+    within(backend.ended("accepted", &spec.runtime)).await;
+    let count = std::fs::read_to_string(world.path("home/count")).unwrap_or_default();
+    // At the limit, even the counting may fail.
+    assert!(count.trim().parse::<u32>().unwrap_or(0) <= 41, "{count} processes");
+    backend.end("accepted", &spec.runtime).await.expect("ends");
+}
+
+#[tokio::test]
+async fn a_group_that_takes_no_limit_ends_the_start_unless_that_is_accepted() {
+    let Some(world) = World::new() else { return };
+    // A folder that looks like a hierarchy, and whose files nobody reads.
+    let folder = tempfile::tempdir().expect("a folder");
+    let readonly = folder.path().join("no-such-parent");
+    let groups = Hierarchy { unified: None, legacy: vec![("memory".into(), readonly)] };
+    let mut spec = world.spec("half");
+    spec.limits = Limits { memory: Some(256 << 20), ..Limits::NONE };
+    let backend = world.backend("sleep 100").with_groups(groups.clone());
+    let Err(SandboxError::Refused(refusal)) = backend.start(&spec).await else { panic!("it starts") };
+    assert!(refusal.message.contains("sandbox.memory"), "{refusal}");
+    assert!(
+        backend.adopt("half", &spec.runtime).await.expect("answers").is_some(),
+        "what was started was ended"
+    );
+    spec.limits.best_effort = true;
+    let backend = world.backend("sleep 100").with_groups(groups);
+    let started = backend.start(&spec).await.expect("accepted");
+    assert_eq!(started.enforcement.missing(), [Resource::Memory]);
+    within(backend.end("half", &spec.runtime)).await.expect("ends");
+}

@@ -1,0 +1,268 @@
+//! What bombs do to their neighbours: commands in another sandbox and reads of the server's interface, while a sandbox
+//! does its worst under the default limits, against the same without it.
+//!
+//! A plain program: `cargo bench -p oubliette --bench neighbours [-- --json]`. Each bomb has a quiet measurement before
+//! it, so that what the machine does meanwhile hits both. Also: how far a writer gets past the limit of its disk.
+
+#![expect(clippy::print_stdout, reason = "figures are this program's output")]
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
+
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use futures_util::StreamExt as _;
+use ob_core::link::Ack;
+use ob_core::link::ProcessSpec;
+use ob_core::resource::Resource;
+use ob_sandbox::GuestImage;
+use ob_sandbox::Limits;
+use ob_sandbox::conformance::Ground;
+use ob_sandbox::conformance::Live;
+use ob_sandbox::link::Output;
+use ob_sandbox::namespace::NamespaceBackend;
+use ob_sandbox::namespace::NamespaceOptions;
+
+/// Commands and reads of each kind, before and during a bomb.
+const SAMPLES: usize = 150;
+/// Rounds of all bombs: the median of the rounds' ratios is told.
+const ROUNDS: usize = 3;
+/// Limits as the configuration has them by default, on a machine of two processors.
+const LIMITS: Limits = Limits {
+    memory: Some(4 << 30),
+    pids: Some(4096),
+    cpu_millis: Some(2000),
+    open_files: Some(16_384),
+    disk: Some(20 << 30),
+    inodes: Some(2_000_000),
+    ..Limits::NONE
+};
+/// A bomb has gone off after this.
+const FUSE: Duration = Duration::from_millis(700);
+
+/// Programs that do their worst and do not end.
+const BOMBS: [(&str, &str); 6] = [
+    ("fork", "f() { f | f & }; f; sleep 100"),
+    ("memory", "while :; do head -c 6g /dev/zero | tail; done"),
+    ("disk", "while :; do head -c 400m /dev/zero > full; done"),
+    ("output", "yes"),
+    ("inode", "mkdir d; while :; do seq 1 20000 | (cd d && xargs touch); rm -rf d; mkdir d; done"),
+    ("busy", "for i in $(seq 64); do while :; do :; done & done; wait"),
+];
+
+struct Server {
+    home: tempfile::TempDir,
+    address: String,
+    token: String,
+}
+
+// === impl Server ===
+
+impl Server {
+    fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut server = Self { home, address: String::new(), token: String::new() };
+        server.run(&["--daemon"]);
+        let token = server.run(&["token", "create", "--name", "bench", "--scope", "admin", "--json"]);
+        let token: serde_json::Value = serde_json::from_str(&token).unwrap();
+        server.token = token["secret"].as_str().unwrap().to_owned();
+        let status: serde_json::Value = serde_json::from_str(&server.run(&["status", "--json"])).unwrap();
+        server.address = status["addresses"][0].as_str().unwrap().to_owned();
+        server
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_oubliette"))
+            .arg("--dir")
+            .arg(self.home.path())
+            .args(args)
+            .env("OUBLIETTE_SERVER__ADDRESS", "127.0.0.1:0")
+            .env("OUBLIETTE_MODELS__DISCOVER_PORTS", "[]")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// One read: the list of projects.
+    fn read(&self) -> Duration {
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(
+            stream,
+            "GET /api/v1/projects HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+            self.address, self.token
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        began.elapsed()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.run(&["stop"]);
+    }
+}
+
+/// One command, from asking to its first byte.
+async fn exec(live: &Live, id: &str) -> Duration {
+    let argv = vec!["/bin/echo".to_owned(), "x".to_owned()];
+    let spec = ProcessSpec { argv, cwd: None, env: Default::default(), stdin: false };
+    let began = Instant::now();
+    live.guest.spawn(id, &spec).await.unwrap();
+    live.guest.output(id, Output::Stdout, 0).next().await.unwrap().unwrap();
+    let took = began.elapsed();
+    live.guest.exit(id).await.unwrap();
+    live.guest.ack(id, Ack { stdout: 2, stderr: 0 }).await.unwrap();
+    live.guest.forget(id).await.unwrap();
+    took
+}
+
+/// p99 of commands and of reads, in milliseconds.
+async fn sample(neighbour: &Live, server: &Arc<Server>, number: &mut u64) -> (f64, f64) {
+    let (mut execs, mut reads) = (Vec::new(), Vec::new());
+    for _ in 0..SAMPLES {
+        *number += 1;
+        execs.push(exec(neighbour, &format!("e{number}")).await);
+        let server = Arc::clone(server);
+        reads.push(tokio::task::spawn_blocking(move || server.read()).await.unwrap());
+    }
+    (p99(&mut execs), p99(&mut reads))
+}
+
+fn p99(samples: &mut [Duration]) -> f64 {
+    samples.sort_unstable();
+    samples[(samples.len() - 1) * 99 / 100].as_secs_f64() * 1e3
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn ground(guest: PathBuf) -> Ground {
+    Ground::new(move |programs: &Path| {
+        Arc::new(NamespaceBackend::new(NamespaceOptions {
+            guest: GuestImage::File(guest.clone()),
+            programs: programs.to_owned(),
+            bwrap: None,
+            first_process: None,
+        }))
+    })
+}
+
+/// Ratios of p99 while the bomb goes off to p99 before it: commands, reads.
+async fn bombed(
+    ground: &Ground,
+    script: &str,
+    neighbour: &Live,
+    server: &Arc<Server>,
+    n: &mut u64,
+) -> (f64, f64) {
+    let quiet = sample(neighbour, server, n).await;
+    *n += 1;
+    let bomb = ground.limited(&format!("bomb-{n}"), LIMITS).await.unwrap();
+    let argv = ["sh", "-c", script].map(String::from).to_vec();
+    let spec = ProcessSpec { argv, cwd: None, env: Default::default(), stdin: false };
+    bomb.guest.spawn("bomb", &spec).await.unwrap();
+    // As the engine does: read, and acknowledged.
+    let guest = bomb.guest.clone();
+    let reader = tokio::spawn(async move {
+        let (mut at, mut output) = (0, guest.output("bomb", Output::Stdout, 0));
+        let mut pace = ob_sandbox::link::Pace::new(4 << 20);
+        while let Some(Ok(bytes)) = output.next().await {
+            at += bytes.len() as u64;
+            guest.ack("bomb", Ack { stdout: at, stderr: 0 }).await.ok();
+            if let Some(pause) = pace.take(bytes.len(), tokio::time::Instant::now()) {
+                tokio::time::sleep(pause).await;
+            }
+        }
+    });
+    tokio::time::sleep(FUSE).await;
+    let loud = sample(neighbour, server, n).await;
+    reader.abort();
+    bomb.end().await;
+    (loud.0 / quiet.0, loud.1 / quiet.1)
+}
+
+/// Bytes beyond the limit of its disk that a writer had written when it was ended.
+async fn overshoot(ground: &Ground, number: usize) -> f64 {
+    let limit = 512 << 20;
+    let limits = Limits { disk: Some(limit), ..LIMITS };
+    let live = ground.limited(&format!("full-{number}"), limits).await.unwrap();
+    // Four writers, files that are small against the limit, so that no limit on one file helps.
+    let script = "for w in 1 2 3 4; do (i=0; while :; do head -c 16m /dev/zero > w$w-$i; i=$((i + 1)); done) & done; wait";
+    live.try_sh(script).await.ok();
+    let end = live.ended().await;
+    assert_eq!(end.limit.map(|hit| hit.resource), Some(Resource::Disk), "{end:?}");
+    let work = ground.path("work");
+    let files = std::fs::read_dir(&work).unwrap().flatten();
+    let stored: u64 = files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum();
+    live.end().await;
+    for file in std::fs::read_dir(&work).unwrap().flatten() {
+        std::fs::remove_file(file.path()).ok();
+    }
+    stored.saturating_sub(limit) as f64 / f64::from(1 << 20)
+}
+
+fn print(json: bool, name: &str, value: f64, unit: &str, method: &str) {
+    if json {
+        println!("{}", serde_json::json!({ "name": name, "value": value, "unit": unit, "method": method }));
+    } else {
+        println!("{name:36} {value:9.3} {unit:6} {method}");
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let json = std::env::args().any(|argument| argument == "--json");
+    let guest = option_env!("OUBLIETTE_GUEST").map(PathBuf::from).filter(|path| path.is_file());
+    let ground = ground(guest.expect("build the guest first: `make guest`"));
+    let server = Arc::new(tokio::task::spawn_blocking(Server::start).await.unwrap());
+    let neighbour = ground.limited("neighbour", LIMITS).await.unwrap();
+    let mut number = 0;
+    sample(&neighbour, &server, &mut number).await;
+    let (mut execs, mut reads) = (vec![Vec::new(); BOMBS.len()], vec![Vec::new(); BOMBS.len()]);
+    for _ in 0..ROUNDS {
+        for (index, (_, script)) in BOMBS.iter().enumerate() {
+            let (exec, read) = bombed(&ground, script, &neighbour, &server, &mut number).await;
+            execs[index].push(exec);
+            reads[index].push(read);
+        }
+    }
+    neighbour.end().await;
+    let mut full = Vec::new();
+    for round in 0..5 {
+        full.push(overshoot(&ground, round).await);
+    }
+    tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
+
+    for (name, what, ratios) in [
+        ("bomb_neighbour_exec_p99", "`echo` in another sandbox", &mut execs),
+        ("bomb_neighbour_read_p99", "`GET /api/v1/projects` of a server", &mut reads),
+    ] {
+        let each: Vec<(f64, &str)> =
+            ratios.iter_mut().zip(BOMBS).map(|(ratios, (bomb, _))| (median(ratios), bomb)).collect();
+        let shown: Vec<String> = each.iter().map(|(ratio, bomb)| format!("{bomb} {ratio:.2}")).collect();
+        let worst = each.iter().map(|(ratio, _)| *ratio).fold(0.0, f64::max);
+        let method = format!(
+            "p99 of {what} while a bomb goes off, against just before; {SAMPLES} samples each, median of {ROUNDS} rounds, \
+             the worst bomb: {}",
+            shown.join(", ")
+        );
+        print(json, name, worst, "times", &method);
+    }
+    let worst = full.iter().copied().fold(0.0, f64::max);
+    let method =
+        "beyond a limit of 512 MiB, written by four writers at once until the sandbox was ended; worst of 5";
+    print(json, "disk_overshoot", worst, "MiB", method);
+}
