@@ -8,13 +8,15 @@ GUEST := $(CURDIR)/target/guest/$(HOST)/$(GUEST_DIR)/oubliette-guest
 # The build of `oubliette` embeds this file; the tests of sandboxes use it as it is.
 export OUBLIETTE_GUEST := $(GUEST)
 
-.PHONY: help build demo test bench lint tidy guest setup
+.PHONY: help build demo test soak bench fuzz lint tidy guest setup
 
 help:
 	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
+	@echo 'make soak    what takes hours to find: thousands of seeds of the simulated engine'
 	@echo 'make bench   figures with their method, also in target/bench/figures.json'
+	@echo 'make fuzz    every parser against made-up input; TIME=300 seconds for each, TARGETS=all'
 	@echo 'make lint    format, clippy, structure, licences'
 
 setup:
@@ -50,3 +52,9 @@ test: setup guest lint
 bench: setup guest
 	cargo build --locked --release --workspace --bins
 	cargo xtask bench
+
+soak: setup guest
+	OUBLIETTE_SIM_SEEDS=3000 cargo test --locked --package ob-engine --test sim no_seed -- --nocapture
+
+fuzz:
+	@scripts/fuzz.sh

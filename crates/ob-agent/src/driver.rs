@@ -279,6 +279,12 @@ impl Driver {
         }
     }
 
+    /// True if the agent is of no more use: nothing that it says or does leads out of this.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.state.phase == Phase::Gone
+    }
+
     /// True if the agent was told to stop the active turn and has not answered yet.
     #[must_use]
     pub fn is_cancelling(&self) -> bool {

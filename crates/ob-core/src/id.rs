@@ -83,8 +83,8 @@ macro_rules! uuid_id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                // Only the hyphenated form: an id has one spelling.
-                if text.len() != 36 {
+                // Only the hyphenated form in lower case: an id has one spelling.
+                if text.len() != 36 || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
                     return Err(InvalidId::new($kind, "a UUID", text));
                 }
                 Uuid::try_parse(text).map(Self).map_err(|_| InvalidId::new($kind, "a UUID", text))
@@ -272,7 +272,13 @@ mod tests {
     fn a_project_id_is_a_hyphenated_uuid_and_nothing_else() {
         let id = ProjectId::from_uuid(Uuid::from_u128(7));
         assert_eq!(id.to_string().parse::<ProjectId>(), Ok(id));
-        for wrong in ["", "7", "00000000000000000000000000000007", "{00000000-0000-0000-0000-000000000007}"] {
+        for wrong in [
+            "",
+            "7",
+            "00000000000000000000000000000007",
+            "{00000000-0000-0000-0000-000000000007}",
+            "00000000-0000-0000-0000-00000000000A",
+        ] {
             assert!(wrong.parse::<ProjectId>().is_err(), "{wrong}");
         }
     }

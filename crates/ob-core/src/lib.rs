@@ -6,6 +6,7 @@
 
 pub mod authorize;
 pub mod cage;
+pub mod check;
 pub mod event;
 pub mod home;
 pub mod id;
@@ -25,6 +26,8 @@ pub mod turn;
 
 pub use authorize::Principal;
 pub use authorize::Scope;
+pub use check::Check;
+pub use check::CheckState;
 pub use event::Event;
 pub use event::EventBody;
 pub use event::EventKind;

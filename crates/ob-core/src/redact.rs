@@ -66,7 +66,7 @@ impl Redactor {
         matches!(self.redact(text), Cow::Owned(_))
     }
 
-    /// Takes secrets out of every string of a JSON value.
+    /// Takes secrets out of every string of a JSON value, the names of fields among them.
     pub fn redact_json(&self, value: &mut serde_json::Value) {
         match value {
             serde_json::Value::String(text) => {
@@ -75,7 +75,21 @@ impl Redactor {
                 }
             }
             serde_json::Value::Array(items) => items.iter_mut().for_each(|item| self.redact_json(item)),
-            serde_json::Value::Object(map) => map.values_mut().for_each(|item| self.redact_json(item)),
+            serde_json::Value::Object(map) => {
+                if map.keys().any(|name| self.finds(name)) {
+                    let mut clean = serde_json::Map::new();
+                    for (name, item) in std::mem::take(map) {
+                        let mut name = self.redact(&name).into_owned();
+                        // Two names may be one without their secrets, and neither's value may be lost.
+                        while clean.contains_key(&name) {
+                            name.push('_');
+                        }
+                        clean.insert(name, item);
+                    }
+                    *map = clean;
+                }
+                map.values_mut().for_each(|item| self.redact_json(item));
+            }
             _ => {}
         }
     }
@@ -107,6 +121,10 @@ mod tests {
         let mut value = serde_json::json!({"a": ["hunter2hunter2", 1], "b": {"c": "x hunter2hunter2"}});
         redactor.redact_json(&mut value);
         assert_eq!(value, serde_json::json!({"a": [MASK, 1], "b": {"c": format!("x {MASK}")}}));
+        let mut value = serde_json::json!({"hunter2hunter2": 1, "[redacted]": 2});
+        redactor.redact_json(&mut value);
+        let fields = value.as_object().expect("an object");
+        assert!(fields.len() == 2 && fields.keys().all(|name| name.starts_with(MASK)), "{value}");
     }
 
     #[test]

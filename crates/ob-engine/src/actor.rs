@@ -169,6 +169,8 @@ pub(crate) struct Actor {
     end_asked: Option<String>,
     /// The last limit that cost the sandbox a process.
     last_hit: Option<LimitHit>,
+    /// Who asked to stop the turn while the sandbox is being found again.
+    stops: Vec<oneshot::Sender<Result<(), Refusal>>>,
     /// The number of the first event of the newest commit.
     first_index: u64,
     /// The session belongs to a later server, or the store is closed.
@@ -182,6 +184,20 @@ enum Deadline {
     Exit,
     /// There was nothing to do for long.
     Idle,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// Tells whoever asks that it cannot be done. Whoever parks a session is told that it is let go of.
+    fn refuse(self, refusal: Refusal) {
+        // They may be gone.
+        match self {
+            Self::Message { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::Interrupt { reply } | Self::End { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::Park { reply, .. } => drop(reply.send(())),
+        }
+    }
 }
 
 // === impl Actor ===
@@ -218,6 +234,7 @@ impl Actor {
             undelivered: None,
             end_asked: None,
             last_hit: None,
+            stops: Vec::new(),
             first_index: 0,
             dispossessed: false,
         }
@@ -233,6 +250,12 @@ impl Actor {
             self.watch_idleness();
             if let Some(reason) = self.end_asked.take() {
                 self.end(reason, None).await;
+                continue;
+            }
+            if !self.is_being_found()
+                && let Some(reply) = self.stops.pop()
+            {
+                self.interrupt(reply).await;
                 continue;
             }
             let deadline = self.deadline;
@@ -292,20 +315,36 @@ impl Actor {
 
 /// Takes a session over from an earlier server, or from its own sleep, and drives it. `turn` limits how many are
 /// taken over at once; one that is asked for by an operation waits for its turn here.
-pub(crate) async fn take_over(shared: Arc<Shared>, place: Place, turn: Option<OwnedSemaphorePermit>) {
+pub(crate) async fn take_over(shared: Arc<Shared>, mut place: Place, turn: Option<OwnedSemaphorePermit>) {
     let id = place.session().clone();
-    let loaded = async {
-        let _turn = match turn {
-            Some(turn) => turn,
-            None => Arc::clone(&shared.takeovers).acquire_owned().await.map_err(|_| StoreError::Closed)?,
-        };
+    let turn = match turn {
+        Some(turn) => turn,
+        None => match Arc::clone(&shared.takeovers).acquire_owned().await {
+            Ok(turn) => turn,
+            Err(_) => return,
+        },
+    };
+    let load = async || {
         shared.store.claim(&id, shared.epoch).await?;
         // As its owner left it: until it was ours, it may have changed.
         let Some(record) = shared.store.session(&id).await? else { return Ok(None) };
         let turns = shared.store.turns(&id).await?;
         Ok(Some((record, turns)))
     };
-    match loaded.await {
+    let loaded = loop {
+        match load().await {
+            // A session that is to be driven must not wait for somebody to ask for it.
+            Err(error @ (StoreError::Full | StoreError::Engine { .. })) => {
+                tracing::error!(session = %id, %error, "a session cannot be taken over; trying again");
+                if !wait_for_store(&mut place, &error).await {
+                    return;
+                }
+            }
+            loaded => break loaded,
+        }
+    };
+    drop(turn);
+    match loaded {
         Ok(Some((record, turns))) if !record.core.state.is_over() => {
             tracing::debug!(session = %id, state = record.core.state.as_str(), "session taken over");
             Actor::new(shared, place, record, turns).run(Begin::Recover).await;
@@ -316,6 +355,25 @@ pub(crate) async fn take_over(shared: Arc<Shared>, place: Place, turn: Option<Ow
             tracing::info!(session = %id, %error, "a session was not taken over");
         }
         Err(error) => tracing::error!(session = %id, %error, "a session was not taken over"),
+    }
+}
+
+/// While a session cannot be taken over, whoever asks for it is told why. False if the server lets go of it.
+async fn wait_for_store(place: &mut Place, error: &StoreError) -> bool {
+    let retry = tokio::time::sleep(STORE_RETRY);
+    tokio::pin!(retry);
+    loop {
+        tokio::select! {
+            () = &mut retry => return true,
+            command = place.inbox.recv() => match command {
+                Some(Command::Park { reply, .. }) => {
+                    reply.send(()).ok();
+                    return false;
+                }
+                Some(command) => command.refuse(error.refusal()),
+                None => return false,
+            }
+        }
     }
 }
 

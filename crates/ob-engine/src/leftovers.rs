@@ -13,18 +13,20 @@ use ob_store::StoreError;
 
 use crate::claims::Claims;
 use crate::shared::Shared;
-use crate::workspace;
 
 /// What there was before the server made anything.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
-    projects: Vec<ProjectId>,
-    workspaces: Vec<(ProjectId, WorkspaceId)>,
-    homes: Vec<(ProjectId, SessionId)>,
+pub struct Found {
+    /// Folders of projects.
+    pub projects: Vec<ProjectId>,
+    /// Folders of workspaces and of their bases.
+    pub workspaces: Vec<(ProjectId, WorkspaceId)>,
+    /// Homes of sessions' agents.
+    pub homes: Vec<(ProjectId, SessionId)>,
     /// Sandboxes that made patches: their ids and runtime folders.
-    patches: Vec<(String, PathBuf)>,
+    pub patches: Vec<(String, PathBuf)>,
     /// Sandboxes of sessions: the short forms of their ids, and their runtime folders.
-    pub(crate) sandboxes: Vec<(String, PathBuf)>,
+    pub sandboxes: Vec<(String, PathBuf)>,
 }
 
 /// Looks at the home. What has a name that we do not give is none of our business.
@@ -52,7 +54,7 @@ async fn remove_files(shared: &Shared, claims: &Claims, found: &Found) -> Result
     let (home, store) = (&shared.home, &shared.store);
     for &project in &found.projects {
         if store.project(project).await?.is_none() {
-            remove_one(&home.project(project)).await;
+            remove_one(shared, &home.project(project)).await;
         }
     }
     for &(project, id) in &found.workspaces {
@@ -60,20 +62,20 @@ async fn remove_files(shared: &Shared, claims: &Claims, found: &Found) -> Result
         if let Ok(_held) = claims.deletes("workspace", id.as_uuid())
             && store.workspace(id).await?.is_none()
         {
-            remove_one(&home.workspace(project, id)).await;
-            remove_one(&home.workspace_base(project, id)).await;
+            remove_one(shared, &home.workspace(project, id)).await;
+            remove_one(shared, &home.workspace_base(project, id)).await;
         }
     }
     for (project, id) in &found.homes {
         if store.session(id).await?.is_none() {
-            remove_one(&home.session_home(*project, id)).await;
+            remove_one(shared, &home.session_home(*project, id)).await;
         }
     }
     Ok(())
 }
 
-async fn remove_one(path: &Path) {
-    match workspace::remove_all(path).await {
+async fn remove_one(shared: &Shared, path: &Path) {
+    match shared.files.remove(path).await {
         Ok(()) => tracing::info!(path = %path.display(), "removed what a crash had left"),
         Err(refusal) => tracing::warn!(%refusal, "what a crash left stays"),
     }

@@ -8,7 +8,8 @@ mod actors;
 mod claims;
 mod clock;
 mod diff;
-mod health;
+mod files;
+pub mod health;
 mod leftovers;
 mod live;
 mod models;
@@ -51,10 +52,15 @@ use shared::Shared;
 pub use clock::Clock;
 pub use clock::SharedClock;
 pub use clock::SystemClock;
-pub use health::Check;
+pub use files::Files;
+pub use files::HostFiles;
+pub use health::NotReady;
+pub use leftovers::Found;
 pub use live::Configuration;
 pub use models::Catalogue;
 pub use models::Demonstration;
+pub use workspace::ClonePlan;
+pub use workspace::Cloned;
 
 /// The key under which the sandbox backend is registered, in the domain of adapters.
 pub const SANDBOX: &str = "sandbox";
@@ -82,6 +88,8 @@ pub struct EngineOptions {
     pub max_cost: MicroUsd,
     /// Durable state.
     pub store: SharedStore,
+    /// The home's files.
+    pub files: Arc<dyn Files>,
     /// Tokens.
     pub tokens: SharedTokens,
     /// Components; the sandbox backend is registered there.
@@ -116,6 +124,7 @@ pub struct Engine {
     addresses: Vec<String>,
     version: String,
     started_at: Timestamp,
+    asked_ready: health::Asked,
 }
 
 // === impl Engine ===
@@ -127,13 +136,14 @@ impl Engine {
         let refuse = |error: ob_store::StoreError| error.refusal();
         let epoch = options.store.new_epoch().await.map_err(refuse)?;
         // Looked at before anything is made: what is there now and belongs to nobody never will.
-        let known = leftovers::look(&options.home).await;
+        let known = options.files.look(&options.home).await;
         let started_at = options.clock.now();
         let shared = Arc::new(Shared {
             home: options.home,
             sandbox: Live::new(options.sandbox),
             max_cost: Live::new(options.max_cost),
             store: options.store,
+            files: options.files,
             tokens: options.tokens,
             registry: options.registry,
             gates: options.gates,
@@ -161,6 +171,7 @@ impl Engine {
             addresses: options.addresses,
             version: options.version,
             started_at,
+            asked_ready: health::Asked::default(),
         });
         // Read before any gate is open: what is open later is ours.
         let cut = engine.shared.store.open_charges().await.map_err(refuse)?;

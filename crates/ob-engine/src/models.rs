@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
 use ob_core::Refusal;
+use ob_core::check::Check;
 use ob_core::model::ModelRef;
 use ob_core::model::ModelSource;
 use ob_gate::models::Models;
@@ -16,6 +17,9 @@ use crate::live::Live;
 
 /// The most tokens of one answer, where the configuration says nothing.
 const DEFAULT_MAX_OUTPUT: u32 = 8192;
+/// How to get a model.
+const WAYS: &str = "set OPENAI_API_KEY (and OPENAI_BASE_URL, OPENAI_MODEL), configure `credentials.providers`, or start \
+                    a local OpenAI-compatible server";
 /// The name of the provider that was found on loopback.
 const LOCAL: &str = "local";
 /// The name of the demonstration's provider.
@@ -98,6 +102,29 @@ impl Catalogue {
         Ok(())
     }
 
+    /// Which model a session gets that names none, for `/health` and `doctor`. Starts nothing and spends nothing.
+    pub async fn check(&self) -> Check {
+        const NAME: &str = "model";
+        let named = self.settings.get().session_model.clone();
+        let found = match named.as_deref() {
+            Some(name) => self.named(name).await,
+            None => self.default_model().await,
+        };
+        match found {
+            Ok(model) if model.source == ModelSource::Demonstration => {
+                let cost = "agents do nothing but mend small faults that tests show";
+                Check::warn(NAME, "only the scripted demonstration, which is not a language model", cost)
+                    .fix(WAYS)
+            }
+            Ok(model) => Check::ok(NAME, format!("sessions use {model}")),
+            Err(refusal) => Check {
+                fix: refusal.fix,
+                cost: Some("sessions that name no model are refused".to_owned()),
+                ..Check::not_configured(NAME, refusal.message)
+            },
+        }
+    }
+
     async fn default_model(&self) -> Result<ModelRef, Refusal> {
         // The default provider's model is `session_model` already; of several without a default, the first will do.
         let settings = self.settings.get();
@@ -175,10 +202,8 @@ impl Catalogue {
     fn demonstration(&self) -> Result<&Arc<dyn Demonstration>, Refusal> {
         let is_wanted = self.settings.get().demonstration;
         self.demonstration.as_ref().filter(|_| is_wanted).ok_or_else(|| {
-            Refusal::unavailable("no model: no provider is configured and no local model server answers").fix(
-                "set OPENAI_API_KEY (and OPENAI_BASE_URL, OPENAI_MODEL), configure `credentials.providers`, or start \
-                 a local OpenAI-compatible server",
-            )
+            Refusal::unavailable("no model: no provider is configured and no local model server answers")
+                .fix(WAYS)
         })
     }
 }

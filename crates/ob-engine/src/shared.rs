@@ -42,6 +42,7 @@ use tokio::sync::Semaphore;
 use crate::FIRST_HOST_UID;
 use crate::SANDBOX;
 use crate::clock::SharedClock;
+use crate::files::Files;
 use crate::live::Live;
 use crate::models::Catalogue;
 use crate::workspace;
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) sandbox: Live<SandboxSettings>,
     pub(crate) max_cost: Live<MicroUsd>,
     pub(crate) store: SharedStore,
+    pub(crate) files: Arc<dyn Files>,
     pub(crate) tokens: SharedTokens,
     pub(crate) registry: Registry,
     pub(crate) gates: Gates,
@@ -160,7 +162,7 @@ impl Shared {
         let project = self.project(record.project).await?;
         let runtime = self.home.sandbox_runtime(&record.id);
         let home = self.home.session_home(record.project, &record.id);
-        self.make_home(&home, self.owner_of(&project)).await?;
+        self.files.make_home(&home, self.owner_of(&project)).await?;
         let mut spec = self.plain_spec(record.id.suffix().to_owned(), runtime, &project, workspace);
         spec.home = Some(home);
         spec.workspace.writable = true;
@@ -227,26 +229,6 @@ impl Shared {
         })
     }
 
-    async fn make_home(&self, home: &std::path::Path, owner: Option<u32>) -> Result<(), Refusal> {
-        let path = home.to_owned();
-        let made = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
-            use std::os::unix::fs::DirBuilderExt as _;
-            if path.is_dir() {
-                return Ok(());
-            }
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-            match owner {
-                Some(uid) => ob_sandbox::give_to(&path, uid),
-                None => Ok(()),
-            }
-        })
-        .await;
-        made.map_err(|_| workspace::worker_failed())?.map_err(|error| {
-            Refusal::unavailable(format!("cannot make `{}`: {error}", home.display()))
-                .fix("check the space and the permissions of the home")
-        })
-    }
-
     /// The session's workspace with its files; they are copied on first use.
     pub(crate) async fn prepared_workspace(
         &self,
@@ -278,7 +260,7 @@ impl Shared {
             workspace: (workspace.kind == WorkspaceKind::Clone).then(|| workspace.path.clone()),
             owner: self.owner_of(&project),
         };
-        let cloned = workspace::prepare(&plan).await?;
+        let cloned = self.files.prepare(&plan).await?;
         tracing::info!(session = %record.id, workspace = %workspace.id, dirty = cloned.dirty, "workspace prepared");
         workspace.base_commit = Some(cloned.base_commit);
         self.store

@@ -26,26 +26,27 @@ pub(crate) const BASE_DIR: &str = "/base.git";
 pub(crate) const PATCH_MAX: usize = 64 * 1024 * 1024;
 
 /// What a clone needs.
-pub(crate) struct ClonePlan {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClonePlan {
     /// The user's folder; none for an empty workspace.
-    pub(crate) source: Option<PathBuf>,
+    pub source: Option<PathBuf>,
     /// Our own home: were it inside the source, its keys and tokens would come along.
-    pub(crate) home: PathBuf,
+    pub home: PathBuf,
     /// The base repository to make.
-    pub(crate) base: PathBuf,
+    pub base: PathBuf,
     /// The working directory to make; none if the agent works in the source itself.
-    pub(crate) workspace: Option<PathBuf>,
+    pub workspace: Option<PathBuf>,
     /// Who shall own base and workspace; none if that is us already.
-    pub(crate) owner: Option<u32>,
+    pub owner: Option<u32>,
 }
 
 /// What a clone gave.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Cloned {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cloned {
     /// The commit in the base that patches are made against.
-    pub(crate) base_commit: String,
+    pub base_commit: String,
     /// True if changes that were not committed came along.
-    pub(crate) dirty: bool,
+    pub dirty: bool,
 }
 
 /// Makes base and workspace. What an earlier, unfinished try left is removed first.

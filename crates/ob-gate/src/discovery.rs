@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use secrecy::ExposeSecret as _;
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::upstream;
@@ -45,6 +47,49 @@ async fn find_within(ports: &[u16], timeout: Duration) -> Option<(String, Vec<St
     join_all(asked).await.into_iter().flatten().next()
 }
 
+/// What a provider says if it is asked for its models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It lists them.
+    Lists,
+    /// It wants a key, or another one.
+    Refuses,
+    /// It answers with this status and no list.
+    Other(u16),
+    /// There is no connection to it.
+    Unreachable,
+    /// It did not answer in time.
+    Late,
+    /// Its base URL is none.
+    Malformed,
+}
+
+/// Asks a provider for its models, with its key; no model is called and nothing is spent. Also says whom it asked: scheme,
+/// host and port, since the rest of a URL may hold a key.
+pub async fn ask(base_url: &str, key: Option<&SecretString>, within: Duration) -> (String, Answer) {
+    let url = format!("{}/models", base_url.trim_end_matches('/'));
+    let Some(url) = reqwest::Url::parse(&url).ok().filter(|url| url.has_host()) else {
+        return ("the provider".to_owned(), Answer::Malformed);
+    };
+    let host = url.origin().ascii_serialization();
+    let asked = async {
+        let client = upstream::client(within).ok()?;
+        let mut request = client.get(url);
+        if let Some(key) = key {
+            request = request.bearer_auth(key.expose_secret());
+        }
+        Some(request.send().await.ok()?.status())
+    };
+    let answer = match tokio::time::timeout(within, asked).await {
+        Err(_) => Answer::Late,
+        Ok(None) => Answer::Unreachable,
+        Ok(Some(status)) if status.is_success() => Answer::Lists,
+        Ok(Some(http::StatusCode::UNAUTHORIZED | http::StatusCode::FORBIDDEN)) => Answer::Refuses,
+        Ok(Some(status)) => Answer::Other(status.as_u16()),
+    };
+    (host, answer)
+}
+
 async fn models(client: &reqwest::Client, base_url: &str) -> Option<Vec<String>> {
     let mut response = client.get(format!("{base_url}/models")).send().await.ok()?;
     if response.status() != http::StatusCode::OK {
@@ -71,7 +116,7 @@ fn parse(body: &[u8]) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use ob_testkit::Answer;
+    use ob_testkit::Answer as Scripted;
     use ob_testkit::ModelServer;
     use ob_testkit::model_server::Step;
 
@@ -88,16 +133,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_provider_is_asked_with_its_key_and_each_answer_is_told_apart() {
+        const LONG: Duration = Duration::from_secs(10);
+        let key = SecretString::from("sk-asked-0123456789abcdefghij");
+        for (answer, expected) in [
+            (Scripted::status(200, r#"{"data":[]}"#), Answer::Lists),
+            (Scripted::status(401, "{}"), Answer::Refuses),
+            (Scripted::status(404, "{}"), Answer::Other(404)),
+            (Scripted::status(503, "{}"), Answer::Other(503)),
+        ] {
+            let model = ModelServer::start().await.expect("a port");
+            model.otherwise(answer);
+            let (host, found) = ask(&model.base_url(), Some(&key), LONG).await;
+            assert_eq!((host, found), (format!("http://{}", model.address()), expected));
+            let authorization = model.requests()[0].headers.get("authorization").cloned();
+            assert!(authorization.is_some_and(|value| value.to_str().is_ok_and(|v| v.ends_with("fghij"))));
+        }
+        let mute = ModelServer::start().await.expect("a port");
+        mute.otherwise(Scripted::text("x").before_head(Step::Hang));
+        assert_eq!(ask(&mute.base_url(), None, Duration::from_millis(50)).await.1, Answer::Late);
+        let free =
+            std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+        assert_eq!(ask(&format!("http://{free}/v1"), None, LONG).await.1, Answer::Unreachable);
+        assert_eq!(ask("nonsense", None, LONG).await.1, Answer::Malformed);
+        let (host, _) = ask(&format!("http://user:secret@{free}/v1?key=secret"), None, LONG).await;
+        assert!(!host.contains("secret"), "{host}");
+    }
+
+    #[tokio::test]
     async fn the_first_port_that_lists_models_is_taken() {
         let html = ModelServer::start().await.expect("a port");
-        html.otherwise(Answer::raw("text/html", vec![Step::Send("<html>".into())]));
+        html.otherwise(Scripted::raw("text/html", vec![Step::Send("<html>".into())]));
         let mute = ModelServer::start().await.expect("a port");
-        mute.otherwise(Answer::text("x").before_head(Step::Hang));
+        mute.otherwise(Scripted::text("x").before_head(Step::Hang));
         let moved = ModelServer::start().await.expect("a port");
         let model = ModelServer::start().await.expect("a port");
-        model.otherwise(Answer::status(200, r#"{"object":"list","data":[{"id":"small"}]}"#));
+        model.otherwise(Scripted::status(200, r#"{"object":"list","data":[{"id":"small"}]}"#));
         let to = format!("{}/models", model.base_url());
-        moved.otherwise(Answer::status(302, "").header("location", &to));
+        moved.otherwise(Scripted::status(302, "").header("location", &to));
         let ports = [&html, &mute, &moved, &model].map(|server| server.address().port());
         // Longer than in production: the machine that tests may be busy.
         let find = async |ports: &[u16]| find_within(ports, Duration::from_secs(3)).await;

@@ -29,9 +29,12 @@ use ob_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 
 pub mod discovery;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod listen;
 mod meter;
 pub mod models;
+pub mod outside;
 mod proxy;
 mod refuse;
 mod relay;
@@ -44,6 +47,9 @@ mod upstream;
 
 pub use listen::OpenGate;
 pub use listen::SOCKET;
+
+use outside::Machine;
+use outside::Outside;
 
 /// What all gates of a server share.
 pub struct Gates {
@@ -92,7 +98,7 @@ pub struct GateOptions {
 pub(crate) struct Shared {
     pub(crate) store: SharedStore,
     pub(crate) models: Arc<models::Models>,
-    pub(crate) client: Result<reqwest::Client, String>,
+    pub(crate) outside: Arc<dyn Outside>,
     pub(crate) options: GateOptions,
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Metrics,
@@ -113,11 +119,22 @@ impl Gates {
         metrics: Metrics,
         options: GateOptions,
     ) -> Self {
-        let client = upstream::client(options.connect_timeout);
+        let outside = Arc::new(Machine::new(options.connect_timeout));
+        Self::over(store, models, metrics, options, outside)
+    }
+
+    /// Gates over another machine than this one.
+    pub fn over(
+        store: SharedStore,
+        models: Arc<models::Models>,
+        metrics: Metrics,
+        options: GateOptions,
+        outside: Arc<dyn Outside>,
+    ) -> Self {
         let tasks = TaskTracker::new();
         // A closed tracker still takes tasks; it only lets `settled` return once none is left.
         tasks.close();
-        Self { shared: Arc::new(Shared { store, models, client, options, tasks, metrics }) }
+        Self { shared: Arc::new(Shared { store, models, outside, options, tasks, metrics }) }
     }
 
     /// Opens the gate of a session: listens on `dir/gate.sock`, replacing a socket that an earlier server left; makes

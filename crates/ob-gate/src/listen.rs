@@ -2,10 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::fs::FileTypeExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,10 +14,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use ob_sandbox::link::Guest;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
-use tokio::net::UnixListener;
-use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +22,11 @@ use tokio_util::task::TaskTracker;
 use crate::GateSession;
 use crate::Shared;
 use crate::meter::Meter;
+use crate::outside::Accepted;
+use crate::outside::Incoming;
+use crate::outside::Io;
+use crate::outside::Listening;
+use crate::outside::Peer;
 use crate::proxy;
 use crate::route;
 
@@ -52,7 +49,8 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// [`OpenGate::close`] waits for that.
 pub struct OpenGate {
     gate: Arc<Gate>,
-    socket: Socket,
+    path: PathBuf,
+    _socket: Box<dyn Send + Sync>,
 }
 
 /// The inside of an open gate.
@@ -67,27 +65,16 @@ pub(crate) struct Gate {
     tasks: TaskTracker,
 }
 
-/// A connection that a guest may be served on.
-pub(crate) trait LinkIo: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> LinkIo for T {}
-
 /// Where links go: the guest's handle; something smaller in tests.
 pub(crate) trait LinkEnd: Send + Sync + 'static {
     /// Serves one link until it is over.
-    fn serve(&self, io: Box<dyn LinkIo>) -> BoxFuture<'static, ()>;
+    fn serve(&self, io: Box<dyn Io>) -> BoxFuture<'static, ()>;
 }
 
 /// A place among the connections of a gate, given back when dropped.
 pub(crate) struct Place {
     for_links: bool,
     _permit: OwnedSemaphorePermit,
-}
-
-/// The socket file, known by its inode: a later gate may have put another in its place.
-struct Socket {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
 }
 
 /// Opens a gate.
@@ -98,7 +85,9 @@ pub(crate) async fn open(
     link: Arc<dyn LinkEnd>,
 ) -> io::Result<OpenGate> {
     let path = dir.join(SOCKET);
-    let (listener, socket) = bind(&path)
+    let Listening { incoming, socket } = shared
+        .outside
+        .listen(&path)
         .map_err(|error| io::Error::new(error.kind(), format!("gate {}: {error}", path.display())))?;
     let tasks = TaskTracker::new();
     tasks.close();
@@ -117,9 +106,9 @@ pub(crate) async fn open(
         closing.cancelled().await;
         tasks.wait().await;
     });
-    let accepting = accept(Arc::clone(&gate), listener);
+    let accepting = accept(Arc::clone(&gate), incoming);
     gate.spawn(accepting);
-    Ok(OpenGate { gate, socket })
+    Ok(OpenGate { gate, path, _socket: socket })
 }
 
 // === impl OpenGate ===
@@ -134,7 +123,7 @@ impl OpenGate {
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.socket.path
+        &self.path
     }
 }
 
@@ -162,7 +151,7 @@ impl Gate {
 // === impl LinkEnd ===
 
 impl LinkEnd for Guest {
-    fn serve(&self, io: Box<dyn LinkIo>) -> BoxFuture<'static, ()> {
+    fn serve(&self, io: Box<dyn Io>) -> BoxFuture<'static, ()> {
         let guest = self.clone();
         async move { Self::serve(&guest, io).await }.boxed()
     }
@@ -177,50 +166,19 @@ impl Place {
     }
 }
 
-// === impl Socket ===
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let is_ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
-        if is_ours && let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "a gate's socket was not removed");
-        }
-    }
-}
-
-fn bind(path: &Path) -> io::Result<(UnixListener, Socket)> {
-    if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
-        Ok(_) => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something that is no socket"));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    // Who may connect is decided by the peer's uid, and by who sees the folder.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-    let made = std::fs::symlink_metadata(path)?;
-    Ok((listener, Socket { path: path.to_path_buf(), device: made.dev(), inode: made.ino() }))
-}
-
-async fn accept(gate: Arc<Gate>, listener: UnixListener) {
+async fn accept(gate: Arc<Gate>, mut incoming: Box<dyn Incoming>) {
     let general = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let for_links = Arc::new(Semaphore::new(LINK_CONNECTIONS));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let accepted = match incoming.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(session = %gate.session.id, %error, "a connection to the gate was not taken");
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
         };
-        if !is_welcome(&gate, &stream) {
+        if !is_welcome(&gate, &accepted) {
             continue;
         }
         let place = match Arc::clone(&general).try_acquire_owned() {
@@ -233,18 +191,17 @@ async fn accept(gate: Arc<Gate>, listener: UnixListener) {
                 }
             },
         };
-        let connection = serve(Arc::clone(&gate), stream, Arc::new(place));
+        let connection = serve(Arc::clone(&gate), accepted.io, Arc::new(place));
         gate.spawn(connection);
     }
 }
 
 /// True if the peer is the sandbox. The kernel says who it is, and nothing inside can change that.
-fn is_welcome(gate: &Gate, stream: &UnixStream) -> bool {
+fn is_welcome(gate: &Gate, accepted: &Accepted) -> bool {
     let expected = gate.session.peer_uid;
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == expected => true,
-        Ok(peer) => {
-            let (uid, pid) = (peer.uid(), peer.pid());
+    match &accepted.peer {
+        Ok(peer) if peer.uid == expected => true,
+        Ok(Peer { uid, pid }) => {
             tracing::warn!(session = %gate.session.id, uid, expected, ?pid, "a stranger connected to the gate");
             false
         }
@@ -255,7 +212,7 @@ fn is_welcome(gate: &Gate, stream: &UnixStream) -> bool {
     }
 }
 
-async fn serve(gate: Arc<Gate>, stream: UnixStream, place: Arc<Place>) {
+async fn serve(gate: Arc<Gate>, io: Box<dyn Io>, place: Arc<Place>) {
     let head_timeout =
         if place.is_for_links() { LINK_HEAD_TIMEOUT } else { gate.shared.options.request_head_timeout };
     let session = gate.session.id.clone();
@@ -264,7 +221,7 @@ async fn serve(gate: Arc<Gate>, stream: UnixStream, place: Arc<Place>) {
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     if let Err(error) = connection.await {
         tracing::debug!(%session, %error, "a connection to the gate broke");

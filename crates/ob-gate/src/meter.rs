@@ -39,6 +39,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::GateSession;
 use crate::Shared;
+use crate::outside::Outside;
 use crate::refuse::GateRefusal;
 use crate::refuse::LIMIT_EXCEEDED;
 use crate::sse::Reported;
@@ -53,6 +54,7 @@ const BYTES_PER_TOKEN: u64 = 3;
 #[derive(Clone)]
 pub(crate) struct Meter {
     store: SharedStore,
+    outside: Arc<dyn Outside>,
     session: GateSession,
     tasks: TaskTracker,
     backoff: Duration,
@@ -99,7 +101,8 @@ impl Meter {
     pub(crate) fn new(shared: &Shared, session: GateSession, tasks: TaskTracker) -> Self {
         let backoff = shared.options.settle_backoff;
         let (store, metrics) = (Arc::clone(&shared.store), shared.metrics.clone());
-        Self { store, session, tasks, backoff, told: Arc::default(), metrics }
+        let outside = Arc::clone(&shared.outside);
+        Self { store, outside, session, tasks, backoff, told: Arc::default(), metrics }
     }
 
     /// Reserves for a call that reads and writes at most so many tokens. Nothing may be sent before this returns.
@@ -115,7 +118,7 @@ impl Meter {
             None => Amount::new(input_tokens.saturating_add(output_tokens), MicroUsd(0)),
         };
         let reserving = self.tasks.spawn(async move {
-            let id = ChargeId::from_uuid(uuid::Uuid::now_v7());
+            let id = meter.outside.charge_id();
             let GateSession { tree, id: session, .. } = meter.session.clone();
             meter.commit(vec![Write::Reserve { charge: id, tree, session, amount }]).await?;
             let runtime = Handle::current();

@@ -48,24 +48,20 @@ pub(crate) async fn chat(
         .provider_within(&session.model, gate.shared.options.model_patience)
         .await
         .map_err(|refusal| GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_model", refusal))?;
-    let client = gate.shared.client.as_ref().map_err(|error| {
-        let refusal = Refusal::unavailable(format!("this server cannot speak to providers: {error}"))
-            .fix("check with `oubliette doctor`");
-        GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_client", refusal)
-    })?;
     let (head, body) = request.into_parts();
     let room = room_for(gate, &body).await?;
     let body = read(gate, body).await?;
     let prepared = request::prepare(&body, &session.model.model, provider.max_output_tokens)?;
     drop(body);
-    let outgoing = upstream::request(client, &provider, &head.headers, prepared.stream)?;
+    let mut outgoing = upstream::request(&provider, &head.headers, prepared.stream)?;
 
     let Prepared { body, stream, hide_usage, input_tokens, output_tokens } = prepared;
     let mut charge = gate.meter.reserve(input_tokens, output_tokens, provider.price).await?;
     charge.sent();
     let options = &gate.shared.options;
     let redactor = gate.shared.models.redactor();
-    let answered = tokio::time::timeout(options.head_timeout, outgoing.body(body).send()).await;
+    *outgoing.body_mut() = Some(body.into());
+    let answered = tokio::time::timeout(options.head_timeout, gate.shared.outside.ask(outgoing)).await;
     drop(room);
     let response = match answered {
         Err(_) => return fail(charge, upstream::no_head(session, options.head_timeout)).await,

@@ -116,6 +116,12 @@ impl Splitter {
         (all > 0).then(|| self.take(all).ok().flatten()).flatten()
     }
 
+    /// How many bytes wait for the rest of their event.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn kept(&self) -> usize {
+        self.buffer.len()
+    }
+
     fn take(&mut self, length: usize) -> Result<Option<Block>, TooLarge> {
         if length > self.limit {
             return Err(TooLarge);

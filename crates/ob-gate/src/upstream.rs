@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
+use http::Method;
 use http::StatusCode;
 use ob_core::Refusal;
 use ob_core::redact::Redactor;
@@ -13,6 +14,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::GateSession;
 use crate::models::Provider;
+use crate::outside::NoAnswer;
 use crate::refuse::GateRefusal;
 
 /// Headers of an agent's request that are passed on. None of them can carry a credential that matters to us.
@@ -45,13 +47,13 @@ pub(crate) fn client(connect_timeout: Duration) -> Result<reqwest::Client, Strin
 
 /// A request for a chat completion, with the provider's key.
 pub(crate) fn request(
-    client: &reqwest::Client,
     provider: &Provider,
     agent: &HeaderMap,
     stream: bool,
-) -> Result<reqwest::RequestBuilder, GateRefusal> {
+) -> Result<reqwest::Request, GateRefusal> {
     let url = completions_url(&provider.base_url)?;
-    let mut headers = HeaderMap::new();
+    let mut request = reqwest::Request::new(Method::POST, url);
+    let headers = request.headers_mut();
     for name in PASSED_ON {
         if let Some(value) = agent.get(name) {
             headers.insert(HeaderName::from_static(name), value.clone());
@@ -69,22 +71,30 @@ pub(crate) fn request(
             .map_err(|_| misconfigured(format!("`{name}` is no name of a header")))?;
         headers.insert(name, secret_value(value)?);
     }
-    Ok(client.post(url).headers(headers))
+    Ok(request)
 }
 
 /// What a failure to get an answer means. True if the provider cannot have taken the request.
-pub(crate) fn no_answer(error: &reqwest::Error, session: &GateSession) -> (GateRefusal, bool) {
+pub(crate) fn no_answer(why: &NoAnswer, session: &GateSession) -> (GateRefusal, bool) {
     let model = &session.model;
-    // The error's own text names the URL, and a URL may hold a key.
-    if error.is_connect() {
-        let refusal = Refusal::unavailable(format!("no connection to the provider of {model}"))
-            .fix("check its base URL and that it runs");
-        return (GateRefusal::bad_gateway("provider_unreachable", refusal), true);
+    // The client's own words are not shown: they name the URL, and a URL may hold a key.
+    match why {
+        NoAnswer::NoClient(error) => {
+            let refusal = Refusal::unavailable(format!("this server cannot speak to providers: {error}"))
+                .fix("check with `oubliette doctor`");
+            (GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_client", refusal), true)
+        }
+        NoAnswer::NoConnection => {
+            let refusal = Refusal::unavailable(format!("no connection to the provider of {model}"))
+                .fix("check its base URL and that it runs");
+            (GateRefusal::bad_gateway("provider_unreachable", refusal), true)
+        }
+        NoAnswer::BrokenOff => {
+            let what = format!("the provider of {model} broke the connection before it answered");
+            let refusal = Refusal::unavailable(what).fix("try again");
+            (GateRefusal::bad_gateway("provider_broke_off", refusal), false)
+        }
     }
-    let refusal =
-        Refusal::unavailable(format!("the provider of {model} broke the connection before it answered"))
-            .fix("try again");
-    (GateRefusal::bad_gateway("provider_broke_off", refusal), false)
 }
 
 /// The provider did not even answer with a status.

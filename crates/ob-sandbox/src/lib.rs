@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 pub mod conformance;
 mod host;
 pub mod link;
+pub mod machine;
 pub mod namespace;
 pub mod process;
 

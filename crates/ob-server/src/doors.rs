@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use ob_core::Check;
 use ob_core::Principal;
 use ob_core::Refusal;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
-use ob_engine::Check;
 use ob_engine::Engine;
+use ob_engine::NotReady;
 use serde_json::Value;
 
 /// What the edge needs of the live system.
@@ -34,8 +35,8 @@ pub trait Doors: Send + Sync + 'static {
     /// Whose secret this is.
     async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal>;
 
-    /// Ready, or why not.
-    fn ready(&self) -> Result<(), String>;
+    /// Ready, or why not: all that is required works.
+    async fn ready(&self) -> Result<(), NotReady>;
 
     /// Checks for `/health`.
     async fn checks(&self) -> Vec<Check>;
@@ -93,8 +94,8 @@ impl Doors for Arc<Engine> {
         Engine::authenticate(self, secret).await
     }
 
-    fn ready(&self) -> Result<(), String> {
-        Engine::ready(self)
+    async fn ready(&self) -> Result<(), NotReady> {
+        Engine::readiness(self).await
     }
 
     async fn checks(&self) -> Vec<Check> {

@@ -71,7 +71,7 @@ pub(crate) struct Site {
     /// Operations that change something; they finish even if their caller goes away.
     pub(crate) operations: TaskTracker,
     /// When each health check was last `ok`. A std lock: held for one look-up, never across an await.
-    pub(crate) last_ok: Arc<Mutex<BTreeMap<&'static str, Timestamp>>>,
+    pub(crate) last_ok: Arc<Mutex<BTreeMap<String, Timestamp>>>,
 }
 
 /// The other end of a connection.

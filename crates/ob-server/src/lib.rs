@@ -15,6 +15,8 @@
 mod api;
 mod doors;
 mod edge;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod params;
 mod probes;
 mod reply;

@@ -11,8 +11,10 @@ use axum::response::Response;
 use http::HeaderValue;
 use http::StatusCode;
 use http::header;
+use ob_core::Check;
+use ob_core::CheckState;
 use ob_core::Timestamp;
-use ob_engine::Check;
+use ob_engine::NotReady;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -42,17 +44,14 @@ pub(crate) async fn health(State(site): State<Arc<Site>>, request: Request) -> R
 /// Ready for work, or why not.
 pub(crate) async fn ready(State(site): State<Arc<Site>>) -> Response {
     let phase = site.phase.borrow().clone();
-    let (reason, missing) = match phase {
-        Phase::Starting { reason } => (reason, vec!["engine"]),
-        Phase::Draining => ("the server is stopping".to_owned(), vec!["engine"]),
-        Phase::Serving(doors) => match doors.ready() {
-            Ok(()) => return reply::ok(&json!({ "status": "ready" })),
-            Err(reason) => {
-                let checks = tokio::time::timeout(CHECKS_MAX, doors.checks()).await.unwrap_or_default();
-                let missing =
-                    checks.iter().filter(|c| c.required && c.status != "ok").map(|c| c.name).collect();
-                (reason, missing)
-            }
+    let engine = |reason: String| NotReady { reason, missing: vec!["engine".to_owned()] };
+    let NotReady { reason, missing } = match phase {
+        Phase::Starting { reason } => engine(reason),
+        Phase::Draining => engine("the server is stopping".to_owned()),
+        Phase::Serving(doors) => match tokio::time::timeout(CHECKS_MAX, doors.ready()).await {
+            Ok(Ok(())) => return reply::ok(&json!({ "status": "ready" })),
+            Ok(Err(not_ready)) => not_ready,
+            Err(_) => engine("the engine did not answer in time".to_owned()),
         },
     };
     let body = json!({ "status": "not ready", "reason": reason, "missing": missing });
@@ -75,35 +74,52 @@ pub(crate) async fn metrics(State(site): State<Arc<Site>>, request: Request) -> 
 }
 
 async fn checks(site: &Site) -> Value {
-    let engine = |status: &str, message: &str| json!({ "engine": { "status": status, "required": true, "message": message, "last_ok": null } });
+    const COST: &str = "nothing can be asked of it";
     let phase = site.phase.borrow().clone();
-    let doors = match phase {
-        Phase::Starting { reason } => return engine("starting", &reason),
-        Phase::Draining => return engine("down", "the server is stopping"),
-        Phase::Serving(doors) => doors,
+    let checks = match phase {
+        Phase::Starting { reason } => vec![Check::missing("engine", reason, COST).required().fix("wait")],
+        Phase::Draining => vec![Check::missing("engine", "the server is stopping", COST).required()],
+        Phase::Serving(doors) => {
+            let late = || {
+                vec![
+                    Check::failed("engine", "the checks did not answer in time", COST)
+                        .required()
+                        .fix("see the log"),
+                ]
+            };
+            tokio::time::timeout(CHECKS_MAX, doors.checks()).await.unwrap_or_else(|_| late())
+        }
     };
-    match tokio::time::timeout(CHECKS_MAX, doors.checks()).await {
-        Ok(checks) => described(site, &checks),
-        Err(_) => engine("degraded", "the checks did not answer in time"),
-    }
+    described(site, &checks)
 }
 
+/// The checks by name, each with the time when it was last well.
 fn described(site: &Site, checks: &[Check]) -> Value {
     let now = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
     let mut last_ok = site.last_ok.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all = Map::new();
     for check in checks {
-        if check.status == "ok" {
-            last_ok.insert(check.name, now);
+        if check.state == CheckState::Ok {
+            last_ok.insert(check.name.clone(), now);
         }
-        let entry = json!({
-            "status": check.status,
+        let mut entry = json!({
+            "status": check.state,
             "required": check.required,
-            "message": check.message,
-            "fix": check.fix,
-            "last_ok": last_ok.get(check.name),
+            "message": check.found,
+            "last_ok": last_ok.get(&check.name),
         });
-        all.insert(check.name.to_owned(), entry);
+        if let Some(measure) = &check.measure {
+            entry["value"] = measure.value.into();
+            entry["unit"] = measure.unit.as_str().into();
+            entry["threshold"] = measure.threshold.into();
+        }
+        if let Some(cost) = &check.cost {
+            entry["cost"] = cost.as_str().into();
+        }
+        if let Some(fix) = &check.fix {
+            entry["fix"] = fix.as_str().into();
+        }
+        all.insert(check.name.clone(), entry);
     }
     Value::Object(all)
 }

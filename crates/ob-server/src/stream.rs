@@ -41,12 +41,7 @@ pub(crate) async fn events(
     mut params: Value,
     headers: &HeaderMap,
 ) -> Result<Response, Refusal> {
-    if let Some(id) = headers.get("last-event-id") {
-        let id = id.to_str().ok().and_then(|text| text.trim().parse::<i64>().ok()).filter(|id| *id >= -1);
-        let id = id.ok_or_else(|| {
-            Refusal::invalid("`Last-Event-ID` is not the number of an event")
-                .fix("send the `id` of the last event that you have")
-        })?;
+    if let Some(id) = last_event_id(headers)? {
         // A browser repeats the first URL when it reconnects, so the header is the newer of the two.
         params["cursor"] = id.into();
     }
@@ -76,6 +71,16 @@ pub(crate) async fn events(
     // For nginx: events are to be passed on as they come.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// The number of the last event that the client has, if it says so.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Refusal> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let id = id.to_str().ok().and_then(|text| text.trim().parse::<i64>().ok()).filter(|id| *id >= -1);
+    id.map(Some).ok_or_else(|| {
+        Refusal::invalid("`Last-Event-ID` is not the number of an event")
+            .fix("send the `id` of the last event that you have")
+    })
 }
 
 fn sent(view: &EventView) -> Event {

@@ -196,7 +196,7 @@ impl StoreError {
             Self::Engine { message } => {
                 tracing::error!(%message, "the store failed");
                 Refusal::unavailable("the database cannot be written or read")
-                    .fix("see the log, and `oubliette doctor`")
+                    .fix("see the log, `oubliette doctor` and `oubliette store check`")
             }
         }
     }

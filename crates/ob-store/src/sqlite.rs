@@ -57,7 +57,12 @@ mod query;
 mod reader;
 mod record;
 mod tail;
+mod verify;
 mod writer;
+
+pub use verify::VerifyOptions;
+pub use verify::look;
+pub use verify::verify;
 
 use blob::Blobs;
 use change::Prepared;

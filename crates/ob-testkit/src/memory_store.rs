@@ -103,7 +103,7 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// The next `commits` commits fail so; nothing of them is done.
+    /// The next `commits` commits, and checks whether one would work, fail so; nothing of them is done.
     pub fn fail_next(&self, commits: usize, fault: StoreFault) {
         self.lock().fault = Some((fault, commits));
     }
@@ -123,6 +123,16 @@ impl MemoryStore {
     /// Every event of a session.
     pub fn log(&self, session: &SessionId) -> Vec<Event> {
         self.lock().logs.get(session).map(|log| log.events.clone()).unwrap_or_default()
+    }
+
+    /// Every session, in the order of their ids.
+    pub fn session_ids(&self) -> Vec<SessionId> {
+        self.lock().tables.sessions.keys().cloned().collect()
+    }
+
+    /// Who owns a session; none if nobody does, or there is no such session.
+    pub fn owner(&self, session: &SessionId) -> Option<Epoch> {
+        self.lock().tables.sessions.get(session).and_then(|row| row.owner)
     }
 
     /// Makes a project, a workspace, a tree with these limits and a session in them, as a test needs before it can
@@ -168,20 +178,27 @@ impl MemoryStore {
     }
 }
 
+// === impl State ===
+
+impl State {
+    fn fail_if_asked(&mut self) -> Result<(), StoreError> {
+        let Some((fault, left)) = self.fault.take() else { return Ok(()) };
+        if left > 1 {
+            self.fault = Some((fault, left - 1));
+        }
+        match fault {
+            StoreFault::Full => Err(StoreError::Full),
+            StoreFault::Engine => Err(StoreError::Engine { message: "asked to fail".into() }),
+            StoreFault::Panic => panic!("the store was asked to panic"),
+        }
+    }
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {
         let mut state = self.open()?;
-        if let Some((fault, left)) = state.fault.take() {
-            if left > 1 {
-                state.fault = Some((fault, left - 1));
-            }
-            match fault {
-                StoreFault::Full => return Err(StoreError::Full),
-                StoreFault::Engine => return Err(StoreError::Engine { message: "asked to fail".into() }),
-                StoreFault::Panic => panic!("the store was asked to panic"),
-            }
-        }
+        state.fail_if_asked()?;
         let mut tables = state.tables.clone();
         let mut appended = Vec::new();
         for write in commit.writes {
@@ -311,7 +328,7 @@ impl Store for MemoryStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.open().map(drop)
+        self.open()?.fail_if_asked()
     }
 
     async fn close(&self) -> Result<(), StoreError> {

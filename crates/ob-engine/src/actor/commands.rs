@@ -28,18 +28,27 @@ impl Actor {
                 let outcome = self.message(text).await;
                 drop(reply.send(outcome));
             }
-            Command::Interrupt { reply } => {
-                let outcome = self.try_input(Input::Interrupt, None).await;
-                if outcome.is_ok() && self.driver.as_ref().is_some_and(|driver| driver.active().is_some()) {
-                    self.expect_stop();
-                }
-                drop(reply.send(outcome));
-            }
+            Command::Interrupt { reply } if self.is_being_found() => self.stops.push(reply),
+            Command::Interrupt { reply } => self.interrupt(reply).await,
             Command::End { reason, reply } => {
                 self.end(reason, Some(reply)).await;
             }
             Command::Park { .. } => unreachable!("handled by the loop, which it ends"),
         }
+    }
+
+    /// True while the sandbox that the session works in is being found again. That the turn is to be stopped is durable
+    /// in the driver's state, and there is no driver: who asks for it waits for what is found.
+    pub(super) fn is_being_found(&self) -> bool {
+        self.record.core.state == SessionState::Running && self.driver.is_none() && self.starting.is_some()
+    }
+
+    pub(super) async fn interrupt(&mut self, reply: oneshot::Sender<Result<(), Refusal>>) {
+        let outcome = self.try_input(Input::Interrupt, None).await;
+        if outcome.is_ok() && self.driver.as_ref().is_some_and(|driver| driver.active().is_some()) {
+            self.expect_stop();
+        }
+        drop(reply.send(outcome));
     }
 
     pub(super) async fn message(&mut self, text: String) -> Result<(TurnNumber, i64), Refusal> {

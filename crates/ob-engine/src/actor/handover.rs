@@ -84,6 +84,7 @@ impl Actor {
             self.input_into(&mut step, Input::Sleep);
         } else {
             step.event(EventBody::system("the server stops; the session goes on when it is back"));
+            self.stop_cancelled(&mut step);
             self.input_into(&mut step, Input::Lost);
         }
         step.without_effects();

@@ -43,6 +43,8 @@ pub(super) use start::start;
 const DIAL: Duration = Duration::from_secs(15);
 /// A sandbox that an earlier server left dials again within this: its guest tries at least twice a second.
 const REDIAL: Duration = Duration::from_secs(10);
+/// From its dial to the first answer, a guest takes no longer than this, even if its link is cut meanwhile.
+const COME_UP: Duration = Duration::from_secs(45);
 /// Pieces of input that wait for the agent to take them: prompts and cancellations, one or two at a time.
 const INPUTS: usize = 8;
 /// A model server of this machine that does not answer is looked for again after this, and later after longer.

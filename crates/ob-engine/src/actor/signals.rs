@@ -105,6 +105,11 @@ impl Actor {
         let adopted = live.adopted.is_some();
         let driver = match &live.adopted {
             Some(saved) => match Driver::restore(&saved.driver) {
+                // An earlier server was about to replace it, and did not come to that.
+                Ok(driver) if driver.is_gone() => {
+                    self.live = Some(live);
+                    return self.lost(step, "its agent had failed");
+                }
                 Ok(driver) => driver,
                 Err(refusal) => {
                     self.live = Some(live);
@@ -140,9 +145,20 @@ impl Actor {
         self.driver = Some(driver);
         self.live = Some(live);
         step.driver_changed();
-        if self.cancelling
-            && let Some(driver) = &mut self.driver
-        {
+        self.catch_up(step);
+    }
+
+    /// Says to an agent that was found again what it would have been told meanwhile.
+    fn catch_up(&mut self, step: &mut Step) {
+        let (SessionState::Running, Some(turn), Some(driver)) =
+            (self.record.core.state, self.record.core.active, &mut self.driver)
+        else {
+            return;
+        };
+        if driver.active().is_none() {
+            // The turn came while there was nobody to give it to.
+            self.prompt(step, turn);
+        } else if self.cancelling {
             let outputs = driver.cancel();
             self.take(step, outputs);
             self.expect_stop();
@@ -279,13 +295,17 @@ impl Actor {
         {
             self.undelivered = self.record.core.active;
         }
-        // A turn that a person stopped must not be given again.
-        if std::mem::take(&mut self.cancelling) {
-            self.input_into(step, Input::TurnStopped(ob_core::session::TurnStop::Cancelled));
-        }
+        self.stop_cancelled(step);
         if self.record.core.state != SessionState::Ending {
             self.input_into(step, Input::Lost);
             self.restart(step);
+        }
+    }
+
+    /// A turn that a person stopped must not be given again.
+    pub(super) fn stop_cancelled(&mut self, step: &mut Step) {
+        if std::mem::take(&mut self.cancelling) {
+            self.input_into(step, Input::TurnStopped(ob_core::session::TurnStop::Cancelled));
         }
     }
 

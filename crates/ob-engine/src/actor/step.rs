@@ -128,7 +128,6 @@ impl Actor {
                 Effect::Prompt(number) => self.prompt(step, number),
                 Effect::CancelPrompt(_) => {
                     self.cancelling = true;
-                    // While the sandbox is being found again there is none: the agent is told as soon as it is.
                     if let Some(driver) = &mut self.driver {
                         let outputs = driver.cancel();
                         step.driver_changed();
@@ -192,7 +191,7 @@ impl Actor {
         self.commit_or_undo(step, undo).await
     }
 
-    fn prompt(&mut self, step: &mut Step, number: TurnNumber) {
+    pub(super) fn prompt(&mut self, step: &mut Step, number: TurnNumber) {
         let Some(turn) = self.turns.get(&number) else { return };
         // An agent that did not stop when it was told is about to be replaced.
         let Some(driver) = self.driver.as_mut().filter(|driver| driver.active().is_none()) else {
@@ -203,12 +202,12 @@ impl Actor {
         let resumed = self.live.as_ref().is_some_and(|live| live.resumed);
         let text = match (self.given_again, resumed) {
             (false, _) => turn.prompt.clone(),
-            // The agent remembers; repeating the whole task would make it begin anew.
-            (true, true) => {
-                "You were interrupted while you worked on the task above; the sandbox was started again. Look at the \
-                 state of the workspace, then go on and finish the task."
-                    .to_owned()
-            }
+            // The agent remembers what it read, and nobody knows whether it came to read this.
+            (true, true) => format!(
+                "{}\n\n(You may have begun this task already, see above, and were interrupted: the sandbox was started \
+                 again. Look at the state of the workspace, then go on and finish the task.)",
+                turn.prompt
+            ),
             (true, false) => format!(
                 "{}\n\n(You began this task before and were interrupted: the sandbox was lost and started again. The \
                  workspace holds what you had done so far; look at it first.)",

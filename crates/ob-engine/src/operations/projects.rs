@@ -19,7 +19,6 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::Engine;
-use crate::workspace;
 
 /// The most characters of a project's name.
 const NAME_MAX: usize = 200;
@@ -110,7 +109,7 @@ impl Engine {
         let _deleting = self.claims.deletes("project", id.as_uuid())?;
         self.refuse_if_active(id, |_| true).await?;
         self.write(vec![Write::DeleteProject(project.id)]).await?;
-        workspace::remove_all(&self.shared.home.project(id)).await?;
+        self.shared.files.remove(&self.shared.home.project(id)).await?;
         Ok(json!({ "deleted": id }))
     }
 
@@ -132,9 +131,9 @@ impl Engine {
         self.write(vec![Write::DeleteWorkspace(record.id)]).await?;
         // A folder of the user's is never removed.
         if record.kind == WorkspaceKind::Clone {
-            workspace::remove_all(&self.shared.home.workspace(record.project, record.id)).await?;
+            self.shared.files.remove(&self.shared.home.workspace(record.project, record.id)).await?;
         }
-        workspace::remove_all(&self.shared.home.workspace_base(record.project, record.id)).await?;
+        self.shared.files.remove(&self.shared.home.workspace_base(record.project, record.id)).await?;
         Ok(json!({ "deleted": record.id }))
     }
 

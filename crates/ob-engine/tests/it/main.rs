@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
 mod doors;
+mod health;
 mod life;
 mod owner;
 mod sleep;

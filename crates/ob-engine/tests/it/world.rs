@@ -29,6 +29,7 @@ use ob_core::operation::Operation;
 use ob_engine::Catalogue;
 use ob_engine::Engine;
 use ob_engine::EngineOptions;
+use ob_engine::HostFiles;
 use ob_engine::SystemClock;
 use ob_gate::Gates;
 use ob_gate::models::Models;
@@ -128,6 +129,7 @@ impl World {
             max_cost: MicroUsd(10_000_000),
             gates: Gates::new(Arc::clone(&store), Arc::clone(&models), ob_telemetry::Metrics::new("test")),
             store,
+            files: Arc::new(HostFiles),
             tokens,
             registry,
             catalogue: Catalogue::new(self.models(), models, None),

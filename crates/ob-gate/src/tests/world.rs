@@ -39,9 +39,9 @@ use crate::Gates;
 use crate::OpenGate;
 use crate::listen;
 use crate::listen::LinkEnd;
-use crate::listen::LinkIo;
 use crate::models::Models;
 use crate::models::Provider;
+use crate::outside::Io;
 
 /// The key that no one may ever see.
 pub(crate) const KEY: &str = "provider-key-0123456789";
@@ -65,7 +65,7 @@ pub(crate) struct World {
 pub(crate) struct Echo;
 
 impl LinkEnd for Echo {
-    fn serve(&self, io: Box<dyn LinkIo>) -> BoxFuture<'static, ()> {
+    fn serve(&self, io: Box<dyn Io>) -> BoxFuture<'static, ()> {
         async move {
             let (mut reader, mut writer) = tokio::io::split(io);
             drop(tokio::io::copy(&mut reader, &mut writer).await);

@@ -21,34 +21,40 @@ const PROGRAM_FOLDERS: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/
 
 /// The path of bubblewrap: the configured one, or the first in the system's program folders. A fixed list and not
 /// the environment, since a root server must not run what a user's path names.
-pub(super) fn find_bubblewrap(configured: Option<&Path>) -> Result<PathBuf, Refusal> {
+pub(crate) fn find_bubblewrap(configured: Option<&Path>) -> Result<PathBuf, Refusal> {
     let is_program =
         |path: &Path| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file();
     match configured {
         Some(path) if is_program(path) => Ok(path.to_owned()),
-        Some(path) => Err(Refusal::unavailable(format!("bubblewrap is not at {}", path.display()))
-            .fix("correct `sandbox.bubblewrap`, or leave it out and install it with `apt-get install bubblewrap`")),
+        // A bare name is what the PATH was asked for in vain.
+        Some(path) if path.is_relative() => Err(not_installed()),
+        Some(path) => Err(Refusal::unavailable(format!("bubblewrap is not at {}", path.display())).fix(
+            "correct `sandbox.bubblewrap`, or leave it out and install it with `apt-get install bubblewrap`",
+        )),
         None => PROGRAM_FOLDERS
             .iter()
             .map(|folder| Path::new(folder).join("bwrap"))
             .find(|path| is_program(path))
-            .ok_or_else(|| {
-                Refusal::unavailable("bubblewrap is not installed, so sandboxes cannot be made").fix(
-                    "install it with `apt-get install bubblewrap` (Debian, Ubuntu) or `dnf install bubblewrap` (Fedora)",
-                )
-            }),
+            .ok_or_else(not_installed),
     }
+}
+
+fn not_installed() -> Refusal {
+    Refusal::unavailable("bubblewrap is not installed, so sandboxes cannot be made").fix(
+        "install it with `apt-get install bubblewrap` (Debian, Ubuntu) or `dnf install bubblewrap` (Fedora)",
+    )
 }
 
 /// Everything that can be wrong with the machine itself.
 pub(super) async fn machine(bwrap: &Path) -> Result<(), Refusal> {
     kernel(&rustix::system::uname().release().to_string_lossy())?;
     switches(|name| std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok())?;
-    version(&said(Command::new(bwrap).arg("--version")).await?.1)?;
+    found_version(bwrap).await?;
     probe(bwrap).await
 }
 
-fn kernel(release: &str) -> Result<(), Refusal> {
+/// Refuses a kernel that is too old.
+pub(crate) fn kernel(release: &str) -> Result<(), Refusal> {
     match two_numbers(release) {
         Some(found) if found < OLDEST_KERNEL => Err(Refusal::unavailable(format!(
             "this kernel is Linux {release}, and sandboxes need {}.{} or later",
@@ -57,6 +63,13 @@ fn kernel(release: &str) -> Result<(), Refusal> {
         .fix("update the system's kernel")),
         _ => Ok(()),
     }
+}
+
+/// What bubblewrap says of itself, if it is new enough.
+pub(crate) async fn found_version(bwrap: &Path) -> Result<String, Refusal> {
+    let said = said(Command::new(bwrap).arg("--version")).await?.1;
+    version(&said)?;
+    Ok(said.trim().to_owned())
 }
 
 fn version(said: &str) -> Result<(), Refusal> {
@@ -73,26 +86,37 @@ fn version(said: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Settings that switch user namespaces off, each with the command that switches them on.
+/// Settings that switch user namespaces off: file, key, the value that does, and the one that does not.
+const SWITCHES: [(&str, &str, &str, &str); 3] = [
+    ("kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone", "0", "1"),
+    ("user/max_user_namespaces", "user.max_user_namespaces", "0", "15000"),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "kernel.apparmor_restrict_unprivileged_userns",
+        "1",
+        "0",
+    ),
+];
+
+/// The keys of settings that switch user namespaces off here, each with its value and the one that switches them on.
+pub(crate) fn switched_off(
+    read: impl Fn(&str) -> Option<String>,
+) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    SWITCHES
+        .into_iter()
+        .filter(move |(name, key, bad, _)| {
+            read(name).is_some_and(|value| value.trim() == *bad) && !is_excepted(key)
+        })
+        .map(|(_, key, bad, good)| (key, bad, good))
+}
+
+/// Refuses a machine without user namespaces, with the command that switches them on.
 fn switches(read: impl Fn(&str) -> Option<String>) -> Result<(), Refusal> {
-    for (name, key, bad, good) in [
-        ("kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone", "0", "1"),
-        ("user/max_user_namespaces", "user.max_user_namespaces", "0", "15000"),
-        (
-            "kernel/apparmor_restrict_unprivileged_userns",
-            "kernel.apparmor_restrict_unprivileged_userns",
-            "1",
-            "0",
-        ),
-    ] {
-        if read(name).is_some_and(|value| value.trim() == bad) && !is_excepted(key) {
-            return Err(Refusal::unavailable(format!(
-                "user namespaces are switched off on this machine ({key} is {bad}), and sandboxes need them"
-            ))
-            .fix(format!("switch them on with `sysctl -w {key}={good}`, and keep it in /etc/sysctl.d/")));
-        }
-    }
-    Ok(())
+    let Some((key, bad, good)) = switched_off(read).next() else { return Ok(()) };
+    Err(Refusal::unavailable(format!(
+        "user namespaces are switched off on this machine ({key} is {bad}), and sandboxes need them"
+    ))
+    .fix(format!("switch them on with `sysctl -w {key}={good}`, and keep it in /etc/sysctl.d/")))
 }
 
 /// AppArmor's switch leaves out programs with a profile of their own, as distributions give bubblewrap; the probe
@@ -102,7 +126,7 @@ fn is_excepted(key: &str) -> bool {
 }
 
 /// Makes a smallest sandbox, as the uid that a real one would have.
-async fn probe(bwrap: &Path) -> Result<(), Refusal> {
+pub(crate) async fn probe(bwrap: &Path) -> Result<(), Refusal> {
     let mut command = Command::new(bwrap);
     command.args(["--unshare-user", "--unshare-pid", "--unshare-net", "--uid", "1000", "--gid", "1000"]);
     command.args(["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]);

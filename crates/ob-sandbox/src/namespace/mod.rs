@@ -9,7 +9,7 @@
 //! name; it outlives the server by its lease and no longer; when it has ended, no process, mount or control group of
 //! it is left. The design is in `docs/design/sandbox.md`.
 
-mod check;
+pub(crate) mod check;
 mod etc;
 mod git;
 pub mod landlock;

@@ -15,6 +15,7 @@ use http_body_util::BodyExt as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use ob_core::Check;
 use ob_core::EventBody;
 use ob_core::Principal;
 use ob_core::Refusal;
@@ -25,7 +26,7 @@ use ob_core::TokenId;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
-use ob_engine::Check;
+use ob_engine::NotReady;
 use ob_server::Authentication;
 use ob_server::Binding;
 use ob_server::Doors;
@@ -152,20 +153,21 @@ impl Doors for Fake {
         Ok(Principal::Token { id: TokenId::new(1), scope })
     }
 
-    fn ready(&self) -> Result<(), String> {
-        self.not_ready.lock().expect("no panic inside").clone().map_or(Ok(()), Err)
+    async fn ready(&self) -> Result<(), NotReady> {
+        let reason = self.not_ready.lock().expect("no panic inside").clone();
+        reason.map_or(Ok(()), |reason| Err(NotReady { reason, missing: vec!["store".to_owned()] }))
     }
 
     async fn checks(&self) -> Vec<Check> {
-        let status = if self.ready().is_ok() { "ok" } else { "down" };
-        let check = |name, status, required| Check {
-            name,
-            status,
-            required,
-            message: "as the fake says".into(),
-            fix: None,
+        let store = match self.ready().await {
+            Ok(()) => Check::ok("store", "as the fake says"),
+            Err(why) => Check::failed("store", why.reason, "everything").mend("mend it", ["true"]),
         };
-        vec![check("store", status, true), check("model", "not_configured", false)]
+        vec![
+            store.required(),
+            Check::not_configured("model", "as the fake says"),
+            Check::warn("disk", "little", "soon nothing").measured(1.5, "bytes", 2.0),
+        ]
     }
 }
 

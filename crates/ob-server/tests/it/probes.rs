@@ -15,7 +15,7 @@ async fn health_is_ok_at_once_and_readiness_says_what_is_missing() {
     let server = server(false).await;
     let (status, health) = soon(server.call("GET", "/health", "")).await;
     assert_eq!((status, &health["status"]), (200, &json!("ok")));
-    assert_eq!(health["checks"]["engine"]["status"], "starting");
+    assert_eq!(health["checks"]["engine"]["status"], "missing");
     let (status, ready) = soon(server.call("GET", "/ready", "")).await;
     let expected = json!({ "status": "not ready", "reason": "recovering sessions", "missing": ["engine"] });
     assert_eq!((status, ready), (503, expected));
@@ -26,6 +26,18 @@ async fn health_is_ok_at_once_and_readiness_says_what_is_missing() {
     let (status, ready) = soon(server.call("GET", "/ready", "")).await;
     let expected = json!({ "status": "not ready", "reason": "the store cannot write", "missing": ["store"] });
     assert_eq!((status, ready), (503, expected));
+    let (status, health) = soon(server.call("GET", "/health", "")).await;
+    assert_eq!((status, &health["status"]), (200, &json!("ok")), "alive, and it says what is down");
+    let store = &health["checks"]["store"];
+    assert_eq!((&store["status"], &store["required"]), (&json!("failed"), &json!(true)));
+    assert_eq!((&store["message"], &store["cost"]), (&json!("the store cannot write"), &json!("everything")));
+    assert_eq!(store["fix"], "mend it: `true`");
+    let disk = &health["checks"]["disk"];
+    assert_eq!(
+        (&disk["value"], &disk["unit"], &disk["threshold"]),
+        (&json!(1.5), &json!("bytes"), &json!(2.0))
+    );
+    assert_eq!(health["checks"]["model"]["status"], "not_configured", "which is never healthy");
 }
 
 #[tokio::test]

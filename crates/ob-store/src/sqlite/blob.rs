@@ -33,6 +33,11 @@ impl Blobs {
         Ok(Self { folder: folder.to_owned() })
     }
 
+    /// The folder as it is; for reading only.
+    pub(crate) fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
     /// Keeps `content`; durable when this returns.
     pub(crate) fn put(&self, content: &[u8]) -> Result<BlobHash, Fault> {
         let hash: BlobHash = Sha256::digest(content).into();

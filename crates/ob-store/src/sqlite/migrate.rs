@@ -70,7 +70,7 @@ pub(crate) fn open(path: &Path, migrations: &[Migration]) -> Result<Connection, 
 }
 
 /// How many migrations are applied, if they are ours.
-fn verify(connection: &Connection, path: &Path, migrations: &[Migration]) -> Result<usize, Fault> {
+pub(crate) fn verify(connection: &Connection, path: &Path, migrations: &[Migration]) -> Result<usize, Fault> {
     let shown = path.display();
     let known: bool = connection.query_row(
         "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations')",

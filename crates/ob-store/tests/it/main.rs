@@ -6,6 +6,7 @@ mod files;
 mod model;
 mod tail;
 mod tokens;
+mod verify;
 
 use std::path::Path;
 

@@ -38,6 +38,22 @@ Examples:
   oubliette run \"explain src/main.rs\" --model openai/gpt-5
   oubliette run \"plan the change\" --keep    and then `oubliette session message`";
 
+const DOCTOR_HELP: &str = "\
+It needs no server and no home, and changes nothing. Each check says what was
+found, what it costs not to have it, and what mends it. The exit code is 0 if all
+that is required works, and 4 if not.
+
+Examples:
+  oubliette doctor
+  oubliette doctor --fix-hints > mend.sh     read it before you run it
+  oubliette doctor --json | jq '.checks[] | select(.state != \"ok\")'";
+
+const STORE_CHECK_HELP: &str = "\
+It checks the database's pages and references, that events are numbered without a
+gap and can be read, that blobs are there with the content that their names say,
+that sessions are in states that they can be in, and that books are the sums of
+their calls. It only reads, and works with the server up or down.";
+
 const SESSION_HELP: &str = "\
 ID may be cut to its end, as long as one session only has it; `last`, which is
 also meant where an ID may be left out, is the newest session.";
@@ -111,7 +127,11 @@ pub(crate) enum Command {
     #[command(subcommand, arg_required_else_help = true, after_help = CONFIG_HELP)]
     Config(ConfigCommand),
     /// Check this machine: what is missing, what that costs, what mends it
-    Doctor,
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
+    /// The home's store
+    #[command(subcommand, arg_required_else_help = true)]
+    Store(StoreCommand),
     /// Make, list and revoke tokens; works with the server up or down
     #[command(subcommand, arg_required_else_help = true)]
     Token(TokenCommand),
@@ -170,6 +190,20 @@ pub(crate) struct StopArgs {
     /// Leave sandboxes running for the next server, for `sandbox.lease_s`
     #[arg(long)]
     pub(crate) keep_sandboxes: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print only the commands that mend what is not well
+    #[arg(long)]
+    pub(crate) fix_hints: bool,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Read everything that is stored and say what is wrong with it
+    #[command(after_help = STORE_CHECK_HELP)]
+    Check,
 }
 
 #[derive(Debug, Subcommand)]

@@ -74,16 +74,17 @@ impl Client {
         }
     }
 
-    /// True if the server answers and is ready; else why not.
+    /// Whether the server can be asked; else why not. One that runs and lacks something, as space on its disk, can: it
+    /// says more of that itself, and what it can do without, it does.
     pub(crate) async fn ready(&self) -> Result<(), CallError> {
         let (status, bytes) = self.exchange("GET", "/ready", None).await?;
-        if status == 200 {
+        let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let is_missing = |name: &str| body["missing"].as_array().is_some_and(|m| m.iter().any(|m| m == name));
+        if status == 200 || (body["missing"].is_array() && !is_missing("engine")) {
             return Ok(());
         }
-        let reason = serde_json::from_slice::<Value>(&bytes)
-            .ok()
-            .and_then(|body| body["reason"].as_str().map(ToOwned::to_owned))
-            .unwrap_or_else(|| format!("it answered {status}"));
+        let reason =
+            body["reason"].as_str().map_or_else(|| format!("it answered {status}"), ToOwned::to_owned);
         Err(CallError::Refused(Refusal::unavailable(format!("the server is not ready: {reason}"))))
     }
 

@@ -1,6 +1,7 @@
 //! Commands. Data goes to standard output, hints and progress to standard error, and nothing ever asks.
 
 pub(crate) mod args;
+mod checks;
 mod client;
 mod config;
 mod doctor;
@@ -12,6 +13,7 @@ mod run;
 #[cfg(test)]
 mod scenes;
 mod session;
+mod store;
 mod text;
 mod token;
 mod view;
@@ -130,7 +132,8 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
             }
             server::run(context, &global, detached, serve.takeover || takeover)
         }
-        Command::Doctor => wait(doctor::command(context, &global, output)),
+        Command::Doctor(args) => wait(doctor::command(context, &global, &args, output)),
+        Command::Store(command) => wait(store::command(command, &load(context, &global)?, output)),
         Command::Token(command) => wait(token::command(command, context, &global, output)),
         Command::Status => wait(hub::Hub::load_anyway(context, &global, output)?.status(output)),
         Command::Stop(stop) => {
@@ -201,7 +204,10 @@ fn wait(command: impl Future<Output = Result<u8, Refusal>>) -> Result<u8, Refusa
         .enable_all()
         .build()
         .map_err(|error| failed("start", &error))?;
-    runtime.block_on(command)
+    let outcome = runtime.block_on(command);
+    // A look-up or a disk that hangs must not keep a command that has ended.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// A fault of the machine as a refusal.

@@ -241,4 +241,27 @@ mod tests {
         assert!(!shown.contains("[2J"), "{shown:?}");
         assert_eq!(coloured("+a\x1b[2Jb\n", false), "+ab\n");
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(16))]
+
+        /// Whatever a patch holds: what is shown is lines of it, few and short ones, and nothing that a terminal obeys.
+        #[test]
+        fn what_is_shown_of_a_patch_is_bounded_and_safe(
+            parts in proptest::collection::vec(
+                "(diff --git a b\n|GIT binary patch\n|[+-]\\PC{0,12}\n|\x1b\\[31m|[\\x00-\\x7f]{0,20}|x{3000})", 0..700,
+            ),
+        ) {
+            let patch = parts.concat();
+            let (short, left_out) = shorten(&patch);
+            let lines: Vec<&str> = short.split_inclusive('\n').collect();
+            proptest::prop_assert!(lines.len() <= SHOWN_LINES_MAX);
+            proptest::prop_assert!(lines.iter().all(|line| line.len() <= SHOWN_LINE_MAX));
+            proptest::prop_assert_eq!(lines.len() + left_out, patch.split_inclusive('\n').count());
+            let mut rest = patch.split_inclusive('\n');
+            proptest::prop_assert!(lines.iter().all(|line| rest.any(|other| other == *line)), "in order, unchanged");
+            let shown = coloured(&short, false);
+            proptest::prop_assert!(!shown.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
+        }
+    }
 }

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use ob_config::Loaded;
 use ob_config::Settings;
+use ob_core::Check;
 use ob_core::EventBody;
 use ob_core::Home;
 use ob_core::Principal;
@@ -20,7 +21,7 @@ use ob_core::home::Layout;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
-use ob_engine::Check;
+use ob_engine::NotReady;
 use ob_server::Authentication;
 use ob_server::Binding;
 use ob_server::Doors;
@@ -134,7 +135,7 @@ impl Doors for Script {
         Err(Refusal::internal("the control socket needs no token"))
     }
 
-    fn ready(&self) -> Result<(), String> {
+    async fn ready(&self) -> Result<(), NotReady> {
         Ok(())
     }
 

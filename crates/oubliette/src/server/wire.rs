@@ -18,6 +18,7 @@ use ob_engine::Catalogue;
 use ob_engine::Demonstration;
 use ob_engine::Engine;
 use ob_engine::EngineOptions;
+use ob_engine::HostFiles;
 use ob_engine::SystemClock;
 use ob_gate::Gates;
 use ob_gate::models::Models;
@@ -128,6 +129,7 @@ pub(crate) async fn build(
         max_cost: settings.limits.max_cost,
         gates: Gates::new(Arc::clone(&store), Arc::clone(&models), telemetry.counted.clone()),
         store,
+        files: Arc::new(HostFiles),
         tokens,
         registry,
         catalogue: Catalogue::new(settings.models.clone(), models, demonstration),
@@ -164,6 +166,6 @@ fn backend(context: &Context, loaded: &Loaded) -> Arc<dyn Backend> {
 
 /// bubblewrap as the PATH has it. The system's folders are looked through only if there is no PATH: whoever sets one
 /// says which programs there are.
-fn bubblewrap(context: &Context) -> Option<PathBuf> {
+pub(crate) fn bubblewrap(context: &Context) -> Option<PathBuf> {
     context.var("PATH").map(|_| context.find_program("bwrap").unwrap_or_else(|| "bwrap".into()))
 }

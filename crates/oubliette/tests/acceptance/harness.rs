@@ -258,3 +258,39 @@ pub(crate) fn can_sandbox() -> bool {
     }
     missing.is_none()
 }
+
+/// True if we are root.
+pub(crate) fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t0\t")
+}
+
+/// Writes until nothing more fits.
+pub(crate) fn fill(path: &std::path::Path) {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(path).unwrap();
+    for size in [1 << 20, 1 << 12, 1] {
+        let block = vec![0u8; size];
+        while file.write_all(&block).is_ok() {}
+    }
+}
+
+/// A file system that is there until it is dropped.
+pub(crate) struct Mount(std::path::PathBuf);
+
+impl Mount {
+    pub(crate) fn tmpfs(at: &std::path::Path, size: &str) -> Self {
+        let status = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs"])
+            .arg(at)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}

@@ -8,6 +8,7 @@
 mod bombs;
 mod config;
 mod crash;
+mod doctor;
 mod harness;
 mod isolation;
 mod job;

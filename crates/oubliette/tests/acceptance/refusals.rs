@@ -9,7 +9,10 @@ use ob_testkit::model_server::Step;
 use serde_json::json;
 
 use crate::harness::Home;
+use crate::harness::Mount;
 use crate::harness::can_sandbox;
+use crate::harness::fill;
+use crate::harness::is_root;
 use crate::harness::shown;
 use crate::harness::until;
 
@@ -218,39 +221,4 @@ async fn a_full_disk_refuses_and_loses_nothing() {
     })
     .await
     .unwrap();
-}
-
-fn is_root() -> bool {
-    std::fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t0\t")
-}
-
-/// Writes until nothing more fits.
-fn fill(path: &std::path::Path) {
-    use std::io::Write as _;
-    let mut file = std::fs::File::create(path).unwrap();
-    for size in [1 << 20, 1 << 12, 1] {
-        let block = vec![0u8; size];
-        while file.write_all(&block).is_ok() {}
-    }
-}
-
-/// A file system that is there until it is dropped.
-struct Mount(std::path::PathBuf);
-
-impl Mount {
-    fn tmpfs(at: &std::path::Path, size: &str) -> Self {
-        let status = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs"])
-            .arg(at)
-            .status()
-            .unwrap();
-        assert!(status.success());
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
-    }
 }

@@ -24,7 +24,7 @@ use crate::read;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Pages whose commands are run.
-const RUN: [&str; 2] = ["README.md", "docs/quick-start.md"];
+const RUN: [&str; 4] = ["README.md", "docs/doctor.md", "docs/quick-start.md", "docs/troubleshooting.md"];
 
 /// Lines that build or test this repository itself, by their first two words. Each must be a target of the Makefile.
 const MAKE: [&str; 3] = ["make build", "make demo", "make test"];
@@ -260,6 +260,53 @@ async fn the_quick_start_can_be_typed() {
     // The task that is interrupted: nothing comes until it is, and the model may not even be asked before.
     model.push(Answer::text("never").before_head(Step::Hang));
     run("docs/quick-start.md", model, |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_doctor_looks_at_can_be_typed() {
+    if !can_run() {
+        return;
+    }
+    run("docs/doctor.md", ModelServer::start().await.unwrap(), |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn troubleshooting_can_be_typed() {
+    if !can_run() {
+        return;
+    }
+    run("docs/troubleshooting.md", ModelServer::start().await.unwrap(), |_| {}).await;
+}
+
+#[test]
+fn every_check_of_doctor_is_on_its_page_as_required_as_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_oubliette"))
+        .args(["doctor", "--json", "--dir"])
+        .arg(home.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .envs([("OPENAI_BASE_URL", "http://127.0.0.1:1/v1"), ("OUBLIETTE_SERVER__ADDRESS", "127.0.0.1:0")])
+        .output()
+        .unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let page = read("docs/doctor.md");
+    let listed: Vec<(&str, &str)> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter_map(|(name, rest)| Some((name, rest.split_once(" | ")?.0)))
+        .collect();
+    let found: Vec<(String, &str)> = said["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| {
+            let name = check["name"].as_str().unwrap().replace(":openai", ":NAME");
+            (name, if check["required"] == true { "yes" } else { "no" })
+        })
+        .collect();
+    let found: Vec<(&str, &str)> = found.iter().map(|(name, required)| (name.as_str(), *required)).collect();
+    assert_eq!(listed, found);
 }
 
 #[test]

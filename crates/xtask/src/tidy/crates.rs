@@ -5,7 +5,7 @@
 //! 4  ob-server
 //! 3  ob-engine
 //! 2  ob-gate    ob-agent
-//! 1  ob-config  ob-telemetry  ob-store  ob-sandbox  ob-component     tools: ob-testkit, xtask
+//! 1  ob-config  ob-telemetry  ob-store  ob-sandbox  ob-component     tools: ob-fuzz, ob-testkit, xtask
 //! 0  ob-core
 //! ```
 
@@ -30,7 +30,7 @@ const LAYERS: [(&str, u8); 12] = [
     ("oubliette-guest", 5),
 ];
 /// Crates that are never shipped: they may depend on all, and others on them only for their tests.
-const TOOLS: [&str; 2] = ["ob-testkit", "xtask"];
+const TOOLS: [&str; 3] = ["ob-fuzz", "ob-testkit", "xtask"];
 /// Crates that do no I/O, and everything that they may depend on.
 const PURE: [(&str, &[&str]); 2] = [
     (

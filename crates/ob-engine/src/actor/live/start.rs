@@ -12,6 +12,7 @@ use ob_core::record::SessionRecord;
 use ob_core::resource::LimitHit;
 use ob_sandbox::SandboxError;
 use ob_sandbox::link::Guest;
+use ob_sandbox::link::LinkError;
 use ob_telemetry::SandboxEnded;
 use ob_telemetry::SandboxStartFailed;
 use ob_telemetry::SandboxStarted;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::COME_UP;
 use super::Counted;
 use super::DIAL;
 use super::Live;
@@ -199,7 +201,9 @@ async fn try_start(
         }
         guest.spawn(&process, &agent).await
     };
-    if let Err(error) = ready.await {
+    // A link that is cut is waited for, and that of a sandbox which is gone never comes back.
+    let ready = tokio::time::timeout(COME_UP, ready).await.unwrap_or(Err(LinkError::TimedOut(COME_UP)));
+    if let Err(error) = ready {
         guest.close();
         if let Err(error) = backend.end(&spec.id, &spec.runtime).await {
             tracing::error!(session = %record.id, %error, "cannot end a sandbox that did not come up");
@@ -260,8 +264,12 @@ async fn try_adopt(
     shared.still_owns(&record.id).await.map_err(Gone::because)?;
     let guest = Guest::new();
     let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(Gone::because)?;
-    guest.connected(REDIAL).await.map_err(Gone::because)?;
-    let status = guest.status(&saved.process).await.map_err(Gone::because)?;
+    let found = async {
+        guest.connected(REDIAL).await?;
+        guest.status(&saved.process).await
+    };
+    let found = tokio::time::timeout(COME_UP, found).await.unwrap_or(Err(LinkError::TimedOut(COME_UP)));
+    let status = found.map_err(Gone::because)?;
     let place = Place { id: spec.id.clone(), runtime: spec.runtime.clone() };
     let enforcement = backend.enforcement(&place.runtime).await.unwrap_or_default();
     let workspace = backend.inside(&spec).workspace;
