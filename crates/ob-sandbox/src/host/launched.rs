@@ -270,7 +270,7 @@ pub(crate) fn watched(spec: &SandboxSpec, more: &[PathBuf]) -> Watched {
     let is_asked = limits.disk.is_some() || limits.inodes.is_some();
     Watched {
         wall_ms: limits.wall.map(|wall| u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
-        disk: (is_asked && !folders.is_empty()).then(|| WatchedDisk {
+        disk: (is_asked && !folders.is_empty()).then_some(WatchedDisk {
             folders,
             bytes: limits.disk,
             inodes: limits.inodes,
