@@ -67,8 +67,6 @@ pub(super) struct SavedDriver {
 pub(super) struct Live {
     pub(super) process: String,
     pub(super) enforcement: Enforcement,
-    /// The working directory, as processes inside see it.
-    pub(super) workspace: String,
     /// The most output of its agent in a second.
     output_rate: Option<u64>,
     /// The driver as an earlier server saved it, if the sandbox was found again.
@@ -96,11 +94,13 @@ pub(super) struct Live {
     _gate: OpenGate,
 }
 
-/// What a backend calls a sandbox.
+/// What a backend calls a sandbox, and where that has its things.
 #[derive(Clone)]
 struct Place {
     id: String,
     runtime: PathBuf,
+    /// The working directory, as processes inside see it.
+    workspace: String,
 }
 
 // === impl SavedDriver ===
@@ -122,7 +122,6 @@ impl Live {
         process: String,
         place: Place,
         enforcement: Enforcement,
-        workspace: String,
         guest: Guest,
         gate: OpenGate,
         backend: Arc<Permit<dyn Backend>>,
@@ -132,7 +131,6 @@ impl Live {
         Self {
             process,
             enforcement,
-            workspace,
             output_rate: None,
             adopted: None,
             resume: None,
@@ -151,6 +149,11 @@ impl Live {
             counted,
             _gate: gate,
         }
+    }
+
+    /// The working directory, as processes inside see it.
+    pub(super) fn workspace(&self) -> &str {
+        &self.place.workspace
     }
 
     /// What holds the sandbox from within.

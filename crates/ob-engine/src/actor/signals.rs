@@ -118,7 +118,7 @@ impl Actor {
             },
             None => {
                 let resume = live.resume.clone();
-                Driver::new(DriverOptions { cwd: live.workspace.clone(), resume })
+                Driver::new(DriverOptions { cwd: live.workspace().to_owned(), resume })
             }
         };
         let waits = matches!(self.record.core.state, SessionState::Starting);

@@ -231,10 +231,9 @@ async fn try_start(
             .and_then(|driver| driver.agent_session().map(ToOwned::to_owned)),
         Err(_) => None,
     };
-    let place = Place { id: spec.id.clone(), runtime: spec.runtime.clone() };
+    let place = Place { id: spec.id.clone(), runtime: spec.runtime.clone(), workspace: inside.workspace };
     let counted = Counted::new(shared);
-    let workspace = inside.workspace;
-    let mut live = Live::new(process, place, started.enforcement, workspace, guest, gate, backend, counted);
+    let mut live = Live::new(process, place, started.enforcement, guest, gate, backend, counted);
     live.output_rate = spec.limits.output_rate;
     live.resume = resume;
     live.waits_for = waits_for;
@@ -282,12 +281,11 @@ async fn try_adopt(
     let found = tokio::time::timeout(COME_UP, found).await.unwrap_or(Err(LinkError::TimedOut(COME_UP)));
     let status = found.map_err(Gone::because)?;
     reach(CrashPoint::AdoptDialled);
-    let place = Place { id: spec.id.clone(), runtime: spec.runtime.clone() };
-    let enforcement = backend.enforcement(&place.runtime).await.unwrap_or_default();
     let workspace = backend.inside(&spec).workspace;
+    let place = Place { id: spec.id.clone(), runtime: spec.runtime.clone(), workspace };
+    let enforcement = backend.enforcement(&place.runtime).await.unwrap_or_default();
     let counted = Counted::new(shared);
-    let mut live =
-        Live::new(saved.process.clone(), place, enforcement, workspace, guest, gate, backend, counted);
+    let mut live = Live::new(saved.process.clone(), place, enforcement, guest, gate, backend, counted);
     live.output_rate = spec.limits.output_rate;
     // What it wrote there while nobody listened is skipped: only the end of it is ever shown.
     live.stderr_from = status.stderr_end;
