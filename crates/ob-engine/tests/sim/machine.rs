@@ -1,7 +1,7 @@
 //! The rest of a server's machine: the sandbox backend, the home's files, and tokens, of which there are none.
 
 use std::path::Path;
-use std::str::FromStr;
+use std::str::FromStr as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
