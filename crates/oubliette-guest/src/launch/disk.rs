@@ -365,6 +365,7 @@ impl Walk {
             return;
         }
         let is_folder = FileType::from_raw_mode(stat.st_mode).is_dir();
+        #[expect(clippy::useless_conversion, reason = "it has 32 bits on aarch64")]
         let links = if is_folder { 1 } else { u64::from(stat.st_nlink).max(1) };
         let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
         self.bytes = self.bytes.saturating_add(bytes / links);
