@@ -220,9 +220,10 @@ fn the_session_model_is_an_alias_or_gets_its_provider() {
         (session("gpt-zz"), default, Some("openai/gpt-zz")),
         (session("meta/llama"), default, Some("openai/meta/llama")),
         (session("local/x"), "", Some("local/x")),
-        (session("gpt-zz"), "", Some("gpt-zz")),
+        // Of several providers the one that names a model is the default.
+        (session("gpt-zz"), "", Some("openai/gpt-zz")),
         (String::new(), default, Some("openai/d")),
-        (String::new(), "", None),
+        (String::new(), "", Some("openai/d")),
     ] {
         let file = file(&model, default);
         assert_eq!(settings(&file).models.session_model.as_deref(), expected, "{file}");

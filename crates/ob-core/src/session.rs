@@ -191,15 +191,6 @@ impl SessionState {
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Ended | Self::Failed)
     }
-
-    /// True if a sandbox may be running for it.
-    pub const fn has_sandbox(self) -> bool {
-        matches!(
-            self,
-            Self::Starting | Self::Running | Self::Idle | Self::Waiting(_) | Self::Ending | Self::Interrupted
-        )
-    }
-
     /// What clients filter by.
     pub const fn status(self) -> SessionStatus {
         match self {

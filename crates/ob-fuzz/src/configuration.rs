@@ -93,6 +93,9 @@ fn in_file(place: &str, file: &str, text: &str) {
     let Some(rest) = place.strip_prefix(file).and_then(|rest| rest.strip_prefix(':')) else { return };
     let mut numbers = rest.split(':').map(|part| part.trim().parse::<usize>());
     let (Some(Ok(line)), Some(Ok(column))) = (numbers.next(), numbers.next()) else { return };
+    // In YAML a carriage return ends a line as well.
+    let is_yaml = file.ends_with(".yaml");
+    let text = if is_yaml { text.replace("\r\n", "\n").replace('\r', "\n") } else { text.to_owned() };
     let lines: Vec<&str> = text.split('\n').collect();
     assert!((1..=lines.len()).contains(&line), "{place}: the file has {} lines", lines.len());
     let length = lines[line - 1].chars().count();

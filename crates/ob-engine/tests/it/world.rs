@@ -304,6 +304,9 @@ impl Backend for Broken {
     }
 
     async fn check(&self) -> Result<(), Refusal> {
+        if self.lacks {
+            return Err(Refusal::unavailable("no walls here").fix("build some"));
+        }
         Ok(())
     }
 

@@ -53,7 +53,9 @@ fn session(id: &str, state: &str, status: &str, record: &str) -> Result<(), Stri
     if !may_work && core.active.is_some() {
         return Err(format!("{state} with a turn that it works on"));
     }
-    if (known.is_over() || known == SessionState::Idle) && !core.queue.is_empty() {
+    if (known.is_over() || matches!(known, SessionState::Idle | SessionState::Asleep))
+        && !core.queue.is_empty()
+    {
         return Err(format!("{state} with turns that wait"));
     }
     let newest = core.active.iter().chain(&core.queue).max();
