@@ -191,6 +191,7 @@ impl SessionState {
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Ended | Self::Failed)
     }
+
     /// What clients filter by.
     pub const fn status(self) -> SessionStatus {
         match self {
