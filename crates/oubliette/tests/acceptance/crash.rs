@@ -25,7 +25,7 @@ async fn fifty_kills_of_the_server_lose_nothing_that_anyone_saw() {
         return;
     }
     let model = ModelServer::start().await.unwrap();
-    // An agent that works for ever: each answer calls a tool whose result is new each time.
+    // An agent that works for long: each answer calls a tool whose result is new each time.
     model.otherwise(Answer::message(
         Some("Another look.".to_owned()),
         vec![("run".to_owned(), json!({ "command": "cat /proc/uptime; seq 1 30" }))],
@@ -48,7 +48,14 @@ async fn fifty_kills_of_the_server_lose_nothing_that_anyone_saw() {
             // Each session has got on since the last kill: it resumed by itself. How far differs from kill to kill.
             let progress = 1 + kill % 7;
             until("every session to go on", || {
-                followers.iter().all(|follower| follower.lines().len() > progress)
+                sessions.iter().zip(&followers).all(|(session, follower)| {
+                    let goes_on = follower.lines().len() > progress;
+                    // The agent stops by itself after some hundred looks.
+                    if !goes_on && home.state(session) == "idle" {
+                        home.ok(["session", "message", session, "Look again."]);
+                    }
+                    goes_on
+                })
             });
             home.kill();
             for (follower, seen) in followers.into_iter().zip(&mut seen) {
