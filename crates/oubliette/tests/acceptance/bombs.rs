@@ -54,7 +54,7 @@ async fn bombs_that_the_kernel_holds_are_reported_and_the_session_goes_on() {
         assert_eq!((&seen["limit"]["bound"], &seen["limit"]["consequence"]), (&json!(64), &json!("refused")));
         assert!(seen["fix"].as_str().unwrap().contains("sandbox.pids"), "{seen}");
 
-        let said = inside.sh("head -c 1g /dev/zero | tail | wc -c");
+        let said = inside.sh("head -c 1G /dev/zero | tail | wc -c");
         assert!(!said.contains("1073741824"), "{said}");
         until("the memory bomb to be reported", || report(&home, &inside.session, "memory").is_some());
 
