@@ -134,7 +134,8 @@ async fn a_busy_loop_and_an_output_flood_are_slowed_and_reported() {
         let source = home.repository("thing", &[("a.txt", "one\n")]);
         let inside = Inside::new(&home, &model, &source);
         model.push(Answer::tool("run", json!({ "command": "while :; do :; done", "timeout_s": 15 })));
-        model.push(Answer::text("word ".repeat(15_000)));
+        // Each word is an update of about 190 bytes: twelve seconds at this rate.
+        model.push(Answer::text("word ".repeat(1_000)));
         home.ok(["session", "message", &inside.session, "Go."]);
         until("the busy loop to be reported", || report(&home, &inside.session, "cpu").is_some());
         until("the flood to be reported", || report(&home, &inside.session, "output_rate").is_some());
