@@ -49,7 +49,7 @@ const FUSE: Duration = Duration::from_millis(700);
 /// Programs that do their worst and do not end.
 const BOMBS: [(&str, &str); 6] = [
     ("fork", "f() { f | f & }; f; sleep 100"),
-    ("memory", "while :; do head -c 6g /dev/zero | tail; done"),
+    ("memory", "while :; do head -c 6G /dev/zero | tail; done"),
     ("disk", "while :; do head -c 400m /dev/zero > full; done"),
     ("output", "yes"),
     ("inode", "mkdir d; while :; do seq 1 20000 | (cd d && xargs touch); rm -rf d; mkdir d; done"),

@@ -14,6 +14,7 @@ use ob_core::link::GATE_DIR;
 use ob_core::link::GATE_PORT;
 use ob_core::link::GUEST_PROGRAM;
 use ob_core::link::HOME_DIR;
+use ob_core::link::OUTSIDE_SOCKET;
 use ob_core::link::WORKSPACE_DIR;
 
 use super::git::GitMount;
@@ -28,7 +29,7 @@ const BASE_FOLDERS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32
 /// Places that no configured path may cover or lie in: they are the walls.
 const RESERVED: [&str; 8] = ["/proc", "/dev", "/run", "/sys", WORKSPACE_DIR, HOME_DIR, "/usr", "/etc"];
 /// Variables that configuration does not change: they lead to the gate.
-const GATE_VARIABLES: [&str; 2] = ["OPENAI_BASE_URL", "OPENAI_API_KEY"];
+const GATE_VARIABLES: [&str; 3] = ["OPENAI_BASE_URL", "OPENAI_API_KEY", OUTSIDE_SOCKET];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Files of `/proc` that are covered where others than root may use them.

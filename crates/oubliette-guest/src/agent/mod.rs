@@ -51,8 +51,8 @@ const BLOCKING_STACK: usize = 512 * 1024;
 
 pub(crate) fn main() -> ExitCode {
     // tidy: environment: this is the main of its program; ob-config is not in the guest.
-    let home = std::env::var_os("HOME");
-    let options = match Options::parse(std::env::args().skip(2), home) {
+    let (home, gate) = (std::env::var_os("HOME"), std::env::var_os(ob_core::link::OUTSIDE_SOCKET));
+    let options = match Options::parse(std::env::args().skip(2), home, gate) {
         Ok(options) => options,
         Err(refusal) => {
             report(&refusal);

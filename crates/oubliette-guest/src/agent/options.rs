@@ -41,13 +41,14 @@ pub(crate) enum Endpoint {
 // === impl Options ===
 
 impl Options {
-    /// Reads the arguments after `agent`. Errors are for a person.
+    /// Reads the arguments after `agent`; `gate` is the gate's socket where there are no walls. Errors are for a person.
     pub(crate) fn parse(
         arguments: impl Iterator<Item = String>,
         home: Option<OsString>,
+        gate: Option<OsString>,
     ) -> Result<Self, String> {
         let mut options = Self {
-            endpoint: Endpoint::Socket(PathBuf::from(ob_core::link::GATE_SOCKET)),
+            endpoint: Endpoint::Socket(gate.unwrap_or_else(|| ob_core::link::GATE_SOCKET.into()).into()),
             model: "default".to_owned(),
             idle_timeout: Duration::from_secs(120),
             patience: Duration::from_secs(120),
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Options, String> {
-        Options::parse(arguments.iter().map(|argument| (*argument).to_owned()), Some("/h".into()))
+        Options::parse(arguments.iter().map(|argument| (*argument).to_owned()), Some("/h".into()), None)
     }
 
     #[test]
@@ -125,6 +126,13 @@ mod tests {
         let options = parse(&[]).expect("no argument is needed");
         assert_eq!(options.endpoint, Endpoint::Socket("/run/gate/gate.sock".into()));
         assert_eq!(options.home, PathBuf::from("/h"));
+    }
+
+    #[test]
+    fn without_walls_the_gate_is_where_the_variable_says() {
+        let options = Options::parse(std::iter::empty(), None, Some("/tmp/2/gate.sock".into()));
+        let expected = Endpoint::Socket("/tmp/2/gate.sock".into());
+        assert_eq!(options.expect("no argument is needed").endpoint, expected);
     }
 
     #[test]

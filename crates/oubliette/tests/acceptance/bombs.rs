@@ -54,7 +54,7 @@ async fn bombs_that_the_kernel_holds_are_reported_and_the_session_goes_on() {
         assert_eq!((&seen["limit"]["bound"], &seen["limit"]["consequence"]), (&json!(64), &json!("refused")));
         assert!(seen["fix"].as_str().unwrap().contains("sandbox.pids"), "{seen}");
 
-        let said = inside.sh("head -c 1g /dev/zero | tail | wc -c");
+        let said = inside.sh("head -c 1G /dev/zero | tail | wc -c");
         assert!(!said.contains("1073741824"), "{said}");
         until("the memory bomb to be reported", || report(&home, &inside.session, "memory").is_some());
 
@@ -134,7 +134,8 @@ async fn a_busy_loop_and_an_output_flood_are_slowed_and_reported() {
         let source = home.repository("thing", &[("a.txt", "one\n")]);
         let inside = Inside::new(&home, &model, &source);
         model.push(Answer::tool("run", json!({ "command": "while :; do :; done", "timeout_s": 15 })));
-        model.push(Answer::text("word ".repeat(15_000)));
+        // Each word is an update of about 190 bytes: twelve seconds at this rate.
+        model.push(Answer::text("word ".repeat(1_000)));
         home.ok(["session", "message", &inside.session, "Go."]);
         until("the busy loop to be reported", || report(&home, &inside.session, "cpu").is_some());
         until("the flood to be reported", || report(&home, &inside.session, "output_rate").is_some());
