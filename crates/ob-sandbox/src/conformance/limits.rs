@@ -102,9 +102,10 @@ pub async fn a_file_alone_cannot_pass_the_limit_of_disk(ground: &Ground) {
     let Some(live) = ground.limited("file", Limits { disk: Some(64 << 20), ..Limits::NONE }).await else {
         return;
     };
-    live.try_sh("head -c 2g /dev/zero > large; sleep 20").await.ok();
+    live.try_sh("head -c 2G /dev/zero > large; sleep 20").await.ok();
     let stored = stored(&ground.path("work"));
     assert!(stored <= 65 << 20, "{stored}");
+    assert!(stored >= 32 << 20, "it was written at all: {stored}");
     live.end().await;
 }
 
