@@ -402,9 +402,14 @@ mod tests {
 
     #[test]
     fn the_gates_variables_and_malformed_ones_are_refused() {
-        for (name, value) in
-            [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0--bind"), ("OPENAI_API_KEY", "k")]
-        {
+        for (name, value) in [
+            ("", "x"),
+            ("A=B", "x"),
+            ("A\0", "x"),
+            ("A", "x\0--bind"),
+            ("OPENAI_API_KEY", "k"),
+            (OUTSIDE_SOCKET, "s"),
+        ] {
             assert!(check_variable(name, value).is_err(), "{name:?}");
         }
         assert!(check_variable("RUSTUP_HOME", "/root/.rustup").is_ok());

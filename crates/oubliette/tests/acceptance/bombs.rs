@@ -46,9 +46,9 @@ async fn bombs_that_the_kernel_holds_are_reported_and_the_session_goes_on() {
         let source = home.repository("thing", &[("a.txt", "one\n")]);
         let inside = Inside::new(&home, &model, &source);
 
-        // Processes, and in passing threads: the kernel counts both alike.
-        inside
-            .sh("timeout -s KILL 3 sh -c 'f() { f | f & }; f; sleep 2' 2>/dev/null; pkill -9 -x sleep; true");
+        // Processes, and in passing threads: the kernel counts both alike. The first shell waits without a fork, which
+        // would end it when refused; then `timeout` would have nothing left to end, and the bomb would go on.
+        inside.sh("timeout -s KILL 3 sh -c 'f() { f | f & }; f; while :; do :; done' 2>/dev/null; true");
         until("the fork bomb to be reported", || report(&home, &inside.session, "pids").is_some());
         let seen = report(&home, &inside.session, "pids").unwrap();
         assert_eq!((&seen["limit"]["bound"], &seen["limit"]["consequence"]), (&json!(64), &json!("refused")));
