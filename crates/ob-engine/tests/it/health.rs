@@ -9,7 +9,7 @@ use super::world::World;
 #[tokio::test]
 async fn a_store_that_cannot_write_is_not_ready_and_the_checks_say_why() {
     let world = World::new().await;
-    let engine = world.engine(Broken::new(true)).await;
+    let engine = world.engine(Broken::unfit()).await;
     world.store.fail_next(2, StoreFault::Full);
     let why = engine.readiness().await.expect_err("nothing can be kept");
     assert_eq!(why.missing, ["store"]);

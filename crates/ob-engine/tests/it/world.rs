@@ -70,6 +70,8 @@ pub(crate) struct Broken {
     pub(crate) starts: AtomicUsize,
     /// True if this machine lacks something; else each start just fails.
     pub(crate) lacks: bool,
+    /// True if that is known before a start.
+    pub(crate) says_so: bool,
 }
 
 // === impl World ===
@@ -293,7 +295,12 @@ fn guest() -> Option<PathBuf> {
 
 impl Broken {
     pub(crate) fn new(lacks: bool) -> Arc<Self> {
-        Arc::new(Self { starts: AtomicUsize::new(0), lacks })
+        Arc::new(Self { starts: AtomicUsize::new(0), lacks, says_so: false })
+    }
+
+    /// One that says that this machine lacks something.
+    pub(crate) fn unfit() -> Arc<Self> {
+        Arc::new(Self { starts: AtomicUsize::new(0), lacks: true, says_so: true })
     }
 }
 
@@ -304,7 +311,7 @@ impl Backend for Broken {
     }
 
     async fn check(&self) -> Result<(), Refusal> {
-        if self.lacks {
+        if self.says_so {
             return Err(Refusal::unavailable("no walls here").fix("build some"));
         }
         Ok(())
