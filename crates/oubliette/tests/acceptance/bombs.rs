@@ -46,13 +46,17 @@ async fn bombs_that_the_kernel_holds_are_reported_and_the_session_goes_on() {
         let source = home.repository("thing", &[("a.txt", "one\n")]);
         let inside = Inside::new(&home, &model, &source);
 
-        // Processes, and in passing threads: the kernel counts both alike. The first shell waits without a fork, which
-        // would end it when refused; then `timeout` would have nothing left to end, and the bomb would go on.
-        inside.sh("timeout -s KILL 3 sh -c 'f() { f | f & }; f; while :; do :; done' 2>/dev/null; true");
-        until("the fork bomb to be reported", || report(&home, &inside.session, "pids").is_some());
-        let seen = report(&home, &inside.session, "pids").unwrap();
+        // Processes, and in passing threads: the kernel counts both alike. In a session of its own, since a bomb that
+        // escapes its command leaves no process to others there; nobody waits for that command.
+        let forks = Inside::new(&home, &model, &source);
+        model.push(Answer::tool("run", json!({ "command": "f() { f | f & }; f; while :; do :; done" })));
+        home.ok(["session", "message", &forks.session, "Go."]);
+        until("the fork bomb to be reported", || report(&home, &forks.session, "pids").is_some());
+        let seen = report(&home, &forks.session, "pids").unwrap();
         assert_eq!((&seen["limit"]["bound"], &seen["limit"]["consequence"]), (&json!(64), &json!("refused")));
         assert!(seen["fix"].as_str().unwrap().contains("sandbox.pids"), "{seen}");
+        home.ok(["session", "end", &forks.session]);
+        until("the fork bomb to be over", || home.state(&forks.session) == "ended");
 
         let said = inside.sh("head -c 1G /dev/zero | tail | wc -c");
         assert!(!said.contains("1073741824"), "{said}");
