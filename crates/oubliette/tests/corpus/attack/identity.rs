@@ -286,14 +286,31 @@ fn started_as_root(place: &Place, program: &str) -> Verdict {
         Ok(child) => child,
         Err(error) => return stopped(place, &error),
     };
-    // It has its uid from the moment that it is executed, and `spawn` returned after that.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    // The kernel lets `spawn` return a moment before the program gets its uid.
+    let looks_until = std::time::Instant::now() + std::time::Duration::from_millis(500);
+    let mut status = String::new();
+    while std::time::Instant::now() < looks_until {
+        let now = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let is_over = now.is_empty() || now.contains("State:\tZ");
+        if !is_over {
+            status = now;
+        }
+        if is_over || effective_uid(&status) == Some("0") {
+            break;
+        }
+        std::thread::yield_now();
+    }
     drop(child.stdin.take());
     child.kill().ok();
     child.wait().ok();
-    match status.lines().find(|line| line.starts_with("Uid:")) {
-        Some(line) if line.split_whitespace().nth(2) == Some("0") => Got(line.to_owned()),
-        Some(line) => Held(line.to_owned()),
+    match effective_uid(&status) {
+        Some("0") => Got("it starts as root".to_owned()),
+        Some(uid) => Held(format!("it starts as {uid}")),
         None => Held("it ended at once".to_owned()),
     }
+}
+
+/// In a process's `status` file.
+fn effective_uid(status: &str) -> Option<&str> {
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)
 }
