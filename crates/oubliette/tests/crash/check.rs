@@ -72,7 +72,8 @@ fn finish(client: &Client, id: &str, known: &Known, faults: &mut Faults) {
     }
     until("a session to come to rest", || {
         let state = state();
-        state == "idle" || is_over(&state)
+        // A stop, or a sandbox that is lost, puts an idle session to sleep.
+        matches!(&*state, "idle" | "asleep") || is_over(&state)
     });
     if is_over(&state()) {
         faults.expect(state() == "ended", || format!("{id}: it failed"));

@@ -462,7 +462,7 @@ impl Clients {
 /// True if the session has taken the task that came after event `newest`, and waits for another one.
 fn is_at_rest(known: &Known, newest: i64) -> bool {
     let reached = i64::try_from(known.events.len()).unwrap() - 1;
-    reached > newest + 1 && matches!(known.state(), Some("idle" | "ended" | "failed"))
+    reached > newest + 1 && matches!(known.state(), Some("idle" | "asleep" | "ended" | "failed"))
 }
 
 /// What a mutex holds, also after a client failed: the first failure is the one to be told.
