@@ -69,9 +69,20 @@ pub(crate) fn remove_old_drafts(folder: &Path) -> io::Result<()> {
         let name = entry.file_name();
         let is_draft =
             name.to_str().is_some_and(|name| name.starts_with("new-") || name.contains(".db.new-"));
-        if is_draft && entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > DRAFT_AGE) {
-            fs::remove_file(entry.path())?;
+        if is_draft {
+            // Who makes it may be done with it by now.
+            remove_if_old(&entry).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
         }
+    }
+    Ok(())
+}
+
+fn remove_if_old(draft: &fs::DirEntry) -> io::Result<()> {
+    if draft.metadata()?.modified()?.elapsed().is_ok_and(|age| age > DRAFT_AGE) {
+        fs::remove_file(draft.path())?;
     }
     Ok(())
 }

@@ -192,14 +192,9 @@ fn one(place: &str, id: &str) -> Result<Verdict, String> {
             Control::Network => network::wire().map_err(|error| error.to_string())?,
             Control::SameUser | Control::Naive => {}
         }
-        let started = Command::new(std::env::current_exe().map_err(|error| error.to_string())?)
-            .args(["attack", "wait"])
-            .env("CORPUS_CANARY", &place.canary)
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        place.target = started.id().cast_signed();
-        child = Some(Waiting(started));
+        let started = Waiting::start(&place.canary).map_err(|error| error.to_string())?;
+        place.target = started.0.id().cast_signed();
+        child = Some(started);
     }
     let verdict = attempt(&place);
     drop(child);
@@ -208,6 +203,26 @@ fn one(place: &str, id: &str) -> Result<Verdict, String> {
 
 /// A child that waits, until it is not needed any more.
 struct Waiting(std::process::Child);
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Starts it with a secret in its environment. The kernel lets `spawn` return a moment before a program has its
+    /// environment and its memory, so it is heard first.
+    fn start(canary: &str) -> std::io::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["attack", "wait"])
+            .env("CORPUS_CANARY", canary)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = child.stdout.take();
+        let started = Self(child);
+        match output.map(|mut output| output.read_exact(&mut [0])) {
+            Some(Ok(())) => Ok(started),
+            _ => Err(std::io::Error::other("the child said nothing")),
+        }
+    }
+}
 
 impl Drop for Waiting {
     fn drop(&mut self) {
@@ -220,6 +235,7 @@ impl Drop for Waiting {
 fn wait_for_ever() -> Result<(), String> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|error| error.to_string())?;
+    writeln!(std::io::stdout(), "here").map_err(|error| error.to_string())?;
     loop {
         std::thread::park();
     }
