@@ -92,7 +92,7 @@ async fn answer(site: &Site, operation: Operation, request: Request) -> Result<R
 }
 
 /// Does the operation. One that changes something runs to its end even if the caller goes away half way.
-async fn perform(
+pub(crate) async fn perform(
     site: &Site,
     doors: SharedDoors,
     principal: Principal,

@@ -34,6 +34,7 @@ use crate::doors::Phase;
 use crate::edge;
 use crate::edge::Peer;
 use crate::edge::Site;
+use crate::mcp;
 use crate::probes;
 
 /// Connections of one listener at a time; more wait in the kernel's queue. Each costs about 20 KiB and one
@@ -76,6 +77,8 @@ pub struct RouteGroups {
     pub metrics: bool,
     /// `/api/v1`.
     pub api: bool,
+    /// `/mcp`.
+    pub mcp: bool,
 }
 
 /// A socket that listens.
@@ -115,7 +118,7 @@ pub struct ServerOptions {
 
 impl RouteGroups {
     /// Everything.
-    pub const ALL: Self = Self { probes: true, metrics: true, api: true };
+    pub const ALL: Self = Self { probes: true, metrics: true, api: true, mcp: true };
 }
 
 /// Serves until `shutdown`, then ends streams, lets requests finish for some seconds, and cuts the rest.
@@ -182,6 +185,9 @@ fn router(site: &Arc<Site>, groups: RouteGroups) -> Router {
     }
     if groups.api {
         router = router.merge(api::routes(site));
+    }
+    if groups.mcp {
+        router = router.merge(mcp::routes(site));
     }
     router
         .method_not_allowed_fallback(edge::no_method)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -23,6 +24,8 @@ use ob_core::RefusalCode;
 use ob_core::Scope;
 use ob_core::Timestamp;
 use ob_core::TokenId;
+use ob_core::authorize::Target;
+use ob_core::authorize::authorize;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
@@ -57,6 +60,8 @@ pub(crate) struct Fake {
     pub(crate) entered: Notify,
     pub(crate) finished: AtomicU64,
     pub(crate) not_ready: Mutex<Option<String>>,
+    /// True if no token is valid any more.
+    pub(crate) revoked: AtomicBool,
 }
 
 impl Fake {
@@ -68,6 +73,7 @@ impl Fake {
             entered: Notify::new(),
             finished: AtomicU64::new(0),
             not_ready: Mutex::new(None),
+            revoked: AtomicBool::new(false),
         })
     }
 }
@@ -117,6 +123,14 @@ impl Doors for Fake {
                 let events: Vec<_> = (from..count).map(event).collect();
                 Ok(json!({ "session_id": SESSION, "events": events }))
             }
+            Operation::SessionSpawn => Ok(json!({
+                "operation": operation.spec().name(), "params": params, "session_id": SESSION, "last_index": -1,
+            })),
+            // As the engine does, for what is about the server as a whole.
+            Operation::TokenList => {
+                authorize(principal, operation, Target::Global)?;
+                Ok(json!([]))
+            }
             _ => Ok(json!({ "operation": operation.spec().name(), "params": params })),
         }
     }
@@ -141,6 +155,9 @@ impl Doors for Fake {
     }
 
     async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal> {
+        if self.revoked.load(Ordering::SeqCst) {
+            return Err(Refusal::new(RefusalCode::Unauthenticated, "invalid or expired token"));
+        }
         let scope = match secret {
             ADMIN => Scope::Admin,
             READER => Scope::AdminReadOnly,

@@ -3,5 +3,6 @@
 mod api;
 mod fake;
 mod guard;
+mod mcp;
 mod probes;
 mod streams;
