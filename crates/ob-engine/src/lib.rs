@@ -119,6 +119,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     actors: Arc<Actors>,
     claims: Claims,
+    /// Spawns that may go on in a session of a workspace, by the workspace: one at a time.
+    starts: Claims,
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
@@ -167,6 +169,7 @@ impl Engine {
             shared,
             actors: Arc::default(),
             claims: Claims::default(),
+            starts: Claims::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),

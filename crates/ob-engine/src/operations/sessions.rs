@@ -144,6 +144,7 @@ impl Engine {
             turn: first,
             last_index: -1,
             model,
+            resumed: false,
         })
     }
 
@@ -162,6 +163,7 @@ impl Engine {
             turn,
             last_index,
             model: record.model,
+            resumed: false,
         })
     }
 

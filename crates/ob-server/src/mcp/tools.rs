@@ -34,6 +34,11 @@ const NAMES: &[(Operation, &str, &str)] = &[
 /// Names that are accepted and not advertised, since older clients use them.
 const ALSO: &[(&str, &str)] = &[("prompt", "message")];
 
+/// What clients of tools have always meant by leaving a parameter out, where REST means the opposite: a spawn goes on
+/// where work was.
+const UNLESS_GIVEN: &[(Operation, &str, bool)] =
+    &[(Operation::SessionSpawn, "create_workspace", false), (Operation::SessionSpawn, "new_session", false)];
+
 /// Tools in words: name, title, what it is for.
 const TITLES: &[(&str, &str, &str)] = &[
     ("project", "Projects", "Projects: where agents work. Each has a source folder, a default model and limits."),
@@ -41,8 +46,9 @@ const TITLES: &[(&str, &str, &str)] = &[
     (
         "session",
         "Sessions",
-        "Sessions: conversations with AI agents that work unattended, each in a sandbox. Start one with `spawn`, read \
-         what happens with `events` (go on from `last_index`; `wait_ms` waits), see its changes with `diff`.",
+        "Sessions: conversations with AI agents that work unattended, each in a sandbox. Start one with `spawn`, \
+         which goes on in the newest session of the workspace unless `new_session` is true; talk to it with `message`, by \
+         `session_id`, or by `project_id` as in `spawn`; read what happens with `events` (go on from `last_index`; `wait_ms` waits), see its changes with `diff`.",
     ),
     ("token", "Tokens", "Tokens: who may do what with this server."),
     ("server", "Server", "The server itself."),
@@ -95,7 +101,10 @@ pub(super) fn call(tool: &str, arguments: Option<JsonObject>) -> Result<(Operati
     // Models write `null` for what they leave out.
     arguments.retain(|_, value| !value.is_null());
     let action = row.action(&mut arguments).map_err(NoCall::Refused)?;
-    let params = action.params(arguments).map_err(NoCall::Refused)?;
+    let mut params = action.params(arguments).map_err(NoCall::Refused)?;
+    for (_, name, value) in UNLESS_GIVEN.iter().filter(|(operation, ..)| *operation == action.operation) {
+        params.entry(*name).or_insert_with(|| (*value).into());
+    }
     Ok((action.operation, Value::Object(params)))
 }
 
@@ -154,6 +163,12 @@ impl Row {
                 )));
             }
         };
+        // A message to a project is one to the newest session of its workspace: what a spawn does that asks for no new one.
+        let to_project = self.name == "session"
+            && named == "message"
+            && arguments.contains_key("project_id")
+            && !arguments.contains_key("session_id");
+        let named = if to_project { "spawn".to_owned() } else { named };
         self.actions.iter().find(|a| a.operation.spec().action == named).ok_or_else(|| {
             Refusal::invalid(format!(
                 "unknown action '{}' for {} tool; valid actions: {}",
@@ -170,7 +185,11 @@ impl Row {
 impl Action {
     fn new(operation: Operation) -> Self {
         let parameters = schema::parameters(&(operation.spec().parameters)());
-        let named = |parameter: Parameter| {
+        let named = |mut parameter: Parameter| {
+            let unless = UNLESS_GIVEN.iter().find(|(of, name, _)| *of == operation && *name == parameter.name);
+            if let Some((_, _, value)) = unless {
+                parameter.schema.insert("default".to_owned(), (*value).into());
+            }
             let renamed = NAMES.iter().find(|(of, name, _)| *of == operation && *name == parameter.name);
             // The table lives as long as the program.
             let name: &'static str = renamed.map_or_else(|| &*parameter.name.clone().leak(), |(_, _, new)| new);
@@ -361,7 +380,17 @@ mod tests {
         );
         assert_eq!(
             of("session", json!({ "project_id": PROJECT, "prompt": "go" })),
-            Ok((Operation::SessionSpawn, json!({ "project_id": PROJECT, "message": "go" })))
+            Ok((
+                Operation::SessionSpawn,
+                json!({ "project_id": PROJECT, "message": "go", "create_workspace": false, "new_session": false })
+            ))
+        );
+        assert_eq!(
+            of("session", json!({ "action": "message", "project_id": PROJECT, "message": "go", "new_session": true })),
+            Ok((
+                Operation::SessionSpawn,
+                json!({ "project_id": PROJECT, "message": "go", "create_workspace": false, "new_session": true })
+            ))
         );
     }
 

@@ -78,15 +78,17 @@ impl Envelope {
             #[serde(borrow, default)]
             method: Option<Cow<'a, str>>,
         }
+        // A list would be taken for the members in their order.
+        let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         match serde_json::from_slice::<Members<'_>>(body) {
-            Ok(members) => Ok(Self {
+            Ok(members) if is_object => Ok(Self {
                 is_rpc: members.jsonrpc.is_some(),
                 opens_session: members.method.as_deref() == Some("initialize"),
             }),
-            Err(error) if error.is_data() => Err(Problem::NotAMessage(
-                "the body is not one JSON-RPC message: an object with `jsonrpc`, `method` and `params`; batches are not served",
+            Err(error) if !error.is_data() => Err(Problem::NotJson(error.to_string())),
+            Ok(_) | Err(_) => Err(Problem::NotAMessage(
+                "send one JSON-RPC message, an object with `jsonrpc` and `method`; batches are not served",
             )),
-            Err(error) => Err(Problem::NotJson(error.to_string())),
         }
     }
 }
