@@ -112,7 +112,7 @@ const LATER: [&str; 4] = [
 ];
 
 /// Variables with the prefix and without a separator that are read elsewhere: by the build.
-const OTHERS: [&str; 2] = ["OUBLIETTE_DEV", "OUBLIETTE_GUEST"];
+const OTHERS: [&str; 3] = ["OUBLIETTE_DEV", "OUBLIETTE_GUEST", "OUBLIETTE_TOKEN"];
 
 /// The variables of the environment that have a value. Has no `Debug` on purpose: it holds keys.
 pub(crate) struct Environment {

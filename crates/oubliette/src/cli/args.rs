@@ -67,6 +67,21 @@ Examples:
   oubliette config show --origin                     who set what
   oubliette config migrate --dry-run                 what config.yaml would become";
 
+const MCP_HELP: &str = "\
+Without --setup it speaks MCP on standard input and output, for a client that
+starts it, and starts the server if none runs. With a token in OUBLIETTE_TOKEN
+it may do what the token may, else everything.
+
+With --setup it makes a token for the client, writes itself into the client's
+file, keeps everything else in it, and revokes the token of an entry before.
+The token may do everything in the project of this folder if it is one, else
+read; --scope says otherwise. --config names the client's file.
+
+Examples:
+  oubliette mcp --setup claude-code
+  oubliette mcp --setup vscode --scope admin --expires-in 30d
+  oubliette mcp --setup cursor --config .cursor/mcp.json";
+
 /// Run AI agents unattended, each in a kernel sandbox.
 #[derive(Debug, Parser)]
 #[command(
@@ -135,6 +150,9 @@ pub(crate) enum Command {
     /// Make, list and revoke tokens; works with the server up or down
     #[command(subcommand, arg_required_else_help = true)]
     Token(TokenCommand),
+    /// Speak MCP on standard input and output, or set up a client that does
+    #[command(after_help = MCP_HELP)]
+    Mcp(McpArgs),
     /// Projects: where work happens
     #[command(subcommand, arg_required_else_help = true)]
     Project(ProjectCommand),
@@ -190,6 +208,19 @@ pub(crate) struct StopArgs {
     /// Leave sandboxes running for the next server, for `sandbox.lease_s`
     #[arg(long)]
     pub(crate) keep_sandboxes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
+    /// Write this server into the file of a client
+    #[arg(long, value_enum, value_name = "CLIENT")]
+    pub(crate) setup: Option<super::mcp::McpClient>,
+    /// What the client's token may do: admin, admin:ro, project:UUID or project:UUID:ro
+    #[arg(long, value_name = "S", requires = "setup")]
+    pub(crate) scope: Option<String>,
+    /// When the client's token stops working: 90s, 15m, 12h, 30d, 8w
+    #[arg(long, value_name = "D", requires = "setup")]
+    pub(crate) expires_in: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -446,6 +477,9 @@ mod tests {
             &["oubliette", "session", "events", "last", "--follow", "--cursor", "-1"],
             &["oubliette", "session", "apply", "--to", "/x", "--check"],
             &["oubliette", "completions", "bash"],
+            &["oubliette", "mcp"],
+            &["oubliette", "mcp", "--setup", "claude"],
+            &["oubliette", "mcp", "--setup", "claude-code", "--config", "/c.json", "--scope", "admin"],
         ] {
             assert!(parse(line).is_ok(), "{line:?}: {}", parse(line).expect_err("checked"));
         }

@@ -149,6 +149,8 @@ impl Hub {
         if let Some(file) = &self.config {
             command.arg("--config").arg(file);
         }
+        // Whose token this is serves the client that started us, and nobody else.
+        command.env_remove(super::mcp::TOKEN);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| failed("start the server", &error))?;
         // The server writes one line when it is ready and then lets go of both pipes; if it fails, it says why on

@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod doctor;
 mod hub;
+mod mcp;
 mod output;
 mod patch;
 mod project;
@@ -135,6 +136,7 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         Command::Doctor(args) => wait(doctor::command(context, &global, &args, output)),
         Command::Store(command) => wait(store::command(command, &load(context, &global)?, output)),
         Command::Token(command) => wait(token::command(command, context, &global, output)),
+        Command::Mcp(args) => wait(mcp::command(args, context, &global, output)),
         Command::Status => wait(hub::Hub::load_anyway(context, &global, output)?.status(output)),
         Command::Stop(stop) => {
             wait(hub::Hub::load_anyway(context, &global, output)?.stop(stop.keep_sandboxes, output))
