@@ -6,8 +6,8 @@
 //!   unix: operator       Host and Origin, body limit     +--> probes, metrics: also while the engine starts
 //! ```
 //!
-//! **Architecture invariant:** the routes under `/api/v1` and the tools under `/mcp` come from the operation table and from nowhere else, and
-//! everything they do goes through [`Doors`], so that one authoriser sees every request.
+//! **Architecture invariant:** the routes under `/api/v1` and the tools of `/mcp` come from the operation table and from
+//! nowhere else, and everything they do goes through [`Doors`], so that one authoriser sees every request.
 //!
 //! **Architecture invariant:** a follower of a session costs one cursor. Nothing is queued for it here: its stream is
 //! read from the log as fast as the connection takes it.

@@ -44,6 +44,10 @@ impl Http {
         Self::new(home, made["secret"].as_str().unwrap())
     }
 
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(crate) fn token(&self) -> &str {
         &self.token
     }

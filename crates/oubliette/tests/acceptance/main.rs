@@ -9,6 +9,7 @@ mod bombs;
 mod config;
 mod crash;
 mod doctor;
+mod foreign;
 mod harness;
 mod http;
 mod isolation;

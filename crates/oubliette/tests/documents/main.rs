@@ -10,6 +10,7 @@ mod commands;
 mod configuration;
 mod http;
 mod links;
+mod mcp;
 
 use std::path::PathBuf;
 
