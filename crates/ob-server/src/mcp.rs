@@ -20,6 +20,8 @@ mod follows;
 mod handler;
 mod outcome;
 mod prompts;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod properties;
 mod push;
 mod resources;
 mod schema;

@@ -20,19 +20,21 @@ use super::tools::NoCall;
 use crate::api;
 use crate::edge::Site;
 
+/// A bare call.
 #[derive(Deserialize)]
-struct Call {
+pub(super) struct Call {
     method: String,
     #[serde(default)]
-    params: Params,
+    pub(super) params: Params,
 }
 
+/// What it is a call of.
 #[derive(Default, Deserialize)]
-struct Params {
+pub(super) struct Params {
     #[serde(default)]
-    name: String,
+    pub(super) name: String,
     #[serde(default)]
-    arguments: Option<JsonObject>,
+    pub(super) arguments: Option<JsonObject>,
 }
 
 /// Answers a bare call.

@@ -231,6 +231,37 @@ async fn who_is_nobody_gets_a_json_rpc_error_whatever_was_sent() {
     assert!(server.fake.calls.lock().expect("no panic").is_empty(), "nothing reached the engine");
 }
 
+/// CVE-2026-42559 and its kin: a page of another site reached a local server by a name that it made point there.
+#[tokio::test]
+async fn neither_wire_is_reached_by_another_host_or_origin() {
+    let server = server(true).await;
+    let bodies = [
+        r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"a","version":"1"}}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{}}"#,
+        r#"{"method":"tools/list"}"#,
+    ];
+    for body in bodies {
+        for (host, origin, refused) in [
+            ("localhost", None, false),
+            ("evil.example", None, true),
+            ("localhost.evil.example", None, true),
+            ("localhost", Some("https://evil.example"), true),
+            ("localhost", Some("null"), true),
+            ("localhost", Some("http://localhost:6274"), false),
+        ] {
+            for path in ["/mcp", "/mcp/"] {
+                let request = http::Request::post(path).header("host", host);
+                let request = request.header("authorization", format!("Bearer {ADMIN}"));
+                let request = request.header("content-type", "application/json").header("accept", BOTH);
+                let request = if let Some(origin) = origin { request.header("origin", origin) } else { request };
+                let response = soon(server.send(request.body(text(body)).expect("a request"))).await;
+                assert_eq!(response.status() == 403, refused, "{host} {origin:?} {body}");
+                assert!(response.headers().get("access-control-allow-origin").is_none());
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_bare_call_is_answered_whatever_its_content_type() {
     let server = server(true).await;
