@@ -42,8 +42,13 @@ pub struct Figure {
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let mut figures = BTreeMap::new();
     let mut keep = |figure: Figure| figures.insert(figure.name.clone(), figure);
-    let programs =
-        [("ob-store", "store"), ("oubliette", "sandbox"), ("oubliette", "life"), ("oubliette", "neighbours")];
+    let programs = [
+        ("ob-store", "store"),
+        ("oubliette", "sandbox"),
+        ("oubliette", "life"),
+        ("oubliette", "neighbours"),
+        ("oubliette", "http"),
+    ];
     for (package, bench) in programs {
         for figure in program(root, package, bench)? {
             keep(figure);
@@ -195,6 +200,10 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "start_loaded" | "reattach_p99" => Some((1000.0, true)),
         "idle_session_rss" => Some((16.0, true)),
         "rss_after_churn" => Some((45.0, true)),
+        "http_reads_per_s" => Some((15_000.0, false)),
+        "http_read_p99" => Some((10.0, true)),
+        "sse_streams" => Some((2000.0, false)),
+        "sse_stream_rss" => Some((40.0, true)),
         _ => None,
     }
 }
