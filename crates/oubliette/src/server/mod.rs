@@ -107,6 +107,9 @@ pub(crate) fn run(context: &Context, global: &Global, detached: bool, takeover: 
     for warning in &loaded.warnings {
         tell(&format!("warning: {warning}"));
     }
+    if let Err(error) = ob_sandbox::turns::shorten() {
+        tell(&format!("warning: the server may wait behind busy sandboxes: {error}"));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_MAX)
