@@ -15,7 +15,7 @@ help:
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
 	@echo 'make soak    the long forms: the server is killed 1000 times, the power fails 5000 times, 3000 seeds are simulated'
-	@echo 'make bench   figures with their method, also in target/bench/figures.json'
+	@echo 'make bench   figures with their method, also in target/bench/figures.json; ONLY="store life" for some'
 	@echo 'make fuzz    every parser against made-up input; TIME=300 seconds for each, TARGETS=all'
 	@echo 'make lint    format, clippy, structure, licences'
 
@@ -60,7 +60,7 @@ soak: setup guest
 
 bench: setup guest
 	cargo build --locked --release --workspace --bins
-	cargo xtask bench
+	cargo xtask bench $(ONLY)
 
 fuzz:
 	@scripts/fuzz.sh

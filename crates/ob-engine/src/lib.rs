@@ -16,6 +16,7 @@ mod models;
 mod operations;
 mod recovery;
 mod shared;
+mod standing;
 mod workspace;
 
 use std::sync::Arc;
@@ -50,6 +51,7 @@ use actors::Entered;
 use claims::Claims;
 use live::Live;
 use shared::Shared;
+use standing::Standing;
 
 pub use clock::Clock;
 pub use clock::SharedClock;
@@ -121,6 +123,7 @@ pub struct Engine {
     claims: Claims,
     /// Spawns that may go on in a session of a workspace, by the workspace: one at a time.
     starts: Claims,
+    standing: Standing,
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
@@ -170,6 +173,7 @@ impl Engine {
             actors: Arc::default(),
             claims: Claims::default(),
             starts: Claims::default(),
+            standing: Standing::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),

@@ -49,6 +49,7 @@ use rmcp::transport::streamable_http_server::StreamableHttpService;
 use crate::doors::SharedDoors;
 use crate::edge::Site;
 use crate::edge::id_of;
+use crate::edge::peer_of;
 use crate::reply::RequestId;
 use follows::Follows;
 use handler::Handler;
@@ -113,7 +114,7 @@ impl Mcp {
 
     async fn pass(&self, mut request: Request, id: &RequestId) -> Result<Response, Problem> {
         // Who asks comes before what is asked.
-        let (doors, principal) = self.site.caller(request.headers()).await?;
+        let (doors, principal) = self.site.caller(peer_of(&request), request.headers()).await?;
         let follows = match request.headers().get(SESSION) {
             None => None,
             Some(session) => Some(self.sessions.of(session, &principal).ok_or(Problem::NoSession)?),
@@ -133,7 +134,7 @@ impl Mcp {
 
     async fn post(&self, request: Request, caller: Caller) -> Result<Response, Problem> {
         let (mut parts, body) = request.into_parts();
-        let body = wire::read(body, BODY_MAX).await?;
+        let body = wire::read(body, BODY_MAX, self.site.limits.body_time).await?;
         let envelope = wire::Envelope::of(&body)?;
         if !envelope.is_rpc {
             return Ok(bare::answer(&self.site, caller, &body).await);

@@ -9,5 +9,6 @@ mod life;
 mod owner;
 mod resume;
 mod sleep;
+mod standing;
 mod takeover;
 mod world;

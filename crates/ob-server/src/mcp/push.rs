@@ -17,6 +17,7 @@ use axum::response::sse::Event;
 use axum::response::sse::KeepAlive;
 use futures_util::Stream;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use futures_util::stream::BoxStream;
 use futures_util::stream::SelectAll;
@@ -32,7 +33,6 @@ use ob_core::operation::SessionEvents;
 use serde_json::Value;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::Caller;
 use super::follows::Cursors;
@@ -42,14 +42,8 @@ use super::wire::Problem;
 use crate::doors::SharedDoors;
 use crate::edge::Site;
 
-/// A comment is sent after so long without an event, so that proxies keep the connection and a dead one is noticed.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
 /// What a client is told to wait before it connects again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// A stream asks again whether its token is still valid before it sends anything later than this after the last time.
-const TRUST: Duration = Duration::from_millis(200);
 
 /// The stream of an MCP session.
 pub(super) fn stream(site: &Arc<Site>, caller: Caller, headers: &HeaderMap) -> Result<Response, Problem> {
@@ -66,7 +60,7 @@ pub(super) fn stream(site: &Arc<Site>, caller: Caller, headers: &HeaderMap) -> R
     let cursors = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let (number, newest) = follows.begin_stream();
     let push = Push {
-        trust: Trust { site: Arc::clone(site), headers: headers.clone(), checked: Instant::now() },
+        lapsed: caller.doors.lapsed(&caller.principal),
         doors: caller.doors,
         principal: caller.principal,
         number,
@@ -83,7 +77,7 @@ pub(super) fn stream(site: &Arc<Site>, caller: Caller, headers: &HeaderMap) -> R
     let body = first
         .chain(push.into_stream().map(Ok::<_, Infallible>))
         .take_until(site.shutdown.clone().cancelled_owned());
-    let mut response = Sse::new(body).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    let mut response = Sse::new(body).keep_alive(KeepAlive::new().interval(site.limits.heartbeat)).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // For nginx: events are to be passed on as they come.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
@@ -95,7 +89,8 @@ type Told = (Slot, SessionId, Result<EventView, Refusal>);
 
 /// The state of a stream.
 struct Push {
-    trust: Trust,
+    /// Resolves when the token that opened the stream is good no more.
+    lapsed: BoxFuture<'static, Refusal>,
     doors: SharedDoors,
     principal: Principal,
     number: u64,
@@ -108,13 +103,6 @@ struct Push {
     /// True if the list was not looked at since it changed.
     fresh: bool,
     refused: VecDeque<Event>,
-}
-
-/// Whether the token that opened the stream is still good.
-struct Trust {
-    site: Arc<Site>,
-    headers: HeaderMap,
-    checked: Instant,
 }
 
 // === impl Push ===
@@ -137,11 +125,11 @@ impl Push {
                 return Some(event);
             }
             tokio::select! {
+                // First, so that nothing more is told to a token that was revoked.
+                biased;
+                _ = &mut self.lapsed => return None,
                 told = self.events.next(), if !self.events.is_empty() => {
                     let Some((slot, session, told)) = told else { continue };
-                    if !self.trust.holds(&self.principal).await {
-                        return None;
-                    }
                     return Some(self.event(slot, &session, told));
                 }
                 changed = self.list.changed() => {
@@ -199,18 +187,5 @@ impl Push {
         let event = Event::default().event("message").data(message.to_string());
         let id = self.cursors.to_string();
         if id.is_empty() { event } else { event.id(id) }
-    }
-}
-
-// === impl Trust ===
-
-impl Trust {
-    async fn holds(&mut self, principal: &Principal) -> bool {
-        if self.checked.elapsed() < TRUST {
-            return true;
-        }
-        let holds = self.site.caller(&self.headers).await.is_ok_and(|(_, now)| now == *principal);
-        self.checked = Instant::now();
-        holds
     }
 }

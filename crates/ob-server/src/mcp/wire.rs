@@ -19,10 +19,9 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::reply;
 use crate::reply::RequestId;
-
-/// How long a body may take to arrive.
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+use crate::throttle::Denied;
 
 /// Error codes of JSON-RPC, and those that servers may choose.
 const PARSE_ERROR: i32 = -32700;
@@ -35,14 +34,14 @@ const UNAVAILABLE: i32 = -32000;
 /// Too much.
 const LIMITED: i32 = -32029;
 
-/// What a client is told to wait before it tries again, in seconds.
-const RETRY_AFTER_S: &str = "1";
+/// What a client is told to wait before it tries again, in seconds, if nothing else is known.
+const RETRY_AFTER_S: u64 = 1;
 
 /// Why a request does not reach the library.
 #[derive(Debug)]
 pub(super) enum Problem {
-    /// The edge or the engine says no.
-    Refused(Refusal),
+    /// The edge or the engine says no, and when another try may do.
+    Refused(Refusal, Option<Duration>),
     /// There is no MCP session with this id for this caller.
     NoSession,
     /// The body is no JSON.
@@ -51,8 +50,8 @@ pub(super) enum Problem {
     NotAMessage(&'static str),
     /// The body is too large.
     TooLarge(usize),
-    /// The body did not arrive.
-    Late,
+    /// The body did not arrive in this time.
+    Late(Duration),
     /// The client does not take event streams.
     NotAcceptable,
 }
@@ -94,9 +93,9 @@ impl Envelope {
 }
 
 /// Reads a body of bounded size in bounded time.
-pub(super) async fn read(body: Body, max: usize) -> Result<Bytes, Problem> {
-    match tokio::time::timeout(BODY_TIME_MAX, axum::body::to_bytes(body, max)).await {
-        Err(_) => Err(Problem::Late),
+pub(super) async fn read(body: Body, max: usize, time: Duration) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(time, axum::body::to_bytes(body, max)).await {
+        Err(_) => Err(Problem::Late(time)),
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
             Err(Problem::TooLarge(max))
@@ -109,7 +108,13 @@ pub(super) async fn read(body: Body, max: usize) -> Result<Bytes, Problem> {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+        Self::Refused(refusal, None)
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        Self::Refused(denied.refusal, denied.retry_after)
     }
 }
 
@@ -117,7 +122,7 @@ impl Problem {
     /// The status and the JSON-RPC error that carry it.
     pub(super) fn response(self, id: &RequestId) -> Response {
         let (status, code, message) = match &self {
-            Self::Refused(refusal) => of_refusal(refusal),
+            Self::Refused(refusal, _) => of_refusal(refusal),
             Self::NoSession => {
                 (StatusCode::NOT_FOUND, UNAUTHENTICATED, "Session not found; initialize again".to_owned())
             }
@@ -135,15 +140,17 @@ impl Problem {
                 INVALID_REQUEST,
                 "Not acceptable: the stream needs `Accept: text/event-stream`".to_owned(),
             ),
-            Self::Late => (
+            Self::Late(time) => (
                 StatusCode::REQUEST_TIMEOUT,
                 INVALID_REQUEST,
-                format!("Invalid request: the body did not arrive in {} s", BODY_TIME_MAX.as_secs()),
+                format!("Invalid request: the body did not arrive in {} s", time.as_secs()),
             ),
         };
         tracing::debug!(%status, code, message, "MCP request refused");
         let mut data = json!({ "request_id": id.0 });
-        if let Self::Refused(refusal) = &self {
+        let mut wait = RETRY_AFTER_S;
+        if let Self::Refused(refusal, retry_after) = &self {
+            wait = retry_after.map_or(wait, reply::whole_seconds);
             data["code"] = refusal.code.as_str().into();
             data["fix"] = json!(refusal.fix);
         }
@@ -158,7 +165,7 @@ impl Problem {
                     .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"oubliette\""));
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+                headers.insert(header::RETRY_AFTER, wait.into());
             }
             _ => {}
         }

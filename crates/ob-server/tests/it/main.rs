@@ -3,6 +3,8 @@
 mod api;
 mod fake;
 mod guard;
+mod limits;
 mod mcp;
 mod probes;
+mod problems;
 mod streams;

@@ -1,12 +1,13 @@
 //! MCP over real sockets: both wires, sessions and whose they are, pushed events, bare calls.
 
-use std::sync::atomic::Ordering;
+use std::num::NonZeroU32;
 
 use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use ob_core::operation::Operation;
 use ob_server::Phase;
+use ob_server::RateLimit;
 use serde_json::Value;
 use serde_json::json;
 
@@ -199,7 +200,7 @@ async fn w8_a_session_gives_no_right_to_another_token() {
     let reader = Client::open(&server, READER, "2025-11-25").await;
     let refused = reader.call("token", json!({ "action": "list" })).await;
     assert_eq!(refused["structuredContent"]["error"]["code"], "forbidden", "{refused}");
-    server.fake.revoked.store(true, Ordering::SeqCst);
+    server.fake.revoked.send_replace(true);
     assert_eq!(soon(server.send(with("POST", ADMIN))).await.status(), 401, "a revoked token ends with its request");
 }
 
@@ -318,6 +319,23 @@ async fn what_is_no_message_is_refused_in_json_rpc() {
     assert_eq!(json_of(response).await.0, 503);
 }
 
+#[tokio::test]
+async fn who_asks_too_often_is_told_so_in_json_rpc() {
+    let server = server(true).await;
+    let one = NonZeroU32::MIN;
+    server.rate_limit.send_replace(RateLimit { per_1000_s: one, burst: one });
+    let list = || {
+        let request = server.request("POST", "/mcp").header("authorization", format!("Bearer {ADMIN}"));
+        request.body(text(r#"{"method":"tools/list"}"#)).expect("a request")
+    };
+    assert_eq!(soon(server.send(list())).await.status(), 200);
+    let response = soon(server.send(list())).await;
+    assert_eq!(response.status(), 429);
+    let wait: u64 = response.headers()["retry-after"].to_str().expect("text").parse().expect("seconds");
+    assert!(wait > 1, "{wait}");
+    assert_eq!(json_of(response).await.1["error"]["code"], -32029);
+}
+
 /// W7: a fault in a handler was the end of the process.
 #[tokio::test]
 async fn w7_a_call_that_panics_is_answered_and_the_next_one_too() {
@@ -402,20 +420,8 @@ async fn a_newer_stream_takes_the_place_of_the_older_and_a_revoked_token_hears_n
     client.call("session", json!({ "action": "spawn", "project_id": "p", "message": "go" })).await;
     server.fake.events.send_modify(|events| events.0 = 1);
     assert_eq!(messages(newer.body_mut(), 1).await.len(), 1, "the positive control");
-    server.fake.revoked.store(true, Ordering::SeqCst);
-    // A stream trusts its token for a moment, so events go on coming for no longer than that; then it ends.
-    let mut count = 1;
-    soon(async {
-        loop {
-            count += 1;
-            server.fake.events.send_modify(|events| events.0 = count);
-            tokio::select! {
-                frame = newer.body_mut().frame() => if frame.is_none() { break },
-                () = tokio::task::yield_now() => {}
-            }
-        }
-    })
-    .await;
+    server.fake.revoked.send_replace(true);
+    soon(newer.into_body().collect()).await.expect("it ends at once, without another event");
 }
 
 #[tokio::test]

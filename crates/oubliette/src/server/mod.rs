@@ -8,6 +8,7 @@
 //! USR2 writes the status to the log. None kills by default.
 
 pub(crate) mod demo_model;
+mod descriptors;
 pub(crate) mod listen;
 pub(crate) mod lock;
 pub(crate) mod reload;
@@ -24,6 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ob_config::Loaded;
+use ob_config::RateLimitSettings;
+use ob_config::Settings;
 use ob_core::Home;
 use ob_core::Refusal;
 use ob_core::Timestamp;
@@ -33,8 +36,10 @@ use ob_engine::Configuration;
 use ob_engine::Engine;
 use ob_server::Authentication;
 use ob_server::Binding;
+use ob_server::Limits;
 use ob_server::Listener;
 use ob_server::Phase;
+use ob_server::RateLimit;
 use ob_server::RouteGroups;
 use ob_server::ServerOptions;
 use ob_telemetry::ServerStarted;
@@ -102,6 +107,9 @@ pub(crate) fn run(context: &Context, global: &Global, detached: bool, takeover: 
     for warning in &loaded.warnings {
         tell(&format!("warning: {warning}"));
     }
+    if let Err(error) = ob_sandbox::turns::shorten() {
+        tell(&format!("warning: the server may wait behind busy sandboxes: {error}"));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_MAX)
@@ -151,11 +159,14 @@ async fn serve(
 
     let phase = watch::Sender::new(Phase::Starting { reason: "starting".into() });
     let shutdown = CancellationToken::new();
+    let rate_limit = watch::Sender::new(rate_limit_of(&loaded.settings));
     let options = ServerOptions {
         phase: phase.subscribe(),
         metrics: Arc::clone(&telemetry.metrics),
         observe_request: Arc::clone(&telemetry.observe_request),
         allowed_hosts: Vec::new(),
+        rate_limit: rate_limit.subscribe(),
+        limits: Limits { connections: descriptors::connections(), ..Limits::default() },
     };
     let listener = |binding, authentication| Listener { binding, routes: RouteGroups::ALL, authentication };
     let mut listeners = vec![listener(Binding::Unix(control), Authentication::Operator)];
@@ -172,7 +183,7 @@ async fn serve(
     };
     let result = match built {
         Ok(Some(engine)) => {
-            let reloader = Arc::new(Reloader::new(context, global, &loaded, &telemetry));
+            let reloader = Arc::new(Reloader::new(context, global, &loaded, &telemetry, rate_limit));
             engine.set_configuration(Arc::clone(&reloader) as Arc<dyn Configuration>);
             phase.send_replace(Phase::Serving(Arc::new(Arc::clone(&engine))));
             reach(CrashPoint::Ready);
@@ -209,6 +220,12 @@ async fn serve(
     lock.release().map_err(|error| cannot("let go of the lock", &error))?;
     ServerStopped.emit(&telemetry.counted);
     result
+}
+
+/// How often clients may ask, as the listeners take it.
+fn rate_limit_of(settings: &Settings) -> RateLimit {
+    let RateLimitSettings { per_1000_s, burst } = settings.rate_limit;
+    RateLimit { per_1000_s, burst }
 }
 
 /// Does what signals ask for, until one of them, or an operation, says stop. True if sandboxes shall stay.

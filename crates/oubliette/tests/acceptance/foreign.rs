@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::harness::Home;
 use crate::harness::can_sandbox;
 use crate::harness::shown;
-use crate::http::Http;
+use crate::client::Http;
 
 const SCRIPT: &str = include_str!("foreign/python_client.py");
 
@@ -35,7 +35,9 @@ async fn the_python_sdk_runs_a_session_to_its_end_on_every_wire() {
         model.push(Answer::text("Said."));
     }
     tokio::task::spawn_blocking(move || {
-        let home = Home::new(&model);
+        let mut home = Home::new(&model);
+        home.set("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "100000");
+        home.set("OUBLIETTE_RATE_LIMIT__BURST", "100000");
         home.start();
         let project = home.json(&["project", "create", "thing"])["id"].as_str().unwrap().to_owned();
         let http = Http::with_scope(&home, "python", &format!("project:{project}"));

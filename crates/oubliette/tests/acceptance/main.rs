@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod bombs;
+mod client;
 mod config;
 mod crash;
 mod doctor;
@@ -18,3 +19,4 @@ mod mcp;
 mod permissions;
 mod refusals;
 mod secrecy;
+mod tools;

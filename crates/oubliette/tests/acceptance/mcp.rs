@@ -15,8 +15,8 @@ use crate::harness::Home;
 use crate::harness::can_sandbox;
 use crate::harness::shown;
 use crate::harness::until;
-use crate::http::Http;
-use crate::http::Mcp;
+use crate::client::Http;
+use crate::client::Mcp;
 
 /// W28: polled events had no arguments, results, ids, times and roles, and prompts came back as the agent's words.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,7 +29,10 @@ async fn w28_a_job_over_mcp_from_the_project_to_the_patch() {
     model.push(Answer::text("Changed it."));
     model.push(Answer::text("Went on."));
     tokio::task::spawn_blocking(move || {
-        let home = Home::new(&model);
+        let mut home = Home::new(&model);
+        // More in a second than a client may ask by default.
+        home.set("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "100000");
+        home.set("OUBLIETTE_RATE_LIMIT__BURST", "100000");
         home.start();
         let source = home.repository("thing", &[("a.txt", "one\n")]);
         let http = Http::with_scope(&home, "client", "admin");
@@ -86,7 +89,10 @@ async fn w28_a_job_over_mcp_from_the_project_to_the_patch() {
 /// else, and an unknown one is not found.
 #[test]
 fn w7_w11_ids_are_parsed_before_they_are_used() {
-    let home = Home::without_model();
+    let mut home = Home::without_model();
+    // More in a second than a client may ask by default.
+    home.set("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "100000");
+    home.set("OUBLIETTE_RATE_LIMIT__BURST", "100000");
     home.start();
     let http = Http::with_scope(&home, "client", "admin");
     let mcp = Mcp::open(&http);

@@ -13,8 +13,8 @@ use serde_json::json;
 use crate::harness::Home;
 use crate::harness::can_sandbox;
 use crate::harness::until;
-use crate::http::Http;
-use crate::http::Mcp;
+use crate::client::Http;
+use crate::client::Mcp;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -123,7 +123,10 @@ async fn the_permission_matrix_holds_at_every_door() {
         model.push(Answer::text(text));
     }
     tokio::task::spawn_blocking(move || {
-        let home = Home::new(&model);
+        let mut home = Home::new(&model);
+        // More in a second than a client may ask by default.
+        home.set("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "100000");
+        home.set("OUBLIETTE_RATE_LIMIT__BURST", "100000");
         home.start();
         let source = home.repository("own", &[("a.txt", "one\n")]);
         let ended = home.spawn(&source, "End.");
