@@ -500,6 +500,7 @@ mod tests {
         insta::assert_snapshot!("help_run", help(&["run"]));
         insta::assert_snapshot!("help_session", help(&["session"]));
         insta::assert_snapshot!("help_config", help(&["config"]));
+        insta::assert_snapshot!("help_mcp", help(&["mcp"]));
         insta::assert_snapshot!("help_token_create", help(&["token", "create"]));
     }
 
