@@ -102,8 +102,7 @@ impl Mcp {
         config.json_response = true;
         config.max_request_body_bytes = BODY_MAX;
         let handler = Handler::new(Arc::clone(&site));
-        let library =
-            StreamableHttpService::new(move || Ok(handler.clone()), Arc::clone(&sessions), config);
+        let library = StreamableHttpService::new(move || Ok(handler.clone()), Arc::clone(&sessions), config);
         Self { site, sessions, library }
     }
 
@@ -165,7 +164,6 @@ fn accept_both(headers: &mut HeaderMap) {
         value.to_str().is_ok_and(|text| text.split(',').any(|range| range.trim().starts_with("*/*")))
     });
     if anything {
-        headers
-            .insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
     }
 }

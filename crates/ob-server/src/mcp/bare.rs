@@ -44,8 +44,8 @@ pub(super) async fn answer(site: &Site, caller: Caller, body: &[u8]) -> Response
         Ok(response) => response,
         Err(refusal) => {
             tracing::debug!(code = %refusal.code, message = %refusal.message, "bare call refused");
-            let status = StatusCode::from_u16(refusal.code.http_status())
-                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let status =
+                StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let mut body = json!(outcome::refused(&refusal));
             body["request_id"] = request.0.into();
             (status, Json(body)).into_response()

@@ -79,7 +79,8 @@ impl Handler {
         context: &RequestContext<RoleServer>,
     ) -> Result<Value, Refusal> {
         let (doors, principal) = (Arc::clone(&caller.doors), caller.principal.clone());
-        let work = AssertUnwindSafe(api::perform(&self.site, doors, principal, operation, params)).catch_unwind();
+        let work =
+            AssertUnwindSafe(api::perform(&self.site, doors, principal, operation, params)).catch_unwind();
         let mut work = std::pin::pin!(work);
         let token = context.meta.get_progress_token();
         let began = Instant::now();
@@ -230,10 +231,8 @@ fn caller(context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
 
 /// Whoever starts a session, talks to it or looks at it is told what happens in it.
 fn follow(caller: &Caller, operation: Operation, answer: &Value) {
-    let looks = matches!(
-        operation,
-        Operation::SessionSpawn | Operation::SessionMessage | Operation::SessionEvents
-    );
+    let looks =
+        matches!(operation, Operation::SessionSpawn | Operation::SessionMessage | Operation::SessionEvents);
     let (Some(follows), true) = (&caller.follows, looks) else { return };
     let session = answer["session_id"].as_str().and_then(|id| id.parse::<SessionId>().ok());
     if let Some(session) = session {

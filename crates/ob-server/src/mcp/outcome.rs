@@ -51,7 +51,9 @@ fn data(operation: Operation, mut answer: Value) -> Value {
 
 fn last_error(events: &Value) -> Value {
     let mut errors = events.as_array().into_iter().flatten().filter(|event| event["type"] == "error");
-    errors.next_back().map_or_else(|| "the session failed; see its events".into(), |event| event["text"].clone())
+    errors
+        .next_back()
+        .map_or_else(|| "the session failed; see its events".into(), |event| event["text"].clone())
 }
 
 /// The words that clients look for.

@@ -86,7 +86,9 @@ pub(super) fn get(name: &str, arguments: &JsonObject) -> Result<GetPromptResult,
         text.push_str(match arguments.get(place) {
             Some(Value::String(value)) if value.len() <= ARGUMENT_MAX => value,
             Some(Value::String(_)) => {
-                return Err(Refusal::invalid(format!("argument `{place}` has more than {ARGUMENT_MAX} bytes")));
+                return Err(Refusal::invalid(format!(
+                    "argument `{place}` has more than {ARGUMENT_MAX} bytes"
+                )));
             }
             Some(_) => return Err(Refusal::invalid(format!("argument `{place}` is not a text"))),
             None if required => return Err(Refusal::invalid(format!("argument `{place}` is required"))),
@@ -108,7 +110,9 @@ mod tests {
     fn filled(name: &str, arguments: Value) -> Result<String, String> {
         let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
         get(name, &arguments)
-            .map(|result| json!(result)["messages"][0]["content"]["text"].as_str().unwrap_or_default().to_owned())
+            .map(|result| {
+                json!(result)["messages"][0]["content"]["text"].as_str().unwrap_or_default().to_owned()
+            })
             .map_err(|refusal| refusal.to_string())
     }
 

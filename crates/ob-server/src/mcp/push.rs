@@ -77,7 +77,8 @@ pub(super) fn stream(site: &Arc<Site>, caller: Caller, headers: &HeaderMap) -> R
     let body = first
         .chain(push.into_stream().map(Ok::<_, Infallible>))
         .take_until(site.shutdown.clone().cancelled_owned());
-    let mut response = Sse::new(body).keep_alive(KeepAlive::new().interval(site.limits.heartbeat)).into_response();
+    let mut response =
+        Sse::new(body).keep_alive(KeepAlive::new().interval(site.limits.heartbeat)).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // For nginx: events are to be passed on as they come.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
@@ -177,7 +178,9 @@ impl Push {
                 data["session_id"] = json!(session);
                 (level, logger, data)
             }
-            Err(refusal) => ("error", "oubliette.session", json!({ "session_id": session, "error": refusal })),
+            Err(refusal) => {
+                ("error", "oubliette.session", json!({ "session_id": session, "error": refusal }))
+            }
         };
         let message: Value = json!({
             "jsonrpc": "2.0",

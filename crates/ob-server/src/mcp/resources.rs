@@ -77,9 +77,8 @@ pub(super) async fn list(caller: &Caller, cursor: Option<String>) -> Result<List
             );
         }
     }
-    let sessions = array(
-        call(caller, Operation::SessionList, json!({ "limit": PAGE, "before": cursor })).await?,
-    );
+    let sessions =
+        array(call(caller, Operation::SessionList, json!({ "limit": PAGE, "before": cursor })).await?);
     for session in &sessions {
         let (id, title) = (text(&session["session_id"]), text(&session["title"]));
         resources.push(
@@ -88,7 +87,8 @@ pub(super) async fn list(caller: &Caller, cursor: Option<String>) -> Result<List
                 .with_mime_type(MARKDOWN),
         );
         resources.push(
-            Resource::new(format!("{SCHEME}sessions/{id}/diff"), format!("changes {id}")).with_mime_type(PATCH),
+            Resource::new(format!("{SCHEME}sessions/{id}/diff"), format!("changes {id}"))
+                .with_mime_type(PATCH),
         );
     }
     let mut page = ListResourcesResult::with_all_items(resources);
@@ -171,7 +171,8 @@ async fn transcript(caller: &Caller, session: &str) -> Result<String, Refusal> {
             line(&mut out, event.body.kind, &event.body);
             if out.len() > TRANSCRIPT_MAX {
                 // Writing to a string does not fail.
-                writeln!(out, "\n[cut here; read on with `session` events, since_index {}]", event.index).ok();
+                writeln!(out, "\n[cut here; read on with `session` events, since_index {}]", event.index)
+                    .ok();
                 return Ok(out);
             }
         }
@@ -202,7 +203,11 @@ fn line(out: &mut String, kind: EventKind, body: &ob_core::EventBody) {
         EventKind::ToolCall => writeln!(out, "\n- calls `{tool}` {}", short(&body.arguments)),
         EventKind::ToolResult => writeln!(out, "- `{tool}` {words} {}", short(&body.result)),
         EventKind::Error => writeln!(out, "\n**Error:** {words}"),
-        EventKind::System | EventKind::Completion | EventKind::Status | EventKind::Approval | EventKind::CallerToolRequest => {
+        EventKind::System
+        | EventKind::Completion
+        | EventKind::Status
+        | EventKind::Approval
+        | EventKind::CallerToolRequest => {
             writeln!(out, "\n*{words}*")
         }
     };

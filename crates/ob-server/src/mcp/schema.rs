@@ -76,7 +76,10 @@ fn plain(schema: &Value, definitions: &Map<String, Value>, depth: usize) -> Map<
         schema.remove("default");
     }
     // Rust's number types are of no use to a client.
-    if schema.get("format").and_then(Value::as_str).is_some_and(|f| f.starts_with("uint") || f.starts_with("int") || f == "double")
+    if schema
+        .get("format")
+        .and_then(Value::as_str)
+        .is_some_and(|f| f.starts_with("uint") || f.starts_with("int") || f == "double")
     {
         schema.remove("format");
     }
@@ -110,7 +113,10 @@ mod tests {
     #[test]
     fn an_option_of_an_enum_is_an_enum() {
         let status = of(Operation::SessionList, "status");
-        assert_eq!((&status["type"], &status["enum"]), (&json!("string"), &json!(["active", "completed", "failed"])));
+        assert_eq!(
+            (&status["type"], &status["enum"]),
+            (&json!("string"), &json!(["active", "completed", "failed"]))
+        );
         assert_eq!(status["description"], "Only with this status.");
     }
 

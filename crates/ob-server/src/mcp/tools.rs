@@ -21,8 +21,7 @@ use serde_json::json;
 use super::schema;
 use super::schema::Parameter;
 
-/// Parameters whose name for clients is not the operation's: operation, its name, the name for clients, and whether the
-/// operation's own name is accepted too.
+/// Parameters whose name for clients is not the operation's: operation, its name, the name for clients. Both are taken.
 const NAMES: &[(Operation, &str, &str)] = &[
     (Operation::SessionEvents, "cursor", "since_index"),
     (Operation::SessionEvents, "limit", "max_events"),
@@ -41,8 +40,16 @@ const UNLESS_GIVEN: &[(Operation, &str, bool)] =
 
 /// Tools in words: name, title, what it is for.
 const TITLES: &[(&str, &str, &str)] = &[
-    ("project", "Projects", "Projects: where agents work. Each has a source folder, a default model and limits."),
-    ("workspace", "Workspaces", "Workspaces of a project: each is one working directory, shared by the sessions in it."),
+    (
+        "project",
+        "Projects",
+        "Projects: where agents work. Each has a source folder, a default model and limits.",
+    ),
+    (
+        "workspace",
+        "Workspaces",
+        "Workspaces of a project: each is one working directory, shared by the sessions in it.",
+    ),
     (
         "session",
         "Sessions",
@@ -121,11 +128,11 @@ impl Row {
             .iter()
             .find(|(name, ..)| *name == self.name)
             .map_or((self.name, ""), |(_, title, about)| (*title, *about));
-        let mut description = about.to_owned();
-        for action in &actions {
+        let lines = actions.iter().map(|action| {
             let spec = action.operation.spec();
-            description.push_str(&format!("\n- `{}`: {}", spec.action, spec.doc.trim()));
-        }
+            format!("- `{}`: {}", spec.action, spec.doc.trim())
+        });
+        let description = std::iter::once(about.to_owned()).chain(lines).collect::<Vec<_>>().join("\n");
         let reads = actions.iter().all(|action| action.operation.spec().access == Access::Read);
         let annotations = ToolAnnotations::with_title(title)
             .read_only(reads)
@@ -186,13 +193,15 @@ impl Action {
     fn new(operation: Operation) -> Self {
         let parameters = schema::parameters(&(operation.spec().parameters)());
         let named = |mut parameter: Parameter| {
-            let unless = UNLESS_GIVEN.iter().find(|(of, name, _)| *of == operation && *name == parameter.name);
+            let unless =
+                UNLESS_GIVEN.iter().find(|(of, name, _)| *of == operation && *name == parameter.name);
             if let Some((_, _, value)) = unless {
                 parameter.schema.insert("default".to_owned(), (*value).into());
             }
             let renamed = NAMES.iter().find(|(of, name, _)| *of == operation && *name == parameter.name);
             // The table lives as long as the program.
-            let name: &'static str = renamed.map_or_else(|| &*parameter.name.clone().leak(), |(_, _, new)| new);
+            let name: &'static str =
+                renamed.map_or_else(|| &*parameter.name.clone().leak(), |(_, _, new)| new);
             (name, parameter)
         };
         Self { operation, parameters: parameters.into_iter().map(named).collect() }
@@ -229,8 +238,12 @@ impl Action {
 
     fn unknown(&self, given: &str) -> Refusal {
         let spec = self.operation.spec();
-        let refusal =
-            Refusal::invalid(format!("unknown parameter `{}` for {} {}", short(given), spec.tool, spec.action));
+        let refusal = Refusal::invalid(format!(
+            "unknown parameter `{}` for {} {}",
+            short(given),
+            spec.tool,
+            spec.action
+        ));
         let known: Vec<_> = self.parameters.iter().map(|(name, _)| format!("`{name}`")).collect();
         if known.is_empty() {
             refusal.fix("leave it out: this action has no parameters")
@@ -371,7 +384,8 @@ mod tests {
     fn names_of_clients_are_translated_and_those_of_the_operation_are_taken_too() {
         let expected = json!({ "session_id": ID, "cursor": 4, "limit": 10 });
         for names in [("since_index", "max_events"), ("cursor", "limit")] {
-            let arguments = json!({ "action": "events", "session_id": ID, names.0: 4, names.1: 10, "wait_ms": null });
+            let arguments =
+                json!({ "action": "events", "session_id": ID, names.0: 4, names.1: 10, "wait_ms": null });
             assert_eq!(of("session", arguments), Ok((Operation::SessionEvents, expected.clone())));
         }
         assert_eq!(
@@ -386,7 +400,10 @@ mod tests {
             ))
         );
         assert_eq!(
-            of("session", json!({ "action": "message", "project_id": PROJECT, "message": "go", "new_session": true })),
+            of(
+                "session",
+                json!({ "action": "message", "project_id": PROJECT, "message": "go", "new_session": true })
+            ),
             Ok((
                 Operation::SessionSpawn,
                 json!({ "project_id": PROJECT, "message": "go", "create_workspace": false, "new_session": true })
@@ -397,10 +414,22 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let cases = [
-            ("session", json!({}), "action parameter is required for session tool; valid actions: spawn, message"),
-            ("session", json!({ "action": "spwn" }), "unknown action 'spwn' for session tool; valid actions: spawn"),
+            (
+                "session",
+                json!({}),
+                "action parameter is required for session tool; valid actions: spawn, message",
+            ),
+            (
+                "session",
+                json!({ "action": "spwn" }),
+                "unknown action 'spwn' for session tool; valid actions: spawn",
+            ),
             ("session", json!({ "action": 5 }), "unknown action '5' for session tool"),
-            ("session", json!({ "action": "get", "sesion_id": ID }), "unknown parameter `sesion_id` for session get"),
+            (
+                "session",
+                json!({ "action": "get", "sesion_id": ID }),
+                "unknown parameter `sesion_id` for session get",
+            ),
             (
                 "session",
                 json!({ "action": "message", "session_id": ID, "message": "a", "prompt": "b" }),

@@ -120,7 +120,8 @@ async fn clients_of_the_wires_with_sessions_list_tools_call_them_and_leave() {
         let names: Vec<_> =
             tools["result"]["tools"].as_array().expect("tools").iter().map(|t| t["name"].clone()).collect();
         assert_eq!(names, ["project", "workspace", "session", "token", "server"]);
-        let result = client.call("session", json!({ "action": "spawn", "project_id": "p", "prompt": "go" })).await;
+        let result =
+            client.call("session", json!({ "action": "spawn", "project_id": "p", "prompt": "go" })).await;
         assert_eq!(result["isError"], false, "{result}");
         let said = result["content"][0]["text"].as_str().expect("text");
         assert!(said.contains("New session created") && said.contains(SESSION), "{said}");
@@ -201,7 +202,11 @@ async fn w8_a_session_gives_no_right_to_another_token() {
     let refused = reader.call("token", json!({ "action": "list" })).await;
     assert_eq!(refused["structuredContent"]["error"]["code"], "forbidden", "{refused}");
     server.fake.revoked.send_replace(true);
-    assert_eq!(soon(server.send(with("POST", ADMIN))).await.status(), 401, "a revoked token ends with its request");
+    assert_eq!(
+        soon(server.send(with("POST", ADMIN))).await.status(),
+        401,
+        "a revoked token ends with its request"
+    );
 }
 
 #[tokio::test]
@@ -254,7 +259,8 @@ async fn neither_wire_is_reached_by_another_host_or_origin() {
                 let request = http::Request::post(path).header("host", host);
                 let request = request.header("authorization", format!("Bearer {ADMIN}"));
                 let request = request.header("content-type", "application/json").header("accept", BOTH);
-                let request = if let Some(origin) = origin { request.header("origin", origin) } else { request };
+                let request =
+                    if let Some(origin) = origin { request.header("origin", origin) } else { request };
                 let response = soon(server.send(request.body(text(body)).expect("a request"))).await;
                 assert_eq!(response.status() == 403, refused, "{host} {origin:?} {body}");
                 assert!(response.headers().get("access-control-allow-origin").is_none());
@@ -267,8 +273,10 @@ async fn neither_wire_is_reached_by_another_host_or_origin() {
 async fn a_bare_call_is_answered_whatever_its_content_type() {
     let server = server(true).await;
     let bare = async |token: &str, kind: Option<&str>, body: &str| {
-        let mut request =
-            server.request("POST", "/mcp").header("authorization", format!("Bearer {token}")).header("accept", "*/*");
+        let mut request = server
+            .request("POST", "/mcp")
+            .header("authorization", format!("Bearer {token}"))
+            .header("accept", "*/*");
         if let Some(kind) = kind {
             request = request.header("content-type", kind);
         }
@@ -277,14 +285,21 @@ async fn a_bare_call_is_answered_whatever_its_content_type() {
         json_of(response).await
     };
     let list = r#"{"method":"tools/call","params":{"name":"project","arguments":{"action":"list"}}}"#;
-    for kind in [Some("application/x-www-form-urlencoded"), Some("text/plain"), Some("application/json"), None] {
+    for kind in
+        [Some("application/x-www-form-urlencoded"), Some("text/plain"), Some("application/json"), None]
+    {
         let (status, answer) = bare(ADMIN, kind, list).await;
         assert_eq!((status, &answer["isError"]), (200, &json!(false)), "{kind:?}: {answer}");
     }
     let tokens = r#"{"method":"tools/call","params":{"name":"token","arguments":{"action":"list"}}}"#;
     for (token, body, status, code) in [
         (READER, tokens, 403, "forbidden"),
-        (ADMIN, r#"{"method":"tools/call","params":{"name":"image_rebuild","arguments":{}}}"#, 404, "not_found"),
+        (
+            ADMIN,
+            r#"{"method":"tools/call","params":{"name":"image_rebuild","arguments":{}}}"#,
+            404,
+            "not_found",
+        ),
         (ADMIN, r#"{"method":"tools/call","params":{"name":"project"}}"#, 400, "invalid_argument"),
         (ADMIN, r#"{"method":"tools/call","params":5}"#, 400, "invalid_argument"),
         (ADMIN, r#"{"method":"resources/list"}"#, 400, "invalid_argument"),
@@ -400,8 +415,11 @@ async fn w30_every_client_that_follows_is_pushed_every_event_without_asking_for_
     drop(late);
     server.fake.events.send_modify(|events| events.0 = 5);
     let mut again = soon(listen(&two, Some(&last))).await;
-    let indices: Vec<_> =
-        messages(again.body_mut(), 2).await.iter().map(|(_, m)| m["params"]["data"]["index"].clone()).collect();
+    let indices: Vec<_> = messages(again.body_mut(), 2)
+        .await
+        .iter()
+        .map(|(_, m)| m["params"]["data"]["index"].clone())
+        .collect();
     assert_eq!(indices, [3, 4]);
 }
 
@@ -430,7 +448,8 @@ async fn prompts_resources_and_completions_are_there() {
     let client = Client::open(&server, ADMIN, "2025-11-25").await;
     let prompts = client.ask("prompts/list", json!({})).await;
     assert_eq!(prompts["result"]["prompts"][0]["name"], "delegate", "{prompts}");
-    let prompt = client.ask("prompts/get", json!({ "name": "review", "arguments": { "session_id": SESSION } })).await;
+    let prompt =
+        client.ask("prompts/get", json!({ "name": "review", "arguments": { "session_id": SESSION } })).await;
     assert!(prompt["result"]["messages"][0]["content"]["text"].as_str().is_some_and(|t| t.contains(SESSION)));
     let missing = client.ask("prompts/get", json!({ "name": "review" })).await;
     assert_eq!(missing["error"]["code"], -32602, "{missing}");

@@ -123,7 +123,8 @@ impl Mcp {
         let params = json!({
             "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" },
         });
-        let answer = mcp.post(&json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }));
+        let answer =
+            mcp.post(&json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }));
         assert_eq!(answer.status, 200, "{}", answer.body);
         let id = answer.head.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).unwrap();
         mcp.session = format!("Mcp-Session-Id: {id}\r\nMcp-Protocol-Version: 2025-11-25\r\n");

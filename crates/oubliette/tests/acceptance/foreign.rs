@@ -8,10 +8,10 @@ use ob_testkit::Answer;
 use ob_testkit::ModelServer;
 use serde_json::Value;
 
+use crate::client::Http;
 use crate::harness::Home;
 use crate::harness::can_sandbox;
 use crate::harness::shown;
-use crate::client::Http;
 
 const SCRIPT: &str = include_str!("foreign/python_client.py");
 
@@ -43,9 +43,7 @@ async fn the_python_sdk_runs_a_session_to_its_end_on_every_wire() {
         let http = Http::with_scope(&home, "python", &format!("project:{project}"));
         let url = format!("http://{}/mcp", http.address());
         let (program, root) = (env!("CARGO_BIN_EXE_oubliette"), home.root());
-        for (wire, program) in
-            [("legacy", ""), ("2026-07-28", ""), ("auto", ""), ("legacy", program)]
-        {
+        for (wire, program) in [("legacy", ""), ("2026-07-28", ""), ("auto", ""), ("legacy", program)] {
             let output = Command::new(&python)
                 .args(["-c", SCRIPT, &url, http.token(), &project, wire, program])
                 .arg(&root)
@@ -53,7 +51,11 @@ async fn the_python_sdk_runs_a_session_to_its_end_on_every_wire() {
                 .unwrap();
             assert!(output.status.success(), "{wire} {program}: {}", shown(&output));
             let saw: Value = serde_json::from_slice(&output.stdout).unwrap();
-            assert_eq!(saw["tools"], serde_json::json!(["project", "workspace", "session", "server"]), "{wire}");
+            assert_eq!(
+                saw["tools"],
+                serde_json::json!(["project", "workspace", "session", "server"]),
+                "{wire}"
+            );
             assert_eq!(saw["said"][0], "Said.", "{wire}: {saw}");
             assert!(saw["transcript"].as_str().unwrap().contains("Say it."), "{wire}: {saw}");
             if wire == "legacy" {

@@ -11,12 +11,12 @@ use ob_testkit::ModelServer;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::client::Http;
+use crate::client::Mcp;
 use crate::harness::Home;
 use crate::harness::can_sandbox;
 use crate::harness::shown;
 use crate::harness::until;
-use crate::client::Http;
-use crate::client::Mcp;
 
 /// W28: polled events had no arguments, results, ids, times and roles, and prompts came back as the agent's words.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,7 +147,11 @@ fn w1_w2_a_secret_is_in_one_answer_and_nowhere_else() {
     assert!(revoked["revoked_at"] != Value::Null);
     let answer = Http::new(&home, &secret).ask("POST", "/mcp", "", "{}");
     assert_eq!(answer.status, 401);
-    assert!(answer.body.contains("-32001") && answer.body.contains("Invalid or expired token"), "{}", answer.body);
+    assert!(
+        answer.body.contains("-32001") && answer.body.contains("Invalid or expired token"),
+        "{}",
+        answer.body
+    );
 }
 
 /// Asks over standard input and output; the answers by id.
@@ -216,7 +220,8 @@ fn a_client_on_standard_input_has_the_rights_of_its_token_and_the_server_is_star
 fn setup_merges_the_file_makes_a_narrow_token_and_revokes_the_one_before() {
     let home = Home::without_model();
     let file = home.user("client.json");
-    std::fs::write(&file, "{\n  // mine\n  \"mcpServers\": { \"other\": { \"command\": \"x\" } }\n}\n").unwrap();
+    std::fs::write(&file, "{\n  // mine\n  \"mcpServers\": { \"other\": { \"command\": \"x\" } }\n}\n")
+        .unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let path = file.to_str().unwrap();
     let setup = |more: &[&str]| {
@@ -228,7 +233,8 @@ fn setup_merges_the_file_makes_a_narrow_token_and_revokes_the_one_before() {
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("// mine") && text.contains("\"other\": { \"command\": \"x\" }"), "{text}");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    let entry = &serde_json::from_str::<Value>(&text.replace("// mine", "")).unwrap()["mcpServers"]["oubliette"];
+    let entry =
+        &serde_json::from_str::<Value>(&text.replace("// mine", "")).unwrap()["mcpServers"]["oubliette"];
     let secret = entry["env"]["OUBLIETTE_TOKEN"].as_str().unwrap().to_owned();
     assert_eq!(entry["args"][2], "mcp");
     let http = Http::new(&home, &secret);

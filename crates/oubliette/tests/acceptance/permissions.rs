@@ -10,11 +10,11 @@ use ob_testkit::ModelServer;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::client::Http;
+use crate::client::Mcp;
 use crate::harness::Home;
 use crate::harness::can_sandbox;
 use crate::harness::until;
-use crate::client::Http;
-use crate::client::Mcp;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -163,7 +163,11 @@ async fn the_permission_matrix_holds_at_every_door() {
                     let code = outcome.clone().map_err(|(_, code)| code);
                     assert_eq!(verdict(*kind, &code), want, "{name} as {form} over {door}: {outcome:?}");
                     if want == Verdict::Forbidden {
-                        assert_eq!(outcome.as_ref().err().map(|(status, _)| *status), Some(403), "{name} {door}");
+                        assert_eq!(
+                            outcome.as_ref().err().map(|(status, _)| *status),
+                            Some(403),
+                            "{name} {door}"
+                        );
                     }
                 }
                 assert_eq!(verdict(*kind, &tool), want, "{name} as {form} over MCP: {tool:?}");
@@ -174,7 +178,10 @@ async fn the_permission_matrix_holds_at_every_door() {
             assert_eq!(projects.to_string().contains(&own), sees_own, "{form}: {projects}");
             let (_, sessions) = mcp.call("session", &json!({ "action": "list" })).unwrap();
             assert_eq!(sessions.to_string().contains(&active), sees_own, "{form}: {sessions}");
-            let read = mcp.ask("resources/read", &json!({ "uri": format!("oubliette://sessions/{active}/transcript") }));
+            let read = mcp.ask(
+                "resources/read",
+                &json!({ "uri": format!("oubliette://sessions/{active}/transcript") }),
+            );
             assert_eq!(read["result"]["contents"].is_array(), sees_own, "{form}: {read}");
         }
         assert_eq!(home.state(&active), "idle", "nothing was changed");

@@ -85,7 +85,8 @@ fn the_page_of_the_tools_is_what_clients_are_shown() {
     for tool in ob_server::tools_of(&Principal::Operator) {
         let schema = tool.schema_as_json_value();
         writeln!(page, "\n### `{}`\n", tool.name).unwrap();
-        writeln!(page, "{}\n", tool.description.as_deref().unwrap_or_default().replacen("\n- ", "\n\n- ", 1)).unwrap();
+        writeln!(page, "{}\n", tool.description.as_deref().unwrap_or_default().replacen("\n- ", "\n\n- ", 1))
+            .unwrap();
         page.push_str("| parameter | type | actions and meaning |\n| --- | --- | --- |\n");
         for (name, property) in schema["properties"].as_object().unwrap() {
             if name == "action" {
@@ -101,9 +102,11 @@ fn the_page_of_the_tools_is_what_clients_are_shown() {
 /// A parameter's type in words, with its bounds.
 fn kind(property: &Value) -> String {
     let mut words = match (&property["enum"], property["type"].as_str()) {
-        (Value::Array(all), _) => {
-            all.iter().map(|value| format!("`{}`", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(", ")
-        }
+        (Value::Array(all), _) => all
+            .iter()
+            .map(|value| format!("`{}`", value.as_str().unwrap_or_default()))
+            .collect::<Vec<_>>()
+            .join(", "),
         (_, Some(kind)) => kind.to_owned(),
         _ => "any".to_owned(),
     };

@@ -205,7 +205,10 @@ mod tests {
             assert_eq!(answer["id"], 7, "{line}");
             if refuses {
                 assert_eq!(answer["error"]["code"], -32000);
-                assert!(answer["error"]["message"].as_str().is_some_and(|m| m.contains("HTTP 401")), "{line}");
+                assert!(
+                    answer["error"]["message"].as_str().is_some_and(|m| m.contains("HTTP 401")),
+                    "{line}"
+                );
             } else {
                 assert_eq!(answer["result"], json!({}), "{line}");
             }

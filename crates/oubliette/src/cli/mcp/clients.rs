@@ -86,10 +86,11 @@ impl McpClient {
 
     /// The file in which it keeps the servers of a person.
     pub(super) fn file(self, context: &Context) -> Result<PathBuf, Refusal> {
-        let home = context.var("HOME").map(PathBuf::from).filter(|home| home.is_absolute()).ok_or_else(|| {
-            Refusal::invalid("$HOME is not set to an absolute path, so the client's file is not found")
-                .fix("name it with `--config PATH`")
-        })?;
+        let home =
+            context.var("HOME").map(PathBuf::from).filter(|home| home.is_absolute()).ok_or_else(|| {
+                Refusal::invalid("$HOME is not set to an absolute path, so the client's file is not found")
+                    .fix("name it with `--config PATH`")
+            })?;
         let config = match context.var("XDG_CONFIG_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()) {
             Some(dir) => dir,
             None if cfg!(target_os = "macos") => home.join("Library/Application Support"),

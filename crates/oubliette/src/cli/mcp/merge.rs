@@ -34,7 +34,9 @@ pub(super) fn json(text: &str, section: &str, environment: &str, entry: &Value) 
     once(&top, section)?;
     let servers = match top.get(section) {
         None => top.object_value_or_set(section),
-        Some(found) => found.object_value().ok_or_else(|| cannot(&format!("its `{section}` is no object")))?,
+        Some(found) => {
+            found.object_value().ok_or_else(|| cannot(&format!("its `{section}` is no object")))?
+        }
     };
     once(&servers, ENTRY)?;
     match servers.get(ENTRY) {
@@ -176,7 +178,9 @@ mod tests {
     fn comments_order_and_all_other_keys_stay() {
         let file = "{\n  // what I like\n  \"theme\": \"dark\",\n  \"mcpServers\": {\n    \"other\": { \"command\": \"x\" }, // mine\n  },\n  \"z\": [1, 2.50, null],\n}\n";
         let merged = json(file, "mcpServers", "env", &entry("oub_1")).expect("it merges");
-        for kept in ["// what I like", "// mine", "\"theme\": \"dark\"", "\"other\": { \"command\": \"x\" }", "2.50"] {
+        for kept in
+            ["// what I like", "// mine", "\"theme\": \"dark\"", "\"other\": { \"command\": \"x\" }", "2.50"]
+        {
             assert!(merged.text.contains(kept), "{kept}:\n{}", merged.text);
         }
         assert_eq!(merged.replaced, None);
@@ -220,7 +224,8 @@ mod tests {
     fn toml_keeps_its_comments_and_tables() {
         let file = "# mine\nmodel = \"x\" # best\n\n[mcp_servers.other]\ncommand = \"y\"\n\n[z]\na = 1\n";
         let merged = toml(file, "mcp_servers", "env", &entry("oub_1")).expect("it merges");
-        for kept in ["# mine\n", "model = \"x\" # best", "[mcp_servers.other]\ncommand = \"y\"", "[z]\na = 1"] {
+        for kept in ["# mine\n", "model = \"x\" # best", "[mcp_servers.other]\ncommand = \"y\"", "[z]\na = 1"]
+        {
             assert!(merged.text.contains(kept), "{kept}:\n{}", merged.text);
         }
         let again = toml(&merged.text, "mcp_servers", "env", &entry("oub_2")).expect("it merges");

@@ -64,7 +64,11 @@ pub(super) async fn command(
     let file = file.canonicalize().unwrap_or(file);
     let text = read(&file)?;
     let root = home.root().canonicalize().unwrap_or_else(|_| home.root().to_owned());
-    let launch = |secret: &str| Launch { program: server::own_program(), home: root.clone(), secret: secret.to_owned() };
+    let launch = |secret: &str| Launch {
+        program: server::own_program(),
+        home: root.clone(),
+        secret: secret.to_owned(),
+    };
     merged(client, &text, &launch("oub_"))?;
 
     let (scope, why) = match &args.scope {
