@@ -154,14 +154,14 @@ fn w1_w2_a_secret_is_in_one_answer_and_nowhere_else() {
     );
 }
 
-/// Asks over standard input and output; the answers by id.
-fn over_stdio(home: &Home, token: Option<&str>, messages: &[Value]) -> Vec<Value> {
+/// Asks over standard input and output; the answers in order, and the exit code.
+fn over_stdio(home: &Home, token: Option<&str>, messages: &[Value]) -> (Vec<Value>, Option<i32>) {
     let mut command = home.command(["mcp"]);
     if let Some(token) = token {
         command.env("OUBLIETTE_TOKEN", token);
     }
     let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut answers = Vec::new();
@@ -173,9 +173,7 @@ fn over_stdio(home: &Home, token: Option<&str>, messages: &[Value]) -> Vec<Value
         }
     }
     drop(stdin);
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", shown(&output));
-    answers
+    (answers, child.wait().unwrap().code())
 }
 
 fn handshake() -> Vec<Value> {
@@ -200,19 +198,21 @@ fn a_client_on_standard_input_has_the_rights_of_its_token_and_the_server_is_star
         "params": { "name": "project", "arguments": { "action": "create", "name": "x" } },
     }));
     // No server runs yet.
-    let answers = over_stdio(&home, Some(secret), &messages);
+    let (answers, code) = over_stdio(&home, Some(secret), &messages);
+    assert_eq!(code, Some(0));
     assert_eq!(answers[0]["result"]["serverInfo"]["name"], "oubliette", "{answers:?}");
     assert!(!answers[1].to_string().contains("\"spawn\""), "{}", answers[1]);
     assert_eq!(answers[2]["result"]["structuredContent"]["error"]["code"], "forbidden", "{}", answers[2]);
     let environment = std::fs::read(format!("/proc/{}/environ", home.pid())).unwrap();
     assert!(!String::from_utf8_lossy(&environment).contains(secret), "the server has not the client's token");
 
-    let answers = over_stdio(&home, None, &messages);
+    let (answers, code) = over_stdio(&home, None, &messages);
+    assert_eq!(code, Some(0));
     assert!(answers[1].to_string().contains("\"spawn\""), "{}", answers[1]);
     assert_eq!(answers[2]["result"]["structuredContent"]["name"], "x", "{}", answers[2]);
 
     // A token that is none: the client is told, and the bridge does not go on as somebody else.
-    let answers = over_stdio(&home, Some("oub_none"), &handshake()[..1]);
+    let (answers, _) = over_stdio(&home, Some("oub_none"), &handshake()[..1]);
     assert!(answers[0]["error"].is_object(), "{answers:?}");
 }
 

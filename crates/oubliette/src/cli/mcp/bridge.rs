@@ -3,7 +3,7 @@
 //! It goes over the control socket. With a token in the environment it asks as that token and may do what that may; else
 //! as the operator. A server that is not there is started; one that went away and came back is found again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 
@@ -75,33 +75,31 @@ async fn run(
         Refusal::unavailable(format!("cannot write to the client: {error}"))
             .fix("the client that started this has closed it")
     };
-    let mut sending = JoinSet::new();
-    let mut open: BTreeSet<String> = BTreeSet::new();
-    let mut ended = false;
-    loop {
+    let mut sending: JoinSet<(Option<RequestId>, Result<(), String>)> = JoinSet::new();
+    // Requests without an answer so far, by their ids as text.
+    let mut open: BTreeMap<String, RequestId> = BTreeMap::new();
+    let (mut client_ended, mut server_ended) = (false, false);
+    while !(client_ended && open.is_empty() && sending.is_empty()) {
         tokio::select! {
-            message = client.receive(), if !ended && sending.len() < SENDING_MAX => match message {
+            message = client.receive(), if !client_ended && sending.len() < SENDING_MAX => match message {
                 Some(message) => {
                     let id = id_of(&message);
-                    open.extend(id.as_ref().map(ToString::to_string));
+                    open.extend(id.clone().map(|id| (id.to_string(), id)));
                     let sent = server.send(message);
                     sending.spawn(async move { (id, sent.await.map_err(|error| error.to_string())) });
                 }
                 // What was asked is still answered.
-                None => ended = true,
+                None => client_ended = true,
             },
             message = server.receive() => match message {
                 Some(message) => {
-                    if let JsonRpcMessage::Response(response) = &message {
-                        open.remove(&response.id.to_string());
-                    } else if let JsonRpcMessage::Error(error) = &message
-                        && let Some(id) = &error.id
-                    {
-                        open.remove(&id.to_string());
-                    }
+                    open.remove(&answered(&message));
                     client.send(message).await.map_err(gone)?;
                 }
-                None => break,
+                None => {
+                    server_ended = true;
+                    break;
+                }
             },
             Some(sent) = sending.join_next() => {
                 if let Ok((Some(id), Err(error))) = sent {
@@ -110,13 +108,32 @@ async fn run(
                 }
             }
         }
-        if ended && open.is_empty() && sending.is_empty() {
-            break;
+    }
+    while let Some(sent) = sending.join_next().await {
+        if let Ok((Some(id), Err(error))) = sent {
+            open.remove(&id.to_string());
+            client.send(undelivered(id, &error)).await.map_err(gone)?;
         }
+    }
+    for (_, id) in open {
+        client.send(undelivered(id, "it has ended the connection")).await.map_err(gone)?;
     }
     // Ends the session at the server; one that is gone has no session either.
     server.close().await.ok();
+    if server_ended {
+        return Err(Refusal::unavailable("the server has ended the connection")
+            .fix("look at `oubliette status` and at the client's token"));
+    }
     Ok(())
+}
+
+/// The id of the request that a message answers, as text; of none if it answers none.
+fn answered(message: &ServerJsonRpcMessage) -> String {
+    match message {
+        JsonRpcMessage::Response(response) => response.id.to_string(),
+        JsonRpcMessage::Error(error) => error.id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => String::new(),
+    }
 }
 
 /// The id of a message that wants an answer.
