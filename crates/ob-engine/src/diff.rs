@@ -97,7 +97,7 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
     reach(CrashPoint::PatchMade);
     guest.close();
     drop(gate);
-    if let Err(error) = backend.end(&spec.id, &spec.runtime).await {
+    if let Err(error) = backend.end(&spec.id, &spec.runtime, spec.epoch).await {
         tracing::error!(%error, "cannot end the sandbox of a patch");
     }
     let mut outputs = outcome

@@ -1,6 +1,7 @@
 //! What all backends of this machine share: the guest program, the launcher, control groups, owners of files.
 
 mod cgroup;
+mod claim;
 mod image;
 mod launched;
 mod launcher;

@@ -7,6 +7,7 @@ use ob_sandbox::Limits;
 use ob_sandbox::SandboxError;
 use ob_sandbox::namespace::Hierarchy;
 
+use crate::world::EPOCH;
 use crate::world::World;
 use crate::world::is_root;
 use crate::world::within;
@@ -52,7 +53,7 @@ async fn what_is_accepted_is_started_and_marked_and_processes_are_limited_all_th
     let count = std::fs::read_to_string(world.path("home/count")).unwrap_or_default();
     // At the limit, even the counting may fail.
     assert!(count.trim().parse::<u32>().unwrap_or(0) <= 41, "{count} processes");
-    backend.end("accepted", &spec.runtime).await.expect("ends");
+    backend.end("accepted", &spec.runtime, EPOCH).await.expect("ends");
 }
 
 #[tokio::test]
@@ -68,12 +69,12 @@ async fn a_group_that_takes_no_limit_ends_the_start_unless_that_is_accepted() {
     let Err(SandboxError::Refused(refusal)) = backend.start(&spec).await else { panic!("it starts") };
     assert!(refusal.message.contains("sandbox.memory"), "{refusal}");
     assert!(
-        backend.adopt("half", &spec.runtime).await.expect("answers").is_some(),
+        backend.adopt("half", &spec.runtime, EPOCH).await.expect("answers").is_some(),
         "what was started was ended"
     );
     spec.limits.best_effort = true;
     let backend = world.backend("sleep 100").with_groups(groups);
     let started = backend.start(&spec).await.expect("accepted");
     assert_eq!(started.enforcement.missing(), [Resource::Memory]);
-    within(backend.end("half", &spec.runtime)).await.expect("ends");
+    within(backend.end("half", &spec.runtime, EPOCH)).await.expect("ends");
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
+use ob_core::Epoch;
 use ob_sandbox::Backend as _;
 use ob_sandbox::Limits;
 use ob_sandbox::SandboxEnd;
@@ -19,6 +20,8 @@ use ob_sandbox::namespace::NamespaceOptions;
 use ob_sandbox::namespace::give_to;
 use ob_sandbox::namespace::protection::Protection;
 
+/// The server that these tests play.
+pub(crate) const EPOCH: Epoch = Epoch(1);
 /// The host uid of sandboxes in these tests, if the tests run as root.
 pub(crate) const HOST_UID: u32 = 54_321;
 /// A deadline for what takes milliseconds.
@@ -103,6 +106,7 @@ impl World {
             host_uid: HOST_UID,
             limits: Limits::default(),
             lease: Duration::from_secs(60),
+            epoch: EPOCH,
         }
     }
 
@@ -132,7 +136,7 @@ impl World {
         let end = within(backend.ended(&spec.id, &spec.runtime)).await;
         let said = fs::read_to_string(&output).unwrap_or_default();
         assert!(end.reason.starts_with("first process exited"), "{end:?} {said}");
-        backend.end(&spec.id, &spec.runtime).await.expect("ends");
+        backend.end(&spec.id, &spec.runtime, EPOCH).await.expect("ends");
         said
     }
 
