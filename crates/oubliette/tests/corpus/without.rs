@@ -1,0 +1,73 @@
+//! What the backend without walls (`process`) holds of the corpus, and what it cannot.
+//!
+//! There an agent is a process of this machine with a uid of its project's. The kernel keeps such a process from what is
+//! root's, and the server's own doors are as they are everywhere; files that everyone may read, the network, other
+//! processes of the uid and the calls of the kernel are open. This list says which is which, and a run finds it wrong in
+//! both directions.
+
+use crate::case::Case;
+use crate::case::How;
+
+/// What becomes of an attempt without walls, for a server that runs as root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Without {
+    /// It is stopped there too.
+    Holds,
+    /// It works, wherever its control does.
+    Open,
+    /// There is no such session: its start is refused.
+    Refused,
+    /// It is not made, for this reason; nothing would stop it.
+    Untried(&'static str),
+    /// It is made on code that knows no backend: once is enough.
+    Same,
+}
+
+/// What nothing stops.
+const OPEN: &[&str] = &[];
+
+/// What nothing stops, and nobody should try.
+const UNTRIED: &[(&str, &str)] = &[
+    ("signals.everything", "it would end whatever has this uid on the machine"),
+    ("signals.first_process", "it would end the session that makes the attempts"),
+];
+
+// === impl Without ===
+
+impl Without {
+    /// What becomes of this one.
+    pub(crate) fn of(case: &Case) -> Self {
+        if matches!(case.how, How::Part(..)) {
+            return Self::Same;
+        }
+        if let Some((_, reason)) = UNTRIED.iter().find(|(id, _)| *id == case.id) {
+            return Self::Untried(reason);
+        }
+        match case.class() {
+            "in_place" => Self::Refused,
+            _ if OPEN.contains(&case.id) => Self::Open,
+            _ => Self::Holds,
+        }
+    }
+
+    /// True if it is made once more.
+    pub(crate) fn is_tried(self) -> bool {
+        matches!(self, Self::Holds | Self::Open | Self::Refused)
+    }
+
+    /// For the page.
+    pub(crate) fn words(self) -> String {
+        match self {
+            Self::Holds | Self::Same => "holds".to_owned(),
+            Self::Open => "**open**".to_owned(),
+            Self::Refused => "refused".to_owned(),
+            Self::Untried(reason) => format!("**open**, not tried: {reason}"),
+        }
+    }
+}
+
+/// Ids of the lists that no case has.
+pub(crate) fn unknown(cases: &[Case]) -> Vec<&'static str> {
+    let listed = OPEN.iter().copied().chain(UNTRIED.iter().map(|(id, _)| *id));
+    listed.filter(|id| cases.iter().all(|case| case.id != *id)).collect()
+}
