@@ -357,7 +357,8 @@ impl Batches<'_> {
     fn transaction(&mut self, work: impl FnOnce(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
         let outcome = self.begin().and_then(|()| work(self)).and_then(|()| {
             reach(CrashPoint::CommitBefore);
-            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            let committed = self.connection.prepare_cached("COMMIT")?.execute([]);
+            committed.map_err(|error| Fault::of(self.connection, error))?;
             reach(CrashPoint::CommitAfter);
             Ok(())
         });
