@@ -223,12 +223,18 @@ impl Shared {
         }
     }
 
+    /// Opens the gate of a sandbox of this specification, in the place of an earlier server's.
     pub(crate) async fn open_gate(
         &self,
+        backend: &dyn Backend,
         record: &SessionRecord,
         spec: &SandboxSpec,
         guest: Guest,
     ) -> Result<OpenGate, Refusal> {
+        // A late owner must not put its gate in the place of its successor's.
+        let _turn = backend.turn(&spec.id, &spec.runtime, spec.epoch).await.map_err(|error| {
+            Refusal::unavailable(error.to_string()).fix("see the log, and `oubliette doctor`")
+        })?;
         let session = GateSession {
             id: record.id.clone(),
             tree: record.tree.clone(),

@@ -31,6 +31,7 @@ pub mod process;
 
 pub use host::GuestImage;
 pub use host::Hierarchy;
+pub use host::Turn;
 pub use host::give_to;
 
 /// What to make.
@@ -195,6 +196,16 @@ pub trait Backend: Send + Sync + 'static {
     /// What holds its sandboxes from within. One that cannot have all of this is not started.
     fn walls(&self) -> Walls {
         Walls::default()
+    }
+
+    /// Waits for this server's turn in a sandbox's runtime folder, for what others than the backend put there: the gate's
+    /// socket. Makes the folder. No other server touches it meanwhile, and neither does a start or an end of this one.
+    ///
+    /// # Errors
+    /// [`SandboxError::Owned`] if a later server owns it.
+    async fn turn(&self, id: &str, runtime: &std::path::Path, epoch: Epoch) -> Result<Turn, SandboxError> {
+        let _: (&str, &std::path::Path, Epoch) = (id, runtime, epoch);
+        Ok(Turn::default())
     }
 
     /// Starts the guest in a new sandbox. Returns when the sandbox is being set up; the guest dials the gate when it is

@@ -31,6 +31,7 @@ use crate::SandboxEnd;
 use crate::SandboxError;
 use crate::SandboxSpec;
 use crate::Started;
+use crate::Turn;
 use crate::host::GuestImage;
 use crate::host::GuestProgram;
 use crate::host::Hierarchy;
@@ -185,6 +186,10 @@ impl Backend for ProcessBackend {
             },
             |(places, _)| given(places),
         )
+    }
+
+    async fn turn(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<Turn, SandboxError> {
+        self.launched.turn(id, runtime, epoch).await
     }
 
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {

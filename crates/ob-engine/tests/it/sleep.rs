@@ -209,15 +209,16 @@ async fn a_session_that_goes_on_is_not_touched_by_the_run_before() {
     let log = world.store.log(&session);
     assert_eq!(
         states(&log),
-        [
-            "created", "starting", "running", "idle", "asleep", "starting", "running", "idle", "asleep"
-        ],
+        ["created", "starting", "running", "idle", "asleep", "starting", "running", "idle", "asleep"],
         "neither completed, nor failed, nor started again"
     );
     assert!(!has_text(&log, "the sandbox is gone"), "{:?}", texts(&log));
     let seen = slow.seen.lock().expect("no one panics with it").clone();
     let second = seen.iter().rposition(|what| *what == "start").expect("it started");
-    assert!(seen[..second].contains(&"first ended"), "the old run is over before the new one begins: {seen:?}");
+    assert!(
+        seen[..second].contains(&"first ended"),
+        "the old run is over before the new one begins: {seen:?}"
+    );
     engine.shutdown(false).await;
 }
 
@@ -261,7 +262,12 @@ impl Backend for SlowEnd {
         self.inner.start(spec).await
     }
 
-    async fn adopt(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<Option<SandboxEnd>, SandboxError> {
+    async fn adopt(
+        &self,
+        id: &str,
+        runtime: &Path,
+        epoch: Epoch,
+    ) -> Result<Option<SandboxEnd>, SandboxError> {
         self.inner.adopt(id, runtime, epoch).await
     }
 

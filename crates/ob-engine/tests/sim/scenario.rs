@@ -185,7 +185,10 @@ async fn give_back(world: &World, servers: &Servers) {
         let params = json!({ "project_id": record.project, "workspace_id": record.workspace });
         let asked = clients::ask(world, &server, Operation::WorkspaceDelete, params).await;
         if let Asked::Refused(refusal) = asked {
-            world.wrong(&format!("the workspace of {}, which is over, cannot be deleted: {refusal}", record.id));
+            world.wrong(&format!(
+                "the workspace of {}, which is over, cannot be deleted: {refusal}",
+                record.id
+            ));
         }
     }
 }

@@ -27,10 +27,11 @@ const AGAIN: Duration = Duration::from_millis(2);
 /// The most bytes of a mark that are read.
 const MAX_MARK: u64 = 32;
 
-/// A turn in a folder: the lock is held as long as it is open.
-#[derive(Debug)]
-pub(super) struct Turn {
-    _folder: File,
+/// A turn in a sandbox's runtime folder; it ends when this is dropped.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Its lock is held as long as it is open. A backend whose sandboxes have no such folder has nothing to lock.
+    _folder: Option<File>,
 }
 
 /// What became of asking for a turn.
@@ -99,7 +100,7 @@ impl Claim {
         if owner < epoch {
             std::fs::write(&mark, epoch.0.to_string())?;
         }
-        Ok(Self::Ours(Turn { _folder: folder }))
+        Ok(Self::Ours(Turn { _folder: Some(folder) }))
     }
 }
 

@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 
 use super::claim::Claim;
+use super::claim::Turn;
 use super::give_to;
 use super::launcher;
 use super::launcher::GroupsMark;
@@ -90,11 +91,7 @@ impl Launched {
                     .fix("end it first, or adopt it"),
             ));
         }
-        let _turn = match Claim::make(&spec.runtime, spec.epoch).await {
-            Ok(turn @ Claim::Ours(_)) => turn,
-            Ok(Claim::Later | Claim::Missing) => return Err(SandboxError::Owned { id: spec.id.clone() }),
-            Err(error) => return Err(failed("cannot make", &spec.runtime, error)),
-        };
+        let _turn = self.turn(&spec.id, &spec.runtime, spec.epoch).await?;
         launcher::remove_leftover_groups(&spec.runtime).await;
         for name in [CONTROL_SOCKET, END_FILE, GROUPS_FILE, ENFORCEMENT_FILE] {
             match std::fs::remove_file(spec.runtime.join(name)) {
@@ -115,6 +112,18 @@ impl Launched {
                 .await
                 .map_err(|error| failed("cannot make", home, error)),
             None => Ok(()),
+        }
+    }
+
+    /// See [`crate::Backend::turn`].
+    pub(crate) async fn turn(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<Turn, SandboxError> {
+        match Claim::make(runtime, epoch).await {
+            Ok(Claim::Ours(turn)) => Ok(turn),
+            Ok(Claim::Later | Claim::Missing) => Err(SandboxError::Owned { id: id.to_owned() }),
+            Err(error) => Err(SandboxError::Failed {
+                id: id.to_owned(),
+                what: format!("cannot make {}: {error}", runtime.display()),
+            }),
         }
     }
 

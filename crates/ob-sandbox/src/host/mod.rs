@@ -8,6 +8,7 @@ mod launcher;
 mod ownership;
 
 pub use self::cgroup::Hierarchy;
+pub use self::claim::Turn;
 pub use self::image::GuestImage;
 pub use self::ownership::give_to;
 

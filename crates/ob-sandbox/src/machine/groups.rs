@@ -67,7 +67,9 @@ fn judge(unified: &[String], legacy: &[String], distribution: Distribution) -> C
         missing.join(", ")
     );
     if missing.contains(&"pids") {
-        cost.push_str("; of processes a resource limit may still hold each sandbox, which then is not reported");
+        cost.push_str(
+            "; of processes a resource limit may still hold each sandbox, which then is not reported",
+        );
     }
     let check = if found.is_empty() {
         Check::missing(NAME, "none may be used by this user", cost)
@@ -102,7 +104,10 @@ mod tests {
         assert_eq!((mixed.state, mixed.found.as_str()), (CheckState::Ok, "memory (v1), pids (v1), cpu (v1)"));
         let some = judged("pids", "", false);
         assert_eq!(some.state, CheckState::Warn);
-        assert!(some.cost.as_ref().is_some_and(|cost| cost.contains("memory, cpu") && cost.contains("`strict`")), "{some:?}");
+        assert!(
+            some.cost.as_ref().is_some_and(|cost| cost.contains("memory, cpu") && cost.contains("`strict`")),
+            "{some:?}"
+        );
         assert!(some.commands[0].contains("--user"), "{some:?}");
         assert!(some.fix.as_ref().is_some_and(|fix| fix.contains("`best_effort`")), "{some:?}");
         let none = judged("", "", true);

@@ -59,6 +59,7 @@ use crate::SandboxEnd;
 use crate::SandboxError;
 use crate::SandboxSpec;
 use crate::Started;
+use crate::Turn;
 use crate::Walls;
 use crate::host::GuestProgram;
 use crate::host::Launched;
@@ -321,6 +322,10 @@ impl Backend for NamespaceBackend {
             missing if missing.is_empty() || limits.best_effort => Ok(()),
             missing => Err(Enforcement::refusal(&missing)),
         }
+    }
+
+    async fn turn(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<Turn, SandboxError> {
+        self.launched.turn(id, runtime, epoch).await
     }
 
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {

@@ -78,3 +78,39 @@ async fn a_group_that_takes_no_limit_ends_the_start_unless_that_is_accepted() {
     assert_eq!(started.enforcement.missing(), [Resource::Memory]);
     within(backend.end("half", &spec.runtime, EPOCH)).await.expect("ends");
 }
+
+/// A thread is a process to the kernel: a bomb of threads in one program meets the same bound, whatever holds it.
+#[tokio::test]
+async fn a_bomb_of_threads_is_held_like_one_of_processes() {
+    const THREADS: u32 = 120;
+    let Some(world) = World::new() else { return };
+    let bomb = format!(
+        "import os, threading\n\
+         threading.stack_size(65536)\n\
+         end, made = threading.Event(), 0\n\
+         try:\n    while made < {THREADS}:\n        threading.Thread(target=end.wait, daemon=True).start(); made += 1\n\
+         except RuntimeError: pass\n\
+         print('MADE', made, flush=True)\n\
+         os._exit(0)\n"
+    );
+    let script = format!("cat > /tmp/bomb.py <<'END'\n{bomb}END\npython3 /tmp/bomb.py");
+    let made = |said: &str| -> u32 {
+        said.lines()
+            .find_map(|line| line.strip_prefix("MADE ")?.parse().ok())
+            .unwrap_or_else(|| panic!("{said}"))
+    };
+    let limited = |name: &str| {
+        let limits = Limits { pids: ALL.pids, best_effort: true, ..Limits::NONE };
+        ob_sandbox::SandboxSpec { limits, ..world.spec(name) }
+    };
+    assert_eq!(
+        made(&world.inside_of(&world.spec("control"), &script).await),
+        THREADS,
+        "the control: no limit"
+    );
+    let held = made(&world.inside_of(&limited("held"), &script).await);
+    assert!((1..=40).contains(&held), "{held} threads");
+    // Where there are no control groups, each user namespace is counted by itself.
+    let held = made(&world.inside_with(Hierarchy::default(), &limited("bound"), &script).await);
+    assert!((1..=40).contains(&held), "{held} threads by a resource limit");
+}

@@ -24,6 +24,8 @@ use ob_sandbox::namespace::protection::Protection;
 pub(crate) const EPOCH: Epoch = Epoch(1);
 /// The host uid of sandboxes in these tests, if the tests run as root.
 pub(crate) const HOST_UID: u32 = 54_321;
+/// What the first process does with a script.
+const SCRIPT: &str = "sh /home/agent/script > /home/agent/said 2>&1";
 /// A deadline for what takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -126,9 +128,17 @@ impl World {
         spec: &SandboxSpec,
         script: &str,
     ) -> String {
+        self.run(self.weakened(SCRIPT, left_out), spec, script).await
+    }
+
+    /// The same on a machine with these control groups.
+    pub(crate) async fn inside_with(&self, groups: Hierarchy, spec: &SandboxSpec, script: &str) -> String {
+        self.run(self.backend(SCRIPT).with_groups(groups), spec, script).await
+    }
+
+    async fn run(&self, backend: NamespaceBackend, spec: &SandboxSpec, script: &str) -> String {
         let output = self.path("home").join("said");
         fs::write(self.path("home/script"), script).expect("a script");
-        let backend = self.weakened("sh /home/agent/script > /home/agent/said 2>&1", left_out);
         if is_root() {
             give_to(&self.path("home"), HOST_UID).expect("given");
         }

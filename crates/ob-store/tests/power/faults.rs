@@ -23,7 +23,8 @@ const EVERY: usize = 3;
 
 const FULL: Fault = Fault { errno: libc::ENOSPC, is_short: false, stays: true, hits_flushes: false };
 const HALF: Fault = Fault { errno: libc::ENOSPC, is_short: true, stays: false, hits_flushes: false };
-const NO_ROOM_TO_FLUSH: Fault = Fault { errno: libc::ENOSPC, is_short: false, stays: false, hits_flushes: true };
+const NO_ROOM_TO_FLUSH: Fault =
+    Fault { errno: libc::ENOSPC, is_short: false, stays: false, hits_flushes: true };
 const BROKEN: Fault = Fault { errno: libc::EIO, is_short: false, stays: false, hits_flushes: true };
 
 /// What a few commits came to: the texts that were acknowledged, and the refusals.

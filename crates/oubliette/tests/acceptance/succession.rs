@@ -71,7 +71,7 @@ async fn links_that_are_cut_under_load_lose_nothing_and_double_nothing() {
         }
         for session in &sessions {
             let view = home.json(&["session", "get", session]);
-            home.ok(["session", "interrupt", session]);
+            home.run(["session", "interrupt", session]);
             until("the session to rest", || home.state(session) == "idle");
             check(&home.events(session));
             let log = home.events(session);

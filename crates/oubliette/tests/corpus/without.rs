@@ -23,13 +23,19 @@ pub(crate) enum Without {
     Same,
 }
 
+/// The attacker's own guest is the target, and everything it tries goes through it.
+const OWN_SESSION: &str = "it would stop the session that makes the attempts";
+
 /// What nothing stops.
 const OPEN: &[&str] = &[];
 
 /// What nothing stops, and nobody should try.
 const UNTRIED: &[(&str, &str)] = &[
     ("signals.everything", "it would end whatever has this uid on the machine"),
-    ("signals.first_process", "it would end the session that makes the attempts"),
+    ("signals.first_process", OWN_SESSION),
+    ("trace.attach", OWN_SESSION),
+    ("trace.seize", OWN_SESSION),
+    ("trace.write_memory", OWN_SESSION),
 ];
 
 // === impl Without ===

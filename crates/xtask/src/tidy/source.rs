@@ -357,7 +357,11 @@ mod tests {
         let table = [
             ("crates/ob-engine/src/a.rs", write.to_owned(), vec!["crash_point"]),
             ("crates/ob-engine/src/a.rs", format!("{write} fn g() {{ reach(CrashPoint::A); }}"), vec![]),
-            ("crates/ob-engine/src/a.rs", format!("{write}{far}fn g() {{ reach(CrashPoint::A); }}"), vec!["crash_point"]),
+            (
+                "crates/ob-engine/src/a.rs",
+                format!("{write}{far}fn g() {{ reach(CrashPoint::A); }}"),
+                vec!["crash_point"],
+            ),
             ("crates/ob-store/src/a.rs", "fn f() { fs::rename(a, b); }".to_owned(), vec!["crash_point"]),
             ("crates/ob-config/src/a.rs", "fn f() { fs::rename(a, b); }".to_owned(), vec![]),
             ("crates/ob-engine/tests/it/a.rs", write.to_owned(), vec![]),

@@ -192,7 +192,8 @@ async fn try_start(
     let (_turn, preset, backend, spec, waits_for) = prepared?;
     let inside = backend.inside(&spec);
     let guest = Guest::new();
-    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
+    let gate =
+        shared.open_gate(&**backend, record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
     reach(CrashPoint::StartPrepared);
     let began = std::time::Instant::now();
     let started = backend.start(&spec).await.map_err(|error| match error {
@@ -278,7 +279,7 @@ async fn try_adopt(
     let spec = shared.sandbox_spec(record, &workspace).await.map_err(Gone::because)?;
     shared.still_owns(&record.id).await.map_err(Gone::because)?;
     let guest = Guest::new();
-    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(Gone::because)?;
+    let gate = shared.open_gate(&**backend, record, &spec, guest.clone()).await.map_err(Gone::because)?;
     let found = async {
         guest.connected(REDIAL).await?;
         guest.status(&saved.process).await
