@@ -187,16 +187,20 @@ async fn serve(
                 took: began.elapsed(),
             };
             started.emit(&telemetry.counted);
-            let keep = attend(&engine, &mut signals, &mut serving, &telemetry, &reloader).await;
+            let end = attend(&engine, &mut signals, &mut serving, &telemetry, &reloader).await;
             holder.draining = true;
             if let Err(error) = lock.write(&holder) {
                 tracing::warn!(%error, "cannot mark the lock as draining");
             }
             reach(CrashPoint::Draining);
             phase.send_replace(Phase::Draining);
-            ServerStopping { reason: "a signal, or an operator" }.emit(&telemetry.counted);
-            drain(&engine, keep, &mut signals).await;
-            Ok(crate::cli::OK)
+            ServerStopping { reason: end.reason() }.emit(&telemetry.counted);
+            drain(&engine, end.keeps_sandboxes(), &mut signals).await;
+            match end {
+                End::Asked { .. } => Ok(crate::cli::OK),
+                End::Superseded => Err(Refusal::conflict("a later server has taken this home over")
+                    .fix("use that one; this one ended nothing that is its successor's")),
+            }
         }
         Ok(None) => Ok(crate::cli::OK),
         Err(refusal) => Err(refusal),
@@ -207,25 +211,53 @@ async fn serve(
     {
         tracing::error!(%error, "the listeners failed");
     }
-    clean_up(&home);
+    clean_up(&home, holder.pid);
     reach(CrashPoint::CleanedUp);
     lock.release().map_err(|error| cannot("let go of the lock", &error))?;
     ServerStopped.emit(&telemetry.counted);
     result
 }
 
-/// Does what signals ask for, until one of them, or an operation, says stop. True if sandboxes shall stay.
+/// Why a server stops to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By a signal or an operation.
+    Asked {
+        /// Sandboxes stay for the next server.
+        keep: bool,
+    },
+    /// It has a successor already: it was stopped for long, and its lock was taken away.
+    Superseded,
+}
+
+// === impl End ===
+
+impl End {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Asked { .. } => "a signal, or an operator",
+            Self::Superseded => "a later server has taken the home over",
+        }
+    }
+
+    fn keeps_sandboxes(self) -> bool {
+        matches!(self, Self::Asked { keep: true } | Self::Superseded)
+    }
+}
+
+/// Does what signals ask for, until one of them, or an operation, says stop, or a later server is found to be there.
 async fn attend(
     engine: &Arc<Engine>,
     signals: &mut Signals,
     serving: &mut tokio::task::JoinHandle<io::Result<()>>,
     telemetry: &wire::Telemetry,
     reloader: &Reloader,
-) -> bool {
+) -> End {
     let mut stop_requested = std::pin::pin!(engine.stop_requested());
     loop {
         let asked = tokio::select! {
-            keep = stop_requested.as_mut() => return keep,
+            keep = stop_requested.as_mut() => return End::Asked { keep },
+            () = engine.superseded() => return End::Superseded,
             asked = signals.next() => asked,
             () = reloader.changed() => {
                 reloader.reload_if_changed(engine).await;
@@ -233,11 +265,11 @@ async fn attend(
             }
             ended = &mut *serving => {
                 tracing::error!(?ended, "the listeners ended by themselves");
-                return false;
+                return End::Asked { keep: false };
             }
         };
         match asked {
-            Asked::Stop => return false,
+            Asked::Stop => return End::Asked { keep: false },
             Asked::Reload => reloader.reload_now(engine).await,
             Asked::ReopenLog => match telemetry.log.reopen() {
                 Ok(()) => tracing::info!("log reopened"),
@@ -246,7 +278,8 @@ async fn attend(
             Asked::Dump => {
                 let checks = engine.checks().await;
                 let gauges = engine.gauges().await;
-                tracing::info!(ready = ?engine.ready(), ?gauges, ?checks, "status");
+                let held = engine.held();
+                tracing::info!(ready = ?engine.ready(), ?gauges, ?held, ?checks, "status");
             }
         }
     }
@@ -300,7 +333,11 @@ fn say_ready(holder: &Holder, home: &Home, detached: bool) -> Result<(), Refusal
         .map_err(|error| cannot("leave the terminal", &error.into()))
 }
 
-fn clean_up(home: &Home) {
+/// Removes what says that a server is here, unless that is another one.
+fn clean_up(home: &Home, pid: u32) {
+    if fs::read_to_string(home.pid_file()).is_ok_and(|text| text.trim() != pid.to_string()) {
+        return;
+    }
     for file in [home.pid_file(), home.control_socket()] {
         if let Err(error) = fs::remove_file(&file)
             && error.kind() != io::ErrorKind::NotFound
