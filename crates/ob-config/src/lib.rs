@@ -51,6 +51,7 @@ pub use migrate::Migration;
 pub use reference::KeyReference;
 pub use reference::reference;
 pub use reference::reference_later;
+pub use settings::is_sensitive_name;
 pub use settings::DEFAULT_ADDRESS;
 pub use settings::DEFAULT_CPU_MILLIS;
 pub use settings::DEFAULT_DISCOVER_PORTS;

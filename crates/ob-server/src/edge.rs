@@ -171,7 +171,8 @@ pub(crate) async fn pass(State(site): State<Arc<Site>>, mut request: Request, ne
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     let probe = matches!(route, "/health" | "/ready");
     let started = Instant::now();
-    let span = tracing::info_span!("request", id = %id.0, method, route);
+    // Of the highest level, so that no filter lets a line through without it.
+    let span = tracing::error_span!("request", id = %id.0, method, route);
     let mut response = async {
         if let Err(refusal) = site.admit(probe, request.uri(), request.headers()) {
             return reply::refused(&refusal, &id);

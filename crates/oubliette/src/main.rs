@@ -9,6 +9,7 @@ mod cli;
 mod guest;
 mod names;
 mod server;
+mod version;
 
 use std::process::ExitCode;
 
@@ -25,5 +26,5 @@ fn main() -> ExitCode {
     if let Some(plan) = context.env.get(std::ffi::OsStr::new("CRASH_POINT")) {
         ob_crash::arm(&plan.to_string_lossy()).expect("CRASH_POINT is NAME:N");
     }
-    ExitCode::from(cli::main(&context))
+    ExitCode::from(cli::guarded(|| cli::main(&context)))
 }

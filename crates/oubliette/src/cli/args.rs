@@ -54,6 +54,16 @@ gap and can be read, that blobs are there with the content that their names say,
 that sessions are in states that they can be in, and that books are the sums of
 their calls. It only reads, and works with the server up or down.";
 
+const BUNDLE_HELP: &str = "\
+It holds versions, the configuration with the origin of each value, what `doctor`
+finds, the end of the log, the server's status, health and metrics, and the names
+of the home's files. Keys, tokens and passwords are taken out; tasks, events,
+patches and files of projects are not in it. Look into it before you send it.
+
+Examples:
+  oubliette support bundle                           in the working directory
+  oubliette support bundle --out report.tar.gz";
+
 const SESSION_HELP: &str = "\
 ID may be cut to its end, as long as one session only has it; `last`, which is
 also meant where an ID may be left out, is the newest session.";
@@ -71,7 +81,7 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(
     name = "oubliette",
-    version,
+    version = crate::version::FULL,
     about = "Run AI agents unattended, each in a kernel sandbox",
     long_about = "Run AI agents unattended, each in a kernel sandbox, durable from its first event.\n\nWithout a \
                   command, `oubliette` starts the server in the foreground.",
@@ -132,6 +142,9 @@ pub(crate) enum Command {
     /// The home's store
     #[command(subcommand, arg_required_else_help = true)]
     Store(StoreCommand),
+    /// What to send with a report
+    #[command(subcommand, arg_required_else_help = true)]
+    Support(SupportCommand),
     /// Make, list and revoke tokens; works with the server up or down
     #[command(subcommand, arg_required_else_help = true)]
     Token(TokenCommand),
@@ -204,6 +217,17 @@ pub(crate) enum StoreCommand {
     /// Read everything that is stored and say what is wrong with it
     #[command(after_help = STORE_CHECK_HELP)]
     Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SupportCommand {
+    /// Pack what helps to find a fault into one file, without secrets
+    #[command(after_help = BUNDLE_HELP)]
+    Bundle {
+        /// The file to make, instead of `oubliette-support-TIME.tar.gz` here
+        #[arg(long, value_name = "F")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -445,6 +469,7 @@ mod tests {
             &["oubliette", "token", "info", "a"],
             &["oubliette", "session", "events", "last", "--follow", "--cursor", "-1"],
             &["oubliette", "session", "apply", "--to", "/x", "--check"],
+            &["oubliette", "support", "bundle", "--out", "f"],
             &["oubliette", "completions", "bash"],
         ] {
             assert!(parse(line).is_ok(), "{line:?}: {}", parse(line).expect_err("checked"));

@@ -14,6 +14,7 @@ mod run;
 mod scenes;
 mod session;
 mod store;
+mod support;
 mod text;
 mod token;
 mod view;
@@ -22,6 +23,8 @@ mod watch;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::io::Write as _;
+use std::panic::UnwindSafe;
 use std::path::PathBuf;
 
 use clap::CommandFactory as _;
@@ -79,6 +82,17 @@ pub(crate) const UNHEALTHY: u8 = 4;
 /// Exit code of "the user stopped it".
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// Ends with a code of the table also after a panic, which the hook has told of: 101 would be none of ours.
+pub(crate) fn guarded(work: impl FnOnce() -> u8 + UnwindSafe) -> u8 {
+    std::panic::catch_unwind(work).unwrap_or_else(|_| {
+        let line = "error: a fault of this program\n  fix: report it, with what `oubliette support bundle` packs";
+        if writeln!(io::stderr().lock(), "{line}").is_err() {
+            // Nobody is there to be told.
+        }
+        FAILED
+    })
+}
+
 /// Runs the command that `context` asks for; returns the exit code.
 pub(crate) fn main(context: &Context) -> u8 {
     // One provider for everything that speaks TLS; it is set once, here, so a second time cannot be.
@@ -134,6 +148,7 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         }
         Command::Doctor(args) => wait(doctor::command(context, &global, &args, output)),
         Command::Store(command) => wait(store::command(command, &load(context, &global)?, output)),
+        Command::Support(command) => wait(support::command(command, context, &global, output)),
         Command::Token(command) => wait(token::command(command, context, &global, output)),
         Command::Status => wait(hub::Hub::load_anyway(context, &global, output)?.status(output)),
         Command::Stop(stop) => {
@@ -213,4 +228,15 @@ fn wait(command: impl Future<Output = Result<u8, Refusal>>) -> Result<u8, Refusa
 /// A fault of the machine as a refusal.
 pub(crate) fn failed(what: &str, error: &io::Error) -> Refusal {
     Refusal::unavailable(format!("cannot {what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_with_the_code_of_a_failure() {
+        assert_eq!(guarded(|| 4), 4);
+        assert_eq!(guarded(|| panic!("in a test")), FAILED);
+    }
 }

@@ -12,5 +12,7 @@ mod doctor;
 mod harness;
 mod isolation;
 mod job;
+mod process;
 mod refusals;
 mod secrecy;
+mod support;
