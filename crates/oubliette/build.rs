@@ -13,7 +13,8 @@ fn main() {
     tell("rerun-if-env-changed=OUBLIETTE_GUEST");
     tell("rerun-if-env-changed=OUBLIETTE_COMMIT");
     let commit = env::var("OUBLIETTE_COMMIT").ok().filter(|commit| !commit.is_empty());
-    let built_from = commit.map_or_else(|| "development build".to_owned(), |commit| format!("commit {commit}"));
+    let built_from =
+        commit.map_or_else(|| "development build".to_owned(), |commit| format!("commit {commit}"));
     tell(&format!("rustc-env=OUBLIETTE_BUILT_FROM={built_from}"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let guest = env::var_os("OUBLIETTE_GUEST").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());

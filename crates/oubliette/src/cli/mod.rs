@@ -85,7 +85,8 @@ pub(crate) const INTERRUPTED: u8 = 130;
 /// Ends with a code of the table also after a panic, which the hook has told of: 101 would be none of ours.
 pub(crate) fn guarded(work: impl FnOnce() -> u8 + UnwindSafe) -> u8 {
     std::panic::catch_unwind(work).unwrap_or_else(|_| {
-        let line = "error: a fault of this program\n  fix: report it, with what `oubliette support bundle` packs";
+        let line =
+            "error: a fault of this program\n  fix: report it, with what `oubliette support bundle` packs";
         if writeln!(io::stderr().lock(), "{line}").is_err() {
             // Nobody is there to be told.
         }

@@ -163,7 +163,8 @@ impl Gathered {
             Ok(log) => self.add("log.txt", log),
             Err(error) => self.lack("log.txt", format!("{}: {error}", home.log_file().display())),
         }
-        let folders = [home.root().to_owned(), home.config(), home.data(), home.logs(), home.runtime().to_owned()];
+        let folders =
+            [home.root().to_owned(), home.config(), home.data(), home.logs(), home.runtime().to_owned()];
         self.add("files.txt", listing(&folders));
     }
 }
@@ -198,7 +199,8 @@ fn configuration(loaded: &Result<(Loaded, Mistakes), Mistakes>) -> String {
         writeln!(page, "warning: {warning}").ok();
     }
     let file = loaded.file.as_ref().map_or_else(|| "none".to_owned(), |file| file.display().to_string());
-    writeln!(page, "home: {}, found by {:?}\nfile: {file}\n", loaded.home.root().display(), loaded.found_by).ok();
+    writeln!(page, "home: {}, found by {:?}\nfile: {file}\n", loaded.home.root().display(), loaded.found_by)
+        .ok();
     for value in &loaded.values {
         writeln!(page, "{} = {}  # {}", value.path, value.value, value.origin).ok();
     }

@@ -10,8 +10,8 @@
 pub(crate) mod demo_model;
 pub(crate) mod listen;
 pub(crate) mod lock;
-pub(crate) mod reload;
 mod notify;
+pub(crate) mod reload;
 mod signals;
 pub(crate) mod wire;
 
@@ -398,7 +398,11 @@ mod tests {
         assert_eq!(drained(at(5), &[]).await, at(5));
         assert_eq!(drained(at(90), &[]).await, DRAIN_MAX);
         assert_eq!(drained(at(20), &[(at(1), Asked::Stop)]).await, at(20), "the same signal, sent twice");
-        assert_eq!(drained(at(20), &[(at(1), Asked::Stop), (at(2), Asked::Stop)]).await, at(2), "a second one");
+        assert_eq!(
+            drained(at(20), &[(at(1), Asked::Stop), (at(2), Asked::Stop)]).await,
+            at(2),
+            "a second one"
+        );
         assert_eq!(drained(at(20), &[(at(3), Asked::Reload), (at(4), Asked::Dump)]).await, at(20));
     }
 }

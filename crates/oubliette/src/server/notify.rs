@@ -84,7 +84,10 @@ impl Notifier {
         let Some(pulse) = self.pulse else { return };
         match tokio::time::timeout(pulse, engine.gauges()).await {
             Ok(_) => self.tell(&[NotifyState::Watchdog]),
-            Err(_) => tracing::error!(?pulse, "the store does not answer; the service manager is not told that we live"),
+            Err(_) => tracing::error!(
+                ?pulse,
+                "the store does not answer; the service manager is not told that we live"
+            ),
         }
     }
 

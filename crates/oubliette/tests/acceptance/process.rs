@@ -178,7 +178,10 @@ fn a_server_that_waits_for_its_home_can_be_told_to_stop() {
     // Told to go, but it cannot: whoever wants its place waits.
     send(pid, "STOP");
     let mut next = Foreground::start(&home, &["serve", "--takeover"], &[]);
-    let waiting = || fs::read_link(format!("/proc/{}/exe", next.0.id())).is_ok() && argv0(next.0.id()) == "oubliette-server";
+    let waiting = || {
+        fs::read_link(format!("/proc/{}/exe", next.0.id())).is_ok()
+            && argv0(next.0.id()) == "oubliette-server"
+    };
     until("the next to run", waiting);
     let mask = || {
         let status = fs::read_to_string(format!("/proc/{}/status", next.0.id())).unwrap();
@@ -218,16 +221,22 @@ async fn a_log_of_json_names_requests_and_sessions_and_its_level_changes_part_by
         until("the session to be done", || home.state(&session) == "idle");
 
         let lines = || -> Vec<Value> {
-            log(&home).lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+            log(&home)
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+                .collect()
         };
         let of_target = |target: &str, level: &str| {
             lines().iter().filter(|line| line["target"] == target && line["level"] == level).count()
         };
-        let in_session = lines().iter().filter(|line| {
-            line["spans"].as_array().is_some_and(|spans| {
-                spans.iter().any(|span| span["name"] == "session" && span["id"] == session.as_str())
+        let in_session = lines()
+            .iter()
+            .filter(|line| {
+                line["spans"].as_array().is_some_and(|spans| {
+                    spans.iter().any(|span| span["name"] == "session" && span["id"] == session.as_str())
+                })
             })
-        }).count();
+            .count();
         assert!(in_session > 0, "lines of a session's work bear its id");
         assert_eq!(of_target("oubliette", "DEBUG"), 0, "nothing was asked for yet");
 
@@ -237,7 +246,12 @@ async fn a_log_of_json_names_requests_and_sessions_and_its_level_changes_part_by
         let request = "asked-by-a-test";
         let address = home.json(&["status"])["addresses"][0].as_str().unwrap().to_owned();
         let asked = Command::new("curl")
-            .args(["-s", "-H", &format!("X-Request-ID: {request}"), &format!("http://{address}/api/v1/projects")])
+            .args([
+                "-s",
+                "-H",
+                &format!("X-Request-ID: {request}"),
+                &format!("http://{address}/api/v1/projects"),
+            ])
             .output()
             .unwrap();
         assert!(String::from_utf8_lossy(&asked.stdout).contains(request), "{}", shown(&asked));
@@ -245,7 +259,8 @@ async fn a_log_of_json_names_requests_and_sessions_and_its_level_changes_part_by
             lines().iter().any(|line| line["level"] == "DEBUG" && line.to_string().contains(request))
         });
         assert!(of_target("oubliette", "DEBUG") > 0 && of_target("oubliette", "INFO") >= info);
-        let parts: Vec<_> = lines().iter().filter(|l| l["level"] == "DEBUG").map(|l| l["target"].clone()).collect();
+        let parts: Vec<_> =
+            lines().iter().filter(|l| l["level"] == "DEBUG").map(|l| l["target"].clone()).collect();
         assert!(parts.iter().all(|target| target == "oubliette"), "{parts:?}");
         assert!(!log(&home).contains(KEY));
     })

@@ -48,13 +48,17 @@ fn bundle(home: &Home, name: &str) -> (PathBuf, Vec<(String, String)>) {
     fs::create_dir(&folder).unwrap();
     assert!(Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(&folder).status().unwrap().success());
     let top = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
-    let read = |path: &Path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap());
+    let read = |path: &Path| {
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap())
+    };
     (file, fs::read_dir(top).unwrap().map(|entry| read(&entry.unwrap().path())).collect())
 }
 
 fn part<'a>(parts: &'a [(String, String)], name: &str) -> &'a str {
     let found = parts.iter().find(|(part, _)| part == name);
-    &found.unwrap_or_else(|| panic!("{name} in {:?}", parts.iter().map(|(name, _)| name).collect::<Vec<_>>())).1
+    &found
+        .unwrap_or_else(|| panic!("{name} in {:?}", parts.iter().map(|(name, _)| name).collect::<Vec<_>>()))
+        .1
 }
 
 fn has_no_secret(parts: &[(String, String)], token: &str) {
@@ -93,13 +97,25 @@ fn a_bundle_holds_what_is_needed_and_no_secret_wherever_it_was_planted() {
 
     // The positive control: each place where one was planted is in there.
     let configuration = part(&parts, "configuration.txt");
-    for line in ["credentials.main.api_key = \"[redacted]\"", "plain-value", "X-Api-Key", "MY_TOKEN", "oubliette.jsonc:4:"] {
+    for line in [
+        "credentials.main.api_key = \"[redacted]\"",
+        "plain-value",
+        "X-Api-Key",
+        "MY_TOKEN",
+        "oubliette.jsonc:4:",
+    ] {
         assert!(configuration.contains(line), "{line} in {configuration}");
     }
     let log = part(&parts, "log.txt");
-    assert!(log.contains("an old line: [redacted] [redacted] [redacted]") && log.contains("server started"), "{log}");
+    assert!(
+        log.contains("an old line: [redacted] [redacted] [redacted]") && log.contains("server started"),
+        "{log}"
+    );
     assert!(part(&parts, "environment.txt").contains("OPENAI_API_KEY\n"));
-    assert!(!part(&parts, "environment.txt").contains("SOMEBODYS"), "what does not concern us is not even named");
+    assert!(
+        !part(&parts, "environment.txt").contains("SOMEBODYS"),
+        "what does not concern us is not even named"
+    );
     assert!(part(&parts, "metrics.txt").contains("oubliette_build_info"));
     let server: Value = serde_json::from_str(part(&parts, "server.json")).unwrap();
     assert_eq!((&server["holder"]["pid"], &server["health"]["status"]), (&home.pid().into(), &"ok".into()));

@@ -10,6 +10,7 @@ mod commands;
 mod configuration;
 mod http;
 mod links;
+mod runbooks;
 
 use std::path::PathBuf;
 

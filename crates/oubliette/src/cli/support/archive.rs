@@ -127,8 +127,12 @@ mod tests {
         let other = folder.path().join("b.tar.gz");
         drop(Place::make(&other).expect("made"));
         assert!(!other.exists());
-        let full = Place { path: other, file: Some(OpenOptions::new().write(true).open("/dev/full").expect("a device")) };
-        let refusal = full.pack("top", jiff::Timestamp::UNIX_EPOCH, [("a", "b")].into_iter()).expect_err("no room");
+        let full = Place {
+            path: other,
+            file: Some(OpenOptions::new().write(true).open("/dev/full").expect("a device")),
+        };
+        let refusal =
+            full.pack("top", jiff::Timestamp::UNIX_EPOCH, [("a", "b")].into_iter()).expect_err("no room");
         assert!(refusal.message.contains("No space left"), "{refusal}");
     }
 }

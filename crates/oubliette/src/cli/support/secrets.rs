@@ -66,8 +66,10 @@ impl Secrets {
 
 /// Values that stand behind a name that sounds secret, in a file that need not be well-formed; comments included.
 fn values_of_sensitive_names(text: &str) -> Vec<String> {
-    let pair = Regex::new(r#"([A-Za-z0-9_.-]+)["']?[ \t]*[:=][ \t]*(?:"((?:[^"\\\n]|\\.)*)"|'([^'\n]*)'|([^\s"',}\]]+))"#)
-        .expect("a constant expression, compiled in a test");
+    let pair = Regex::new(
+        r#"([A-Za-z0-9_.-]+)["']?[ \t]*[:=][ \t]*(?:"((?:[^"\\\n]|\\.)*)"|'([^'\n]*)'|([^\s"',}\]]+))"#,
+    )
+    .expect("a constant expression, compiled in a test");
     pair.captures_iter(text)
         .filter(|found| is_sensitive_name(&found[1]))
         .flat_map(|found| {
