@@ -195,14 +195,15 @@ pub(crate) async fn pass(State(site): State<Arc<Site>>, mut request: Request, ne
             ),
         }
     }
-    .instrument(span)
+    .instrument(span.clone())
     .await;
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !probe && route != "/metrics" {
-        (site.observe)(method, route, response.status().as_u16(), started.elapsed().as_secs_f64());
+        let (status, seconds) = (response.status().as_u16(), started.elapsed().as_secs_f64());
+        span.in_scope(|| (site.observe)(method, route, status, seconds));
     }
     response
 }

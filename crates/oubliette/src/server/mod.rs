@@ -145,10 +145,13 @@ async fn serve(
     // First of all, so that no signal kills what has begun.
     let mut signals = Signals::listen().map_err(|error| cannot("listen to signals", &error))?;
     let notifier = Notifier::new(context, detached);
-    let told = takeover && cli::tell_to_drain(&home).await?;
     notifier.starting("waiting for the home");
+    let acquire = async {
+        let told = takeover && cli::tell_to_drain(&home).await?;
+        ServerLock::acquire(&home, &holder, told).await
+    };
     let mut lock = tokio::select! {
-        lock = ServerLock::acquire(&home, &holder, told) => lock?,
+        lock = acquire => lock?,
         // Whoever drains is waited for; whoever waits may be told to stop.
         () = signals.until_stop() => return Ok(cli::OK),
         never = notifier.ask_for_time() => match never {},

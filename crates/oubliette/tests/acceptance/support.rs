@@ -29,10 +29,10 @@ const CANARIES: [&str; 9] = [
 const FILE: &str = r#"{
   // api_key: "canary-comment-0123456789"
   "credentials": { "providers": { "credentials": {
-    "main": { "base_url": "http://me:canary-login@127.0.0.1:9/v1", "api_key": "canary-file-0123456789", "default_model": "m" },
+    "main": { "base_url": "http://127.0.0.1:9/v1", "api_key": "canary-file-0123456789", "default_model": "m" },
   } } },
   "models": { "demonstration": false, "discover_ports": [], "models": {
-    "m": { "provider": "main", "extraHeaders": { "X-Api-Key": "canary-header-0123456789" } },
+    "m": { "provider": "main", "model": "m-1", "extraHeaders": { "X-Api-Key": "canary-header-0123456789" } },
   } },
   "sandbox": { "env": { "MY_TOKEN": "canary-sandbox-0123456789", "PLAIN": "plain-value" } },
 }
@@ -134,7 +134,11 @@ fn a_bundle_holds_what_is_needed_and_no_secret_wherever_it_was_planted() {
 fn a_bundle_of_what_is_broken_says_what_it_lacks_and_holds_no_secret_either() {
     let (home, token) = planted();
     let file = home.root().join("config/oubliette.jsonc");
-    fs::write(&file, FILE.replace("\"sandbox\":", "\"sandbx\": canary-file-0123456789,")).unwrap();
+    // A login in an address is refused, and so is what follows it.
+    let login = FILE.replace("http://127", "http://me:canary-login@127");
+    fs::write(&file, login.replace("\"PLAIN\":", "\"PLAIN\": canary-file-0123456789,")).unwrap();
+    let check = home.run(["config", "check"]);
+    assert_eq!(check.status.code(), Some(2), "{}", shown(&check));
     let (_, parts) = bundle(&home, "broken");
     has_no_secret(&parts, &token);
     assert!(part(&parts, "configuration.txt").contains("mistake: "), "{}", part(&parts, "configuration.txt"));
