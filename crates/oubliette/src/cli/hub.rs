@@ -66,7 +66,7 @@ impl Hub {
         let (loaded, mistakes) = ob_config::load_anyway(&super::options(context, global))
             .map_err(|mistakes| super::has_mistakes(&mistakes))?;
         if !mistakes.0.is_empty() {
-            output.hint("warning: the configuration has mistakes; see `oubliette config check`");
+            output.warn("the configuration has mistakes; see `oubliette config check`");
         }
         let client = Client::new(loaded.home.control_socket());
         let config = global.config.as_ref().map(|file| context.cwd.join(file));

@@ -3,10 +3,14 @@
 pub(crate) mod args;
 mod checks;
 mod client;
+mod completions;
 mod config;
 mod doctor;
+mod help;
 mod hub;
+mod man;
 mod output;
+mod paint;
 mod patch;
 mod project;
 mod run;
@@ -15,6 +19,7 @@ mod scenes;
 mod session;
 mod store;
 mod support;
+mod table;
 mod text;
 mod token;
 mod view;
@@ -27,8 +32,6 @@ use std::io::Write as _;
 use std::panic::UnwindSafe;
 use std::path::PathBuf;
 
-use clap::CommandFactory as _;
-use clap::Parser as _;
 use ob_config::LoadOptions;
 use ob_config::Loaded;
 use ob_config::Mistakes;
@@ -101,7 +104,10 @@ pub(crate) fn main(context: &Context) -> u8 {
         return FAILED;
     }
     let name = names::of(context.argv.first().map(OsString::as_os_str).unwrap_or_default());
-    let cli = match Cli::try_parse_from(args::normalise(&context.argv)) {
+    if let Some(code) = completions::answer(context, &Output::new(context, &Global::default())) {
+        return code;
+    }
+    let cli = match args::parse(&context.argv) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output with code 0, mistakes to standard error with code 2.
@@ -112,7 +118,7 @@ pub(crate) fn main(context: &Context) -> u8 {
             };
         }
     };
-    let output = Output::new(context, cli.global.json);
+    let output = Output::new(context, &cli.global);
     match dispatch(context, name, cli, &output) {
         Ok(code) => code,
         Err(refusal) => {
@@ -130,12 +136,8 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         None => return Err(Refusal::invalid("no command was given").fix("see `oubliette --help`")),
     };
     match command {
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "oubliette", &mut script);
-            output.bytes(&script);
-            Ok(OK)
-        }
+        Command::Completions { shell } => completions::command(shell, output),
+        Command::Man(args) => man::command(&args, &context.cwd, output),
         Command::Serve(serve) if serve.daemon || daemon => {
             let hub = hub::Hub::load(context, &global)?;
             hub.start_command(serve.takeover || takeover, output)

@@ -95,7 +95,7 @@ impl Watch<'_> {
     /// Shows events until the end.
     pub(crate) async fn run(mut self) -> Result<Watched, Refusal> {
         let style = match self.output.width() {
-            Some(width) => Style::Terminal { width, colour: self.output.colour },
+            Some(width) => Style::Terminal { width, colour: self.output.paint.0 },
             None => Style::Plain,
         };
         let mut view = View::new(style);
