@@ -7,6 +7,7 @@
 
 mod cli;
 mod guest;
+mod inherit;
 mod names;
 mod server;
 mod version;

@@ -31,6 +31,24 @@ struct ServiceManager {
     path: PathBuf,
 }
 
+/// A process that is stopped until this is dropped.
+struct Stopped(u32);
+
+// === impl Stopped ===
+
+impl Stopped {
+    fn new(pid: u32) -> Self {
+        send(pid, "STOP");
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        drop(Command::new("kill").args(["-CONT", &self.0.to_string()]).status());
+    }
+}
+
 // === impl Foreground ===
 
 impl Foreground {
@@ -174,9 +192,8 @@ fn a_service_manager_is_told_of_each_step_and_only_by_a_server_in_the_foreground
 fn a_server_that_waits_for_its_home_can_be_told_to_stop() {
     let home = Home::without_model();
     home.start();
-    let pid = home.pid();
     // Told to go, but it cannot: whoever wants its place waits.
-    send(pid, "STOP");
+    let stopped = Stopped::new(home.pid());
     let mut next = Foreground::start(&home, &["serve", "--takeover"], &[]);
     let waiting = || {
         fs::read_link(format!("/proc/{}/exe", next.0.id())).is_ok()
@@ -192,9 +209,26 @@ fn a_server_that_waits_for_its_home_can_be_told_to_stop() {
     until("the next to listen to signals", || mask() & (1 << 14) != 0);
     next.signal("HUP");
     next.signal("TERM");
-    let ended = next.ended();
-    send(pid, "CONT");
-    assert_eq!(ended, Some(0));
+    assert_eq!(next.ended(), Some(0));
+    drop(stopped);
+}
+
+#[test]
+fn a_server_in_the_background_keeps_nothing_that_its_starter_had_open() {
+    let home = Home::without_model();
+    let (lock, program) = (home.user("lock"), env!("CARGO_BIN_EXE_oubliette"));
+    let script = format!("exec 9>{}; \"$0\" \"$@\" --daemon", lock.display());
+    let daemon = home.command::<_, &str>([]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script, program]).args(daemon.get_args());
+    shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = shell.output().unwrap();
+    assert!(output.status.success() && lock.exists(), "{}", shown(&output));
+    let held: Vec<PathBuf> = fs::read_dir(format!("/proc/{}/fd", home.pid()))
+        .unwrap()
+        .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+        .collect();
+    assert!(held.len() > 5 && !held.contains(&fs::canonicalize(&lock).unwrap()), "{held:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
