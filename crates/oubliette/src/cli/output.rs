@@ -11,8 +11,8 @@ use super::Context;
 use super::args::Global;
 use super::paint::Ink;
 use super::paint::Paint;
-use super::text;
 use super::table::Table;
+use super::text;
 
 /// The width of a terminal that does not tell.
 const WIDTH: usize = 80;

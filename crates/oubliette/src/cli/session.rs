@@ -121,7 +121,10 @@ fn more_of_list(params: &SessionList, sessions: &[SessionView], output: &Output)
     match sessions.last() {
         None => output.hint("no such session; start one with `oubliette run \"TASK\" --project DIR`"),
         Some(last) if sessions.len() >= limit => {
-            output.hint(&format!("there may be older ones: `oubliette session list --before {}`", last.session_id));
+            output.hint(&format!(
+                "there may be older ones: `oubliette session list --before {}`",
+                last.session_id
+            ));
         }
         Some(_) => {}
     }

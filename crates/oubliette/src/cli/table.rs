@@ -140,10 +140,27 @@ mod tests {
             .column("STARTED", 3)
             .text("MODEL")
             .text("TASK")
-            .rows([
-                ["gogol_20261118_110640_deadbeef", "running", "3", "2026-11-18 11:06:40Z", "openai/gpt-5-mini", "make the tests of the whole workspace pass"],
-                ["gogol_20261118_110641_cafebabe", "ended", "12", "2026-11-18 11:06:41Z", "openai/gpt-5-mini", "日本語のドキュメントを書く, evil\x1b[2J\nsecond line"],
-            ].map(|row| row.map(str::to_owned).to_vec()))
+            .rows(
+                [
+                    [
+                        "gogol_20261118_110640_deadbeef",
+                        "running",
+                        "3",
+                        "2026-11-18 11:06:40Z",
+                        "openai/gpt-5-mini",
+                        "make the tests of the whole workspace pass",
+                    ],
+                    [
+                        "gogol_20261118_110641_cafebabe",
+                        "ended",
+                        "12",
+                        "2026-11-18 11:06:41Z",
+                        "openai/gpt-5-mini",
+                        "日本語のドキュメントを書く, evil\x1b[2J\nsecond line",
+                    ],
+                ]
+                .map(|row| row.map(str::to_owned).to_vec()),
+            )
     }
 
     #[test]

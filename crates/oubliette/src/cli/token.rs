@@ -50,9 +50,7 @@ async fn perform(
         }
         TokenCommand::List => {
             let list = tokens.list().await.map_err(|error| error.refusal())?;
-            output.data(&list, || {
-                output.table(&table(&list, now))
-            });
+            output.data(&list, || output.table(&table(&list, now)));
             if list.is_empty() {
                 output.hint("no token; make one with `oubliette token create --name N --scope S`");
             }
