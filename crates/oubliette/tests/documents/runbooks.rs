@@ -103,8 +103,8 @@ const FIRST: &[Line] = &[
     ("curl http://localhost:8080/health", Typed(&[r#""status":"ok""#])),
     ("for name in one two; do ./oubliette token create --name $name --scope admin > $name; done", Ours(&[])),
     (
-        r#"curl -s -H "Authorization: Bearer $(cat one)" http://localhost:8080/api/v1/projects"#,
-        Ours(&["projects"]),
+        r#"curl -s -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $(cat one)" http://localhost:8080/api/v1/projects"#,
+        Ours(&["200"]),
     ),
     (
         "./oubliette token list | grep -v ID | awk '{print $1}' | xargs -I{} ./oubliette token revoke {}",
