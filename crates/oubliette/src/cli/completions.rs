@@ -100,12 +100,12 @@ pub(crate) fn answer(context: &Context, output: &Output) -> Option<u8> {
     let asked = context.var(VARIABLE)?;
     let shells: [&dyn EnvCompleter; 5] = [&Bash, &Elvish, &Fish, &Powershell, &Zsh];
     let shell = shells.into_iter().find(|shell| shell.is(asked))?;
-    let words: Vec<OsString> =
-        context.argv.iter().skip_while(|word| *word != "--").skip(1).cloned().collect();
-    if words.is_empty() {
-        return Some(FAILED);
+    // Else it is a command like any other, by somebody who has such a variable.
+    let (dashes, words) = context.argv.get(1..)?.split_first()?;
+    if dashes != "--" || words.is_empty() {
+        return None;
     }
-    let words = args::normalise(&words);
+    let words = args::normalise(words);
     let source = Arc::new(Source { context: context.clone(), global: global(&words) });
     let mut program = with_ids(args::command(), &source);
     let mut answer = Vec::new();
@@ -198,8 +198,11 @@ async fn tokens(loaded: &Loaded) -> Vec<Candidate> {
         return Vec::new();
     }
     let Ok(tokens) = ob_store::sqlite::open_tokens(&file).await else { return Vec::new() };
-    let valid = tokens.list().await.unwrap_or_default().into_iter().filter(|token| token.revoked_at.is_none());
-    valid.flat_map(|token| [(token.name, token.scope.to_string()), (token.id.to_string(), String::new())]).collect()
+    let valid =
+        tokens.list().await.unwrap_or_default().into_iter().filter(|token| token.revoked_at.is_none());
+    valid
+        .flat_map(|token| [(token.name, token.scope.to_string()), (token.id.to_string(), String::new())])
+        .collect()
 }
 
 async fn scopes(loaded: &Loaded) -> Vec<Candidate> {
@@ -208,7 +211,10 @@ async fn scopes(loaded: &Loaded) -> Vec<Candidate> {
         (Scope::AdminReadOnly.to_string(), "look at everything".to_owned()),
     ];
     let of_projects = projects(loaded).await.into_iter().flat_map(|(id, name)| {
-        [(format!("project:{id}"), name.clone()), (format!("project:{id}:ro"), format!("{name}, looking only"))]
+        [
+            (format!("project:{id}"), name.clone()),
+            (format!("project:{id}:ro"), format!("{name}, looking only")),
+        ]
     });
     everything.into_iter().chain(of_projects).collect()
 }
@@ -251,7 +257,11 @@ mod tests {
 
     #[test]
     fn a_name_that_a_shell_would_obey_is_not_offered() {
-        for plain in ["gogol_20261118_110640_deadbeef", "project:00000000-0000-0000-0000-000000000001:ro", "openai/gpt-5"] {
+        for plain in [
+            "gogol_20261118_110640_deadbeef",
+            "project:00000000-0000-0000-0000-000000000001:ro",
+            "openai/gpt-5",
+        ] {
             assert!(is_plain(plain), "{plain}");
         }
         for obeyed in ["$(reboot)", "a b", "a;b", "--dir", "a'b", "a\nb", "a*"] {

@@ -29,7 +29,11 @@ pub(crate) fn command(man: &ManArgs, cwd: &Path, output: &Output) -> Result<u8, 
     write().map_err(|error| failed(&format!("write to {}", folder.display()), &error))?;
     let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
     output.data(&serde_json::json!({ "folder": folder, "pages": names }), || {
-        format!("wrote {} to {}\n", text::plural(names.len(), "page"), text::one_line(&folder.display().to_string()))
+        format!(
+            "wrote {} to {}\n",
+            text::plural(names.len(), "page"),
+            text::one_line(&folder.display().to_string())
+        )
     });
     Ok(OK)
 }
@@ -63,7 +67,12 @@ mod tests {
         let made = pages().expect("pages");
         let names: Vec<&str> = made.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names[0], "oubliette.1");
-        for name in ["oubliette-run.1", "oubliette-session.1", "oubliette-session-events.1", "oubliette-token-create.1"] {
+        for name in [
+            "oubliette-run.1",
+            "oubliette-session.1",
+            "oubliette-session-events.1",
+            "oubliette-token-create.1",
+        ] {
             assert!(names.contains(&name), "{names:?}");
         }
         assert_eq!(made, pages().expect("pages"));

@@ -113,6 +113,9 @@ mod tests {
     fn without_colours_text_is_as_it_was() {
         assert_eq!(Paint(false).text(Ink::Red, "x"), "x");
         assert_eq!(Paint(true).text(Ink::Red, "x"), "\x1b[31mx\x1b[0m");
-        assert_eq!((Paint(true).text(Ink::Plain, "x"), Paint(true).text(Ink::Red, "")), ("x".into(), "".into()));
+        assert_eq!(
+            (Paint(true).text(Ink::Plain, "x"), Paint(true).text(Ink::Red, "")),
+            ("x".into(), "".into())
+        );
     }
 }

@@ -238,7 +238,10 @@ mod tests {
 
     #[test]
     fn text_is_cut_and_broken_by_the_columns_that_it_takes() {
-        assert_eq!((columns("naïve"), columns("日本"), columns("e\u{301}"), columns("❤\u{fe0f}")), (5, 4, 1, 2));
+        assert_eq!(
+            (columns("naïve"), columns("日本"), columns("e\u{301}"), columns("❤\u{fe0f}")),
+            (5, 4, 1, 2)
+        );
         assert_eq!((cut("日本語", 6).as_str(), cut("日本語", 5).as_str()), ("日本語", "日本…"));
         assert_eq!((cut("abc", 2).as_str(), cut("abc", 0).as_str()), ("a…", ""));
         assert_eq!(broken("one two", 7), None);

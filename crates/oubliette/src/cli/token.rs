@@ -50,9 +50,7 @@ async fn perform(
         }
         TokenCommand::List => {
             let list = tokens.list().await.map_err(|error| error.refusal())?;
-            output.data(&list, || {
-                output.table(&table(&list, now))
-            });
+            output.data(&list, || output.table(&table(&list, now)));
             if list.is_empty() {
                 output.hint("no token; make one with `oubliette token create --name N --scope S`");
             }
@@ -103,7 +101,7 @@ fn table(list: &[TokenRecord], now: Timestamp) -> Table<'static> {
     Table::new("ID")
         .column("NAME", 0)
         .column("SCOPE", 2)
-        .column("STATE", 1)
+        .state("STATE", 1)
         .column("CREATED", 4)
         .column("EXPIRES", 3)
         .rows(list.iter().map(|record| row(record, now)))
