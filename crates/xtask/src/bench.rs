@@ -42,8 +42,13 @@ pub struct Figure {
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let mut figures = BTreeMap::new();
     let mut keep = |figure: Figure| figures.insert(figure.name.clone(), figure);
-    let programs =
-        [("ob-store", "store"), ("oubliette", "sandbox"), ("oubliette", "life"), ("oubliette", "neighbours")];
+    let programs = [
+        ("ob-store", "store"),
+        ("oubliette", "cli"),
+        ("oubliette", "sandbox"),
+        ("oubliette", "life"),
+        ("oubliette", "neighbours"),
+    ];
     for (package, bench) in programs {
         for figure in program(root, package, bench)? {
             keep(figure);
@@ -190,6 +195,8 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "events_durable_depth1_per_s" => Some((40_000.0, false)),
         "append_alone_p50" => Some((3.0 * value("fdatasync_p50")? + 1.0, true)),
         "append_to_subscriber_p99" => Some((3.0 * value("fdatasync_p99")? + 2.0, true)),
+        "cli_start" => Some((10.0, true)),
+        "cli_list" => Some((60.0, true)),
         "start_empty" => Some((50.0, true)),
         "idle_rss" | "binary_size" => Some((25.0, true)),
         "start_loaded" | "reattach_p99" => Some((1000.0, true)),

@@ -12,9 +12,11 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum as _;
 use clap::ValueHint;
+use ob_core::Refusal;
 
 use super::completions::Ids;
 use super::help;
+use super::text;
 
 /// Over the options that every command has, so that they do not stand among its own.
 const EVERYWHERE: &str = "Options of every command";
@@ -60,8 +62,11 @@ pub(crate) struct Global {
     /// Print data as JSON
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
-    /// Colours: `auto` asks the terminal, `NO_COLOR`, `CLICOLOR_FORCE` and `CLICOLOR`
-    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
+    /// Colours: always, never, or auto, which asks the terminal, NO_COLOR, CLICOLOR_FORCE and CLICOLOR
+    #[arg(
+        long, global = true, help_heading = EVERYWHERE, value_name = "WHEN", default_value = "auto",
+        hide_default_value = true, hide_possible_values = true
+    )]
     pub(crate) color: ColorChoice,
 }
 
@@ -369,6 +374,25 @@ pub(crate) fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
+/// True if JSON was asked for, also on a line that is not understood.
+pub(crate) fn is_json(argv: &[OsString]) -> bool {
+    argv.iter().take_while(|word| *word != "--").any(|word| word == "--json")
+}
+
+/// What is wrong with a line, for programs.
+pub(crate) fn refusal(error: &clap::Error) -> Refusal {
+    let text = error.to_string();
+    let mut parts = text.split("\n\n");
+    let what = parts.next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    let tip = parts.find_map(|part| part.trim_start().strip_prefix("tip: "));
+    let fix = tip.map_or_else(
+        || "see `oubliette --help`, and `--help` behind each command".to_owned(),
+        text::one_line,
+    );
+    Refusal::invalid(text::one_line(what)).fix(fix)
+}
+
 /// The definition of all arguments, with their help in groups.
 pub(crate) fn command() -> clap::Command {
     help::grouped(Cli::command())
@@ -492,6 +516,17 @@ mod tests {
         insta::assert_snapshot!("help_session", help(&["session"]));
         insta::assert_snapshot!("help_config", help(&["config"]));
         insta::assert_snapshot!("help_token_create", help(&["token", "create"]));
+    }
+
+    #[test]
+    fn a_line_that_is_not_understood_is_a_refusal_for_programs() {
+        let refusal = |line: &[&str]| super::refusal(&parse(line).expect_err("a wrong line"));
+        let wrong = refusal(&["oubliette", "sesion", "--json"]);
+        assert_eq!(wrong.message, "unrecognized subcommand 'sesion'");
+        assert_eq!(wrong.fix.as_deref(), Some("a similar subcommand exists: 'session'"));
+        let wrong = refusal(&["oubliette", "session", "list", "--status", "done"]);
+        assert!(wrong.message.ends_with("[possible values: active, completed, failed]"), "{wrong}");
+        assert!(wrong.fix.is_some_and(|fix| fix.contains("--help")));
     }
 
     #[test]

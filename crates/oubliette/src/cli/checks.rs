@@ -45,7 +45,8 @@ fn shown(checks: &[Check], output: &Output) -> String {
     let rows = checks.iter().map(|check| {
         vec![check.state.to_string().replace('_', " "), check.name.clone(), check.found.clone()]
     });
-    let mut text = output.table(&Table::new("STATE").column("CHECK", 0).text("FOUND").rows(rows));
+    let mut text =
+        output.table(&Table::new("STATE").state_first().column("CHECK", 0).text("FOUND").rows(rows));
     let ill = |required: bool| {
         checks
             .iter()

@@ -100,12 +100,12 @@ pub(crate) fn answer(context: &Context, output: &Output) -> Option<u8> {
     let asked = context.var(VARIABLE)?;
     let shells: [&dyn EnvCompleter; 5] = [&Bash, &Elvish, &Fish, &Powershell, &Zsh];
     let shell = shells.into_iter().find(|shell| shell.is(asked))?;
-    let words: Vec<OsString> =
-        context.argv.iter().skip_while(|word| *word != "--").skip(1).cloned().collect();
-    if words.is_empty() {
-        return Some(FAILED);
+    // Else it is a command like any other, by somebody who has such a variable.
+    let (dashes, words) = context.argv.get(1..)?.split_first()?;
+    if dashes != "--" || words.is_empty() {
+        return None;
     }
-    let words = args::normalise(&words);
+    let words = args::normalise(words);
     let source = Arc::new(Source { context: context.clone(), global: global(&words) });
     let mut program = with_ids(args::command(), &source);
     let mut answer = Vec::new();

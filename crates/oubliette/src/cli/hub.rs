@@ -257,6 +257,8 @@ fn start_failure(why: &str, code: Option<i32>, log: &std::path::Path) -> Refusal
     };
     let mut message = String::new();
     let mut fix = None;
+    // It may have been told to speak in colours.
+    let why = &text::sanitise(why);
     // What stands before the refusal are hints, like that a home was made.
     let lines = why.lines().skip_while(|line| why.contains("error: ") && !line.starts_with("error: "));
     for line in lines {

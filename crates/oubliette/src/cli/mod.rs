@@ -1,4 +1,5 @@
-//! Commands. Data goes to standard output, hints and progress to standard error, and nothing ever asks.
+//! Commands. Data goes to standard output, hints and progress to standard error. Nothing asks,
+//! but for Ctrl-C at a task that is watched on a terminal.
 
 pub(crate) mod args;
 mod checks;
@@ -112,6 +113,12 @@ pub(crate) fn main(context: &Context) -> u8 {
         Err(error) => {
             // Help and version go to standard output with code 0, mistakes to standard error with code 2.
             let code = error.exit_code();
+            if code != 0 && args::is_json(&context.argv) {
+                let global = Global { json: true, ..Global::default() };
+                let refusal = args::refusal(&error);
+                Output::new(context, &global).refused(&refusal);
+                return refusal.code.exit_code();
+            }
             return match error.print() {
                 Ok(()) => u8::try_from(code).unwrap_or(2),
                 Err(_) => FAILED,

@@ -38,8 +38,8 @@ pub(crate) struct Output {
     pub(crate) shown: bool,
     /// Standard output is a terminal that can be drawn on, and data is for people.
     pub(crate) terminal: bool,
-    /// A person can be asked: there is a terminal to ask on, and one to answer from.
-    pub(crate) can_ask: bool,
+    /// There is a terminal to ask on, and one to answer from.
+    asks: bool,
     /// Colours of data.
     pub(crate) paint: Paint,
     /// Colours of hints.
@@ -59,7 +59,7 @@ impl Output {
             json: global.json,
             shown,
             terminal: shown && !global.json && !is_dumb,
-            can_ask: told && io::stdin().is_terminal(),
+            asks: told && io::stdin().is_terminal(),
             paint,
             hints: if global.json { Paint(false) } else { Paint::of(context, global.color, told) },
             sink: Sink::Standard,
@@ -71,7 +71,7 @@ impl Output {
     pub(crate) fn memory(json: bool) -> Self {
         let sink = Sink::Memory(std::sync::Arc::default());
         let none = Paint(false);
-        Self { json, shown: false, terminal: false, can_ask: false, paint: none, hints: none, sink }
+        Self { json, shown: false, terminal: false, asks: false, paint: none, hints: none, sink }
     }
 
     /// Data and hints so far.
@@ -141,6 +141,12 @@ impl Output {
     /// Tells people something on standard error.
     pub(crate) fn hint(&self, line: &str) {
         self.tell(&format!("{}\n", text::sanitise(line)));
+    }
+
+    /// True if a person can be asked now. In the background nobody can: who reads from the terminal there is stopped.
+    pub(crate) fn can_ask(&self) -> bool {
+        let in_front = rustix::termios::tcgetpgrp(io::stdin());
+        self.asks && in_front.is_ok_and(|group| group == rustix::process::getpgrp())
     }
 
     /// Asks people something on standard error; the answer is typed behind it.

@@ -24,6 +24,7 @@ use super::patch;
 use super::project;
 use super::table::Table;
 use super::text;
+use super::watch;
 use super::watch::OnInterrupt;
 use super::watch::Until;
 use super::watch::Watch;
@@ -51,7 +52,7 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
             let sessions = list(hub, &params).await?;
             output.data(&sessions, || {
                 let table = Table::new("ID")
-                    .column("STATE", 1)
+                    .state("STATE", 1)
                     .column("TURNS", 2)
                     .column("STARTED", 3)
                     .text("MODEL")
@@ -68,8 +69,9 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
             let session = resolve(hub, &id).await?;
             let until = if follow { Until::Over } else { Until::Now };
             let watch = Watch { hub, output, session, cursor, until, on_interrupt: OnInterrupt::Detach };
-            if watch.run().await? == Watched::Detached {
-                output.hint("the session goes on");
+            let id = watch.session.clone();
+            if let Watched::Detached { cursor } = watch.run().await? {
+                watch::tell_way_back(&id, cursor, output);
             }
         }
         SessionCommand::Message { id, message } => {

@@ -12,15 +12,15 @@ use super::text;
 const GAP: &str = "  ";
 /// Text is not cut below this while there is a column to leave out.
 const READABLE: usize = 16;
-/// Text is not cut below this.
-const LEAST: usize = 4;
+/// Text is not cut below this while there is another text to leave out.
+const LEAST: usize = 8;
 
 /// What may become of a column where there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
     /// It is whole or not there; those with the highest number go first. Zero never goes.
     Whole(u8),
-    /// It is text, and may be cut.
+    /// It is text, and is cut; all but the last may be left out.
     Text,
 }
 
@@ -29,6 +29,8 @@ enum Room {
 pub(crate) struct Table<'a> {
     header: Vec<&'a str>,
     rooms: Vec<Room>,
+    /// The column whose words have colours.
+    state: Option<usize>,
     rows: Vec<Vec<String>>,
 }
 
@@ -37,12 +39,24 @@ pub(crate) struct Table<'a> {
 impl<'a> Table<'a> {
     /// A table whose first column is called so.
     pub(crate) fn new(first: &'a str) -> Self {
-        Self { header: vec![first], rooms: vec![Room::Whole(0)], rows: Vec::new() }
+        Self { header: vec![first], rooms: vec![Room::Whole(0)], state: None, rows: Vec::new() }
     }
 
     /// Adds a column that may be left out; of several those with the highest number go first.
     pub(crate) fn column(self, name: &'a str, goes: u8) -> Self {
         self.with(name, Room::Whole(goes))
+    }
+
+    /// Adds a column that tells how things are, in colours.
+    pub(crate) fn state(mut self, name: &'a str, goes: u8) -> Self {
+        self.state = Some(self.header.len());
+        self.with(name, Room::Whole(goes))
+    }
+
+    /// The first column tells how things are, in colours.
+    pub(crate) fn state_first(mut self) -> Self {
+        self.state = Some(0);
+        self
     }
 
     /// Adds a column of text that may be cut.
@@ -68,22 +82,24 @@ impl<'a> Table<'a> {
     /// The text of it. No line ends in blanks.
     pub(crate) fn show(&self, width: Option<usize>, paint: Paint) -> String {
         let widths = self.widths(width);
-        let line = |cells: &[&str]| {
+        let line = |cells: &[&str], state: Option<usize>| {
             let cells: Vec<String> = cells
                 .iter()
                 .zip(&widths)
-                .filter_map(|(cell, width)| {
+                .enumerate()
+                .filter_map(|(column, (cell, width))| {
                     let width = (*width)?;
                     let cell = text::cut(cell, width);
                     let pad = width - text::columns(&cell).min(width);
-                    Some(format!("{cell}{:pad$}", ""))
+                    let ink = if state == Some(column) { ink(&cell) } else { Ink::Plain };
+                    Some(format!("{}{:pad$}", paint.text(ink, &cell), ""))
                 })
                 .collect();
             cells.join(GAP).trim_end().to_owned()
         };
-        let mut shown = paint.text(Ink::Bold, &line(&self.header)) + "\n";
+        let mut shown = paint.text(Ink::Bold, &line(&self.header, None)) + "\n";
         for row in &self.rows {
-            shown.push_str(&line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
+            shown.push_str(&line(&row.iter().map(String::as_str).collect::<Vec<_>>(), self.state));
             shown.push('\n');
         }
         shown
@@ -109,6 +125,16 @@ impl<'a> Table<'a> {
             widths[column] = None;
         }
         self.cut(&mut widths, limit, LEAST);
+        // The last text is the most telling one.
+        let texts = self.rooms.iter().enumerate().filter(|(_, room)| **room == Room::Text);
+        let mut texts: Vec<usize> = texts.map(|(column, _)| column).collect();
+        texts.pop();
+        for column in texts {
+            if total(&widths) > limit {
+                widths[column] = None;
+            }
+        }
+        self.cut(&mut widths, limit, 1);
         widths
     }
 
@@ -124,6 +150,19 @@ impl<'a> Table<'a> {
     }
 }
 
+/// What a word for how things are looks like.
+fn ink(state: &str) -> Ink {
+    match state {
+        "ok" | "valid" | "ready" | "running" => Ink::Green,
+        "missing" | "failed" | "revoked" => Ink::Red,
+        "warn" | "interrupted" | "expired" => Ink::Yellow,
+        _ if state.starts_with("waiting") => Ink::Yellow,
+        "ended" | "asleep" => Ink::Dim,
+        _ if state.contains("UNSAFE") => Ink::Red,
+        _ => Ink::Plain,
+    }
+}
+
 fn total(widths: &[Option<usize>]) -> usize {
     let shown = widths.iter().flatten();
     shown.clone().sum::<usize>() + GAP.len() * shown.count().saturating_sub(1)
@@ -135,7 +174,7 @@ mod tests {
 
     fn sessions() -> Table<'static> {
         Table::new("ID")
-            .column("STATE", 1)
+            .state("STATE", 1)
             .column("TURNS", 2)
             .column("STARTED", 3)
             .text("MODEL")
@@ -181,6 +220,14 @@ mod tests {
             let table = sessions().show(Some(width), Paint(false));
             assert!(table.contains("gogol_20261118_110640_deadbeef"), "{width}: {table}");
         }
+    }
+
+    #[test]
+    fn colours_change_no_width() {
+        let plain = sessions().show(Some(80), Paint(false));
+        let coloured = sessions().show(Some(80), Paint(true));
+        assert!(coloured.contains("\x1b[32mrunning\x1b[0m  "), "{coloured:?}");
+        assert_eq!(text::sanitise(&coloured), plain);
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn table(list: &[TokenRecord], now: Timestamp) -> Table<'static> {
     Table::new("ID")
         .column("NAME", 0)
         .column("SCOPE", 2)
-        .column("STATE", 1)
+        .state("STATE", 1)
         .column("CREATED", 4)
         .column("EXPIRES", 3)
         .rows(list.iter().map(|record| row(record, now)))
