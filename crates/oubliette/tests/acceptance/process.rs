@@ -173,12 +173,15 @@ fn a_service_manager_is_told_of_each_step_and_only_by_a_server_in_the_foreground
     assert_eq!(argv0(server.0.id()), "oubliette-server");
 
     server.signal("HUP");
-    until("the reload to be over", || manager.count("READY=1") == 2);
-    assert_eq!((manager.count("RELOADING=1"), manager.count("MONOTONIC_USEC=")), (1, 1));
+    // A change of the folder may have been one more.
+    until("the reload to be over", || {
+        let reloads = manager.count("RELOADING=1");
+        reloads > 0 && manager.count("MONOTONIC_USEC=") == reloads && manager.count("READY=1") == 1 + reloads
+    });
     assert_eq!(manager.count("STOPPING=1"), 0);
     server.signal("TERM");
     assert_eq!(server.ended(), Some(0));
-    assert_eq!(manager.count("STOPPING=1"), 1);
+    until("its last words", || manager.count("STOPPING=1") == 1);
 
     // One in the background does not speak for the unit that its starter is in.
     let before = manager.heard.lock().unwrap().len();
@@ -205,8 +208,9 @@ fn a_server_that_waits_for_its_home_can_be_told_to_stop() {
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
         u64::from_str_radix(&caught, 16).unwrap()
     };
-    // Bit 14 is signal 15, TERM.
-    until("the next to listen to signals", || mask() & (1 << 14) != 0);
+    // HUP is signal 1, USR2 12, TERM 15; the first is bit 0.
+    let all = 1 | 1 << 11 | 1 << 14;
+    until("the next to listen to signals", || mask() & all == all);
     next.signal("HUP");
     next.signal("TERM");
     assert_eq!(next.ended(), Some(0));
