@@ -18,7 +18,7 @@ for program in debootstrap bwrap git rustc; do
 done
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/newcomer.XXXXXX")
-fresh="$work/root"
+fresh="$work/debian"
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 
@@ -29,9 +29,9 @@ step() { # name command...: runs it in the fresh Debian, and tells how long it t
     start=$(date +%s)
     status=0
     bwrap --bind "$fresh" / --proc /proc --dev-bind /dev /dev --bind /sys /sys --tmpfs /run --cap-add ALL \
-        --unshare-pid --die-with-parent --chdir /root/oubliette --clearenv \
-        --setenv HOME /root --setenv TERM dumb --setenv OUBLIETTE_SERVER__ADDRESS 127.0.0.1:0 \
-        --setenv PATH /root/.rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        --unshare-pid --die-with-parent --chdir /srv/oubliette --clearenv \
+        --setenv HOME /srv --setenv TERM dumb --setenv OUBLIETTE_SERVER__ADDRESS 127.0.0.1:0 \
+        --setenv PATH /srv/.rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         sh -c "$*" >"$work/log" 2>&1 || status=$?
     printf '%-34s %5d s  %s\n' "$name" "$(($(date +%s) - start))" "$([ "$status" -eq 0 ] && echo ok || echo "exit code $status")"
     [ "$status" -eq 0 ] || { tail -n 40 "$work/log" >&2; exit 1; }
@@ -39,17 +39,17 @@ step() { # name command...: runs it in the fresh Debian, and tells how long it t
 
 debootstrap --variant=minbase --include=ca-certificates "$suite" "$fresh" "$mirror" >"$work/log" 2>&1 ||
     { tail -n 20 "$work/log" >&2; exit 1; }
-cp -r "$(rustc --print sysroot)" "$fresh/root/.rust"
+cp -r "$(rustc --print sysroot)" "$fresh/srv/.rust"
 cp /etc/resolv.conf /etc/hosts "$fresh/etc/"
 # Where this machine gets its packages and crates from, if not from where everybody does.
 for file in /etc/apt/apt.conf /etc/apt/apt.conf.d/*proxy* /etc/ssl/certs/ca-certificates.crt "${CARGO_HOME:-$HOME/.cargo}/config.toml"; do
     [ -f "$file" ] || continue
-    case "$file" in /etc/*) to="$fresh$file" ;; *) to="$fresh/root/.cargo/config.toml" ;; esac
+    case "$file" in /etc/*) to="$fresh$file" ;; *) to="$fresh/srv/.cargo/config.toml" ;; esac
     mkdir -p "$(dirname "$to")"
     cp "$file" "$to"
 done
-mkdir "$fresh/root/oubliette"
-git -C "$root" archive HEAD | tar --extract --directory "$fresh/root/oubliette"
+mkdir "$fresh/srv/oubliette"
+git -C "$root" archive HEAD | tar --extract --directory "$fresh/srv/oubliette"
 # What the README takes for granted: make, and a repository of one's own.
 step "apt-get install make" "apt-get update -qq && apt-get install -y -qq --no-install-recommends make"
 

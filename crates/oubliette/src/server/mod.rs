@@ -391,7 +391,7 @@ mod tests {
             coming.borrow_mut().pop_front();
             asked
         };
-        drain(tokio::time::sleep(done), next).await;
+        drain(tokio::time::sleep_until(began + done), next).await;
         began.elapsed()
     }
 

@@ -45,7 +45,7 @@ pub(crate) struct Reloader {
 }
 
 /// A change that nobody has acted on: whoever waited for it to settle and is cut off, by a signal, is told again.
-struct Unsettled<'a>(&'a Notify);
+struct Unsettled<'a>(Option<&'a Notify>);
 
 struct State {
     home: Home,
@@ -84,9 +84,9 @@ impl Reloader {
     /// Resolves when something changed where the configuration is, and has settled.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
-        let unsettled = Unsettled(&self.changed);
+        let mut unsettled = Unsettled(Some(&self.changed));
         tokio::time::sleep(SETTLE).await;
-        std::mem::forget(unsettled);
+        unsettled.0 = None;
     }
 
     /// Reloads after a change of the files. What was told already is not told again.
@@ -175,7 +175,9 @@ impl Configuration for Reloader {
 
 impl Drop for Unsettled<'_> {
     fn drop(&mut self) {
-        self.0.notify_one();
+        if let Some(changed) = self.0 {
+            changed.notify_one();
+        }
     }
 }
 

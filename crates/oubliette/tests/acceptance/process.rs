@@ -26,7 +26,7 @@ use crate::harness::until;
 struct Foreground(Child);
 
 /// What a service manager hears.
-struct ServiceManager {
+struct Supervisor {
     heard: Arc<Mutex<Vec<String>>>,
     path: PathBuf,
 }
@@ -80,9 +80,9 @@ impl Drop for Foreground {
     }
 }
 
-// === impl ServiceManager ===
+// === impl Supervisor ===
 
-impl ServiceManager {
+impl Supervisor {
     fn listen(home: &Home) -> Self {
         let path = home.user("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -161,7 +161,7 @@ fn signals_do_what_they_say_and_only_a_stop_ends_the_server() {
 #[test]
 fn a_service_manager_is_told_of_each_step_and_only_by_a_server_in_the_foreground() {
     let home = Home::without_model();
-    let manager = ServiceManager::listen(&home);
+    let manager = Supervisor::listen(&home);
     let socket = manager.path.to_str().unwrap();
     // Often, so that the test need not wait long.
     let env = [("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "200000")];
