@@ -346,6 +346,19 @@ fn what_is_not_run_are_targets_of_the_makefile() {
     }
 }
 
+/// Pages are typed among the processes of whoever runs the tests. What kills by name is in the runbooks, which have process
+/// ids of their own.
+#[test]
+fn no_page_kills_by_name() {
+    let by_name = |commands: &str| ["pkill", "killall", "pgrep"].iter().any(|word| commands.contains(word));
+    assert!(by_name("kill $(pgrep -f oubliette)"), "the positive control");
+    for page in RUN {
+        for block in blocks(&read(page)) {
+            assert!(!by_name(&block.commands), "{page}:{}", block.line);
+        }
+    }
+}
+
 #[test]
 fn every_substitute_is_needed() {
     let all: String = RUN.iter().map(|page| read(page)).collect();
