@@ -39,8 +39,13 @@ pub struct Figure {
 }
 
 /// Programs that measure, by package; what [`server`] measures goes by that name.
-const PROGRAMS: [(&str, &str); 4] =
-    [("ob-store", "store"), ("oubliette", "sandbox"), ("oubliette", "life"), ("oubliette", "neighbours")];
+const PROGRAMS: [(&str, &str); 5] = [
+    ("ob-store", "store"),
+    ("oubliette", "cli"),
+    ("oubliette", "sandbox"),
+    ("oubliette", "life"),
+    ("oubliette", "neighbours"),
+];
 
 /// Measures everything, or what these programs measure; figures of the others stay in the file.
 pub fn run(root: &Path, only: &[&str]) -> anyhow::Result<()> {
@@ -201,6 +206,8 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "events_durable_depth1_per_s" => Some((40_000.0, false)),
         "append_alone_p50" => Some((3.0 * value("fdatasync_p50")? + 1.0, true)),
         "append_to_subscriber_p99" => Some((3.0 * value("fdatasync_p99")? + 2.0, true)),
+        "cli_start" => Some((10.0, true)),
+        "cli_list" => Some((60.0, true)),
         "start_empty" => Some((50.0, true)),
         "idle_rss" | "binary_size" => Some((25.0, true)),
         "start_loaded" | "reattach_p99" => Some((1000.0, true)),
