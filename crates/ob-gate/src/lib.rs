@@ -38,12 +38,13 @@ pub mod outside;
 mod proxy;
 mod refuse;
 mod relay;
-mod request;
 mod route;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod translate;
 mod upstream;
+mod wire;
 
 pub use listen::OpenGate;
 pub use listen::SOCKET;

@@ -205,6 +205,10 @@ impl Outside for SimOutside {
     fn charge_id(&self) -> ChargeId {
         ChargeId::from_uuid(self.life.world.uuid())
     }
+
+    fn now(&self) -> Timestamp {
+        Clock::now(&*self.life.world)
+    }
 }
 
 // === impl Backlog ===

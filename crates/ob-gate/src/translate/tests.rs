@@ -1,0 +1,3 @@
+//! There and back keeps what is meant.
+#[test]
+fn placeholder() {}
