@@ -101,9 +101,7 @@ impl Catalogue {
                     }
                 }
             }
-            ModelSource::Demonstration => {
-                plain(&self.settings.get(), self.demonstration()?.start().await?)
-            }
+            ModelSource::Demonstration => plain(&self.settings.get(), self.demonstration()?.start().await?),
         };
         self.models.put(model.clone(), provider);
         Ok(())

@@ -140,7 +140,8 @@ fn prepared(spoken: Wire, body: &[u8], streams: bool) {
     if spoken == Wire::Chat && prepared.stream {
         assert_eq!(sent["stream_options"]["include_usage"], true, "{sent}");
     }
-    let again = wire::prepare(spoken, &prepared.body, model, most, streams).expect("what was prepared can be");
+    let again =
+        wire::prepare(spoken, &prepared.body, model, most, streams).expect("what was prepared can be");
     assert_eq!(again.body, prepared.body, "preparing twice is preparing once");
     assert_eq!(again.output_tokens, prepared.output_tokens);
 }

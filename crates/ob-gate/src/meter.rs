@@ -335,7 +335,9 @@ impl OpenCharge {
         Some(match self.seen.reported {
             Some(Reported { tokens, is_final: true }) => tokens,
             // What was read is known, and of what was written at least this.
-            Some(Reported { tokens, is_final: false }) => Tokens { output: tokens.output.max(output), ..tokens },
+            Some(Reported { tokens, is_final: false }) => {
+                Tokens { output: tokens.output.max(output), ..tokens }
+            }
             None => Tokens { input: self.input_tokens, output, ..Tokens::default() },
         })
     }

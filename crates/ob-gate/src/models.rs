@@ -204,11 +204,17 @@ impl Keys {
     pub(crate) fn pass_over(&self, key: Key<'_>) {
         let next = (key.index + 1) % self.keys.len().max(1);
         let exchanged = self.at.compare_exchange(key.index, next, Ordering::Relaxed, Ordering::Relaxed);
-        tracing::info!(from = key.index, to = next, is_news = exchanged.is_ok(), "a provider's key is passed over");
+        tracing::info!(
+            from = key.index,
+            to = next,
+            is_news = exchanged.is_ok(),
+            "a provider's key is passed over"
+        );
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        let exposed = |keys: &Self| keys.keys.iter().map(|key| key.expose_secret().to_owned()).collect::<Vec<_>>();
+        let exposed =
+            |keys: &Self| keys.keys.iter().map(|key| key.expose_secret().to_owned()).collect::<Vec<_>>();
         exposed(self) == exposed(other)
     }
 }

@@ -392,7 +392,12 @@ struct Tries {
 
 impl Tries {
     /// The pause before the next try; `None` if there is none.
-    fn after(&mut self, refused: &GateRefusal, provider: &Provider, key: Option<Key<'_>>) -> Option<Duration> {
+    fn after(
+        &mut self,
+        refused: &GateRefusal,
+        provider: &Provider,
+        key: Option<Key<'_>>,
+    ) -> Option<Duration> {
         if let (Again::OtherKey | Again::Slower, Some(key)) = (refused.again, key)
             && self.other_keys > 1
         {

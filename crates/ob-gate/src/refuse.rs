@@ -195,7 +195,10 @@ mod tests {
         let error = json!({"type": "invalid_request_error", "message": message, "code": "invalid_request"});
         assert_eq!(refused.json(Wire::Messages), json!({"type": "error", "error": error}));
         let google = refused.json(Wire::Google);
-        assert_eq!((&google["error"]["code"], &google["error"]["status"]), (&json!(400), &json!("INVALID_ARGUMENT")));
+        assert_eq!(
+            (&google["error"]["code"], &google["error"]["status"]),
+            (&json!(400), &json!("INVALID_ARGUMENT"))
+        );
         for (wire, begins) in [
             (Wire::Chat, "data: {\"error\":"),
             (Wire::Responses, "event: response.failed\ndata: {"),
@@ -203,7 +206,10 @@ mod tests {
             (Wire::Google, "data: {\"error\":"),
         ] {
             let event = String::from_utf8(refused.sse(wire).to_vec()).expect("text");
-            assert!(event.starts_with(begins) && event.ends_with("\n\n") && event.contains(message), "{event}");
+            assert!(
+                event.starts_with(begins) && event.ends_with("\n\n") && event.contains(message),
+                "{event}"
+            );
         }
     }
 

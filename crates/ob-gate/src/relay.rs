@@ -226,7 +226,9 @@ impl Relay {
             Some(translator) => {
                 let translated = translator.event(data);
                 let mut bytes = translated.map_err(|broken| self.malformed(&broken.to_string()))?;
-                if chunk.ends && let Some(translator) = &mut self.manner.translator {
+                if chunk.ends
+                    && let Some(translator) = &mut self.manner.translator
+                {
                     bytes.extend_from_slice(&translator.finish(self.tokens));
                 }
                 bytes.freeze()

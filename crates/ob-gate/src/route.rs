@@ -107,7 +107,8 @@ async fn routed(
         Route::Link => link(gate, place, request),
         Route::Generate { wire, streams } => {
             // Without it the answer would be one JSON list, in pieces that are no events.
-            let is_sse = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "alt=sse"));
+            let is_sse =
+                request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "alt=sse"));
             if streams && !is_sse {
                 let what = "`streamGenerateContent` without `alt=sse` is no event stream";
                 return Err(GateRefusal::invalid(Some("alt"), what, "add `?alt=sse`"));

@@ -27,7 +27,7 @@ mod json;
 mod messages;
 mod responses;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use hub::Delta;
 use hub::Reply;
@@ -97,14 +97,20 @@ trait Writer: Send {
 }
 
 /// Translates a request. `streams` is what the route says, where the agent's wire does not say it in the body.
-pub(crate) fn request(agent: Wire, provider: Wire, body: &[u8], streams: bool) -> Result<Translated, GateRefusal> {
+pub(crate) fn request(
+    agent: Wire,
+    provider: Wire,
+    body: &[u8],
+    streams: bool,
+) -> Result<Translated, GateRefusal> {
     let value: Value = serde_json::from_slice(body).map_err(|error| {
         let what = format!("the body is no JSON object (line {}, column {})", error.line(), error.column());
         GateRefusal::invalid(None, what, "send the request as a JSON object")
     })?;
     let refused = |no: Untranslatable| {
         let what = format!("a request of {agent} cannot be translated to {provider}: {no}");
-        let refusal = Refusal::invalid(what).fix("leave it out, or use a model whose provider speaks the agent's wire");
+        let refusal =
+            Refusal::invalid(what).fix("leave it out, or use a model whose provider speaks the agent's wire");
         GateRefusal::new(StatusCode::BAD_REQUEST, "cannot_translate", refusal)
     };
     let mut hub = match agent {

@@ -313,11 +313,21 @@ mod tests {
     fn a_base_url_leads_to_each_wire() {
         const GOOGLE: &str = "https://google.example/v1beta";
         for (base, wire, ask, expected) in [
-            ("https://api.example.com/v1", Wire::Chat, Ask::Stream, "https://api.example.com/v1/chat/completions"),
+            (
+                "https://api.example.com/v1",
+                Wire::Chat,
+                Ask::Stream,
+                "https://api.example.com/v1/chat/completions",
+            ),
             ("http://127.0.0.1:9/v1/", Wire::Chat, Ask::Whole, "http://127.0.0.1:9/v1/chat/completions"),
             ("https://a.example/v1", Wire::Responses, Ask::Whole, "https://a.example/v1/responses"),
             ("https://a.example/v1", Wire::Messages, Ask::Stream, "https://a.example/v1/messages"),
-            ("https://a.example/v1", Wire::Messages, Ask::Count, "https://a.example/v1/messages/count_tokens"),
+            (
+                "https://a.example/v1",
+                Wire::Messages,
+                Ask::Count,
+                "https://a.example/v1/messages/count_tokens",
+            ),
             (GOOGLE, Wire::Google, Ask::Whole, "https://google.example/v1beta/models/m-1:generateContent"),
             (
                 "https://google.example/v1beta/openai",

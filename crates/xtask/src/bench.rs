@@ -42,8 +42,13 @@ pub struct Figure {
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let mut figures = BTreeMap::new();
     let mut keep = |figure: Figure| figures.insert(figure.name.clone(), figure);
-    let programs =
-        [("ob-store", "store"), ("oubliette", "sandbox"), ("oubliette", "life"), ("oubliette", "neighbours")];
+    let programs = [
+        ("ob-store", "store"),
+        ("ob-gate", "gate"),
+        ("oubliette", "sandbox"),
+        ("oubliette", "life"),
+        ("oubliette", "neighbours"),
+    ];
     for (package, bench) in programs {
         for figure in program(root, package, bench)? {
             keep(figure);
@@ -195,6 +200,9 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "start_loaded" | "reattach_p99" => Some((1000.0, true)),
         "idle_session_rss" => Some((16.0, true)),
         "rss_after_churn" => Some((45.0, true)),
+        "gate_added_ttfb_p50" => Some((1.0 + value("gate_reservation_p50")?, true)),
+        "gate_throughput_ratio" => Some((0.9, false)),
+        "gate_streams" => Some((500.0, false)),
         _ => None,
     }
 }

@@ -90,9 +90,13 @@ impl Resolver<'_> {
                 self.out.warnings.push(warning);
             }
             // Others that have OpenAI's form have its chat completions; few have the rest.
-            let spoken = known.map_or("chat", |(name, of_known, spoken)| {
-                if *name == "openai" && *of_known != url { "chat" } else { spoken }
-            });
+            let spoken =
+                known.map_or(
+                    "chat",
+                    |(name, of_known, spoken)| {
+                        if *name == "openai" && *of_known != url { "chat" } else { spoken }
+                    },
+                );
             let provider = ProviderSettings {
                 wires: wires(wire.as_ref().map_or(spoken, |wire| &wire.value), &url),
                 base_url: url,

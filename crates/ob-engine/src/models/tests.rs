@@ -168,7 +168,8 @@ async fn a_model_costs_what_its_alias_its_name_or_the_default_says() {
     settings.must_have_price = true;
     settings.prices.insert("large".to_owned(), Prices::always(price(2)));
     settings.prices.insert("default".to_owned(), Prices::always(price(3)));
-    let dear = ModelAlias { price: Some(price(1)), wires: Some(vec![Wire::Google]), ..alias("beta", "large") };
+    let dear =
+        ModelAlias { price: Some(price(1)), wires: Some(vec![Wire::Google]), ..alias("beta", "large") };
     settings.aliases.insert("dear".to_owned(), dear);
     let models = Arc::new(Models::new());
     let catalogue = Catalogue::new(settings, Arc::clone(&models), None);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use ob_core::Timestamp;
 use ob_core::id::ChargeId;
 use ob_engine::Clock as _;
 use ob_gate::outside::Accepted;
@@ -207,7 +208,7 @@ impl Outside for SimOutside {
     }
 
     fn now(&self) -> Timestamp {
-        Clock::now(&*self.life.world)
+        self.life.world.now()
     }
 }
 

@@ -102,7 +102,9 @@ pub(super) fn read_request(value: &Value) -> Result<Request, Untranslatable> {
         wants_usage: options == Some(&Value::Bool(true)),
         ..Request::default()
     };
-    for (index, tool) in field(fields, "tools").map_or(Ok(&[][..]), |tools| list(tools, "tools"))?.iter().enumerate() {
+    for (index, tool) in
+        field(fields, "tools").map_or(Ok(&[][..]), |tools| list(tools, "tools"))?.iter().enumerate()
+    {
         let at = format!("tools[{index}]");
         let tool = object(tool, &at)?;
         if kind(tool) != "function" {
@@ -248,7 +250,9 @@ fn read_parts(content: &Value, at: &str) -> Result<Vec<Part>, Untranslatable> {
             "image_url" => {
                 let image = part.get("image_url").unwrap_or(&Value::Null);
                 let url = text(image.get("url").unwrap_or(image), at)?;
-                parts.push(Part::from_data_url(url).ok_or_else(|| no(at, "holds an image that is not in it"))?);
+                parts.push(
+                    Part::from_data_url(url).ok_or_else(|| no(at, "holds an image that is not in it"))?,
+                );
             }
             other => return Err(no_kind(at, other)),
         }
@@ -285,20 +289,28 @@ pub(super) fn write_request(request: &Request) -> Result<Value, Untranslatable> 
         let function = |tool: &Tool| json!({ "type": "function", "function": write_tool(tool) });
         written["tools"] = request.tools.iter().map(function).collect();
     }
-    put(&mut written, "tool_choice", request.choice.as_ref().map(|choice| match choice {
-        Choice::Named(name) => json!({ "type": "function", "function": { "name": name } }),
-        other => write_choice_word(other).into(),
-    }));
+    put(
+        &mut written,
+        "tool_choice",
+        request.choice.as_ref().map(|choice| match choice {
+            Choice::Named(name) => json!({ "type": "function", "function": { "name": name } }),
+            other => write_choice_word(other).into(),
+        }),
+    );
     put(&mut written, "parallel_tool_calls", request.parallel.filter(|_| !request.tools.is_empty()));
     put(&mut written, "max_tokens", request.max_output);
     put(&mut written, "temperature", request.temperature.clone().map(Value::Number));
     put(&mut written, "top_p", request.top_p.clone().map(Value::Number));
     put(&mut written, "stop", (!request.stop.is_empty()).then(|| request.stop.clone()));
     put(&mut written, "reasoning_effort", request.effort.clone());
-    put(&mut written, "response_format", request.format.as_ref().map(|format| match format {
-        Format::Json => json!({ "type": "json_object" }),
-        schema => json!({ "type": "json_schema", "json_schema": write_schema(schema) }),
-    }));
+    put(
+        &mut written,
+        "response_format",
+        request.format.as_ref().map(|format| match format {
+            Format::Json => json!({ "type": "json_object" }),
+            schema => json!({ "type": "json_schema", "json_schema": write_schema(schema) }),
+        }),
+    );
     Ok(written)
 }
 
@@ -352,9 +364,7 @@ fn write_message(reply: &Reply) -> Value {
     let (text, reasoning) = (reply.text(), reply.reasoning());
     let mut message = json!({ "role": "assistant", "content": (!text.is_empty()).then_some(text) });
     put(&mut message, "reasoning_content", (!reasoning.is_empty()).then_some(reasoning));
-    let write = |call: &Call| {
-        json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } })
-    };
+    let write = |call: &Call| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } });
     if reply.has_calls() {
         message["tool_calls"] = reply.calls().map(write).collect();
     }
@@ -364,7 +374,8 @@ fn write_message(reply: &Reply) -> Value {
 // Answers.
 
 pub(super) fn read_answer(value: &Value) -> Result<Reply, Broken> {
-    let choice = value.pointer("/choices/0").ok_or_else(|| Broken("an answer without a choice".to_owned()))?;
+    let choice =
+        value.pointer("/choices/0").ok_or_else(|| Broken("an answer without a choice".to_owned()))?;
     let mut deltas = Vec::new();
     let mut message = choice["message"].clone();
     // A whole call is a call that begins and has all of its arguments.

@@ -177,7 +177,12 @@ fn read_choice(config: &Fields, request: &mut Request) -> Result<(), Untranslata
     Ok(())
 }
 
-fn read_user(parts: &[Value], at: &str, calls: &mut Calls, request: &mut Request) -> Result<(), Untranslatable> {
+fn read_user(
+    parts: &[Value],
+    at: &str,
+    calls: &mut Calls,
+    request: &mut Request,
+) -> Result<(), Untranslatable> {
     let mut said = Vec::new();
     for part in parts {
         let part = object(part, at)?;
@@ -197,11 +202,13 @@ fn read_user(parts: &[Value], at: &str, calls: &mut Calls, request: &mut Request
         let call = calls.answered(id, name).ok_or_else(|| no(at, "answers a call that was not made"))?;
         let (text, is_error) = match field(response, "response") {
             None => (String::new(), false),
-            Some(Value::Object(fields)) if fields.len() == 1 => match (fields.get("output"), fields.get("error")) {
-                (Some(Value::String(text)), _) => (text.clone(), false),
-                (_, Some(Value::String(text))) => (text.clone(), true),
-                _ => (Value::Object(fields.clone()).to_string(), false),
-            },
+            Some(Value::Object(fields)) if fields.len() == 1 => {
+                match (fields.get("output"), fields.get("error")) {
+                    (Some(Value::String(text)), _) => (text.clone(), false),
+                    (_, Some(Value::String(text))) => (text.clone(), true),
+                    _ => (Value::Object(fields.clone()).to_string(), false),
+                }
+            }
             Some(value) => (value.to_string(), false),
         };
         let content = if text.is_empty() { Vec::new() } else { vec![Part::Text(text)] };
@@ -228,7 +235,12 @@ fn read_part(part: &Fields, at: &str) -> Result<Part, Untranslatable> {
     }
 }
 
-fn read_model(parts: &[Value], at: &str, calls: &mut Calls, request: &mut Request) -> Result<(), Untranslatable> {
+fn read_model(
+    parts: &[Value],
+    at: &str,
+    calls: &mut Calls,
+    request: &mut Request,
+) -> Result<(), Untranslatable> {
     let mut said = Vec::new();
     for part in parts {
         let part = object(part, at)?;
@@ -294,15 +306,19 @@ pub(super) fn write_request(request: &Request) -> Result<Value, Untranslatable> 
     if !request.tools.is_empty() {
         let declarations: Vec<Value> = request.tools.iter().map(write_tool).collect();
         written["tools"] = json!([{ "functionDeclarations": declarations }]);
-        put(&mut written, "toolConfig", request.choice.as_ref().map(|choice| {
-            let calling = match choice {
-                Choice::Auto => json!({ "mode": "AUTO" }),
-                Choice::None => json!({ "mode": "NONE" }),
-                Choice::Required => json!({ "mode": "ANY" }),
-                Choice::Named(name) => json!({ "mode": "ANY", "allowedFunctionNames": [name] }),
-            };
-            json!({ "functionCallingConfig": calling })
-        }));
+        put(
+            &mut written,
+            "toolConfig",
+            request.choice.as_ref().map(|choice| {
+                let calling = match choice {
+                    Choice::Auto => json!({ "mode": "AUTO" }),
+                    Choice::None => json!({ "mode": "NONE" }),
+                    Choice::Required => json!({ "mode": "ANY" }),
+                    Choice::Named(name) => json!({ "mode": "ANY", "allowedFunctionNames": [name] }),
+                };
+                json!({ "functionCallingConfig": calling })
+            }),
+        );
     }
     let mut config = json!({});
     put(&mut config, "temperature", request.temperature.clone().map(Value::Number));
@@ -357,12 +373,13 @@ fn write_said(said: &[Said]) -> Vec<Value> {
 
 /// A result, and its images behind it.
 fn write_result(result: &CallResult, request: &Request) -> Result<Vec<Value>, Untranslatable> {
-    let name = request
-        .name_of(&result.call)
-        .ok_or_else(|| no("messages", "hold a result of a call that was not made, and its name is not known"))?;
+    let name = request.name_of(&result.call).ok_or_else(|| {
+        no("messages", "hold a result of a call that was not made, and its name is not known")
+    })?;
     let field = if result.is_error { "error" } else { "output" };
     let response = json!({ field: Part::text_of(&result.content) });
-    let mut parts = vec![json!({ "functionResponse": { "id": result.call, "name": name, "response": response } })];
+    let mut parts =
+        vec![json!({ "functionResponse": { "id": result.call, "name": name, "response": response } })];
     let is_image = |part: &&Part| matches!(part, Part::Image { .. });
     parts.extend(result.content.iter().filter(is_image).filter_map(write_part));
     Ok(parts)
@@ -451,7 +468,11 @@ impl Reader for Events {
             }
             let Some(text) = part["text"].as_str().filter(|text| !text.is_empty()) else { continue };
             let is_thought = part["thought"] == true;
-            deltas.push(if is_thought { Delta::Reasoning(text.to_owned()) } else { Delta::Text(text.to_owned()) });
+            deltas.push(if is_thought {
+                Delta::Reasoning(text.to_owned())
+            } else {
+                Delta::Text(text.to_owned())
+            });
         }
         match candidate["finishReason"].as_str() {
             None => {}

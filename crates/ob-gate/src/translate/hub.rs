@@ -43,12 +43,15 @@ pub(super) enum Turn {
 pub(super) enum Part {
     Text(String),
     /// An image in base64.
-    Image { media_type: String, data: String },
+    Image {
+        media_type: String,
+        data: String,
+    },
 }
 
 /// A part of what a model says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(crate) enum Said {
     Text(String),
     Reasoning(String),
     Call(Call),
@@ -56,7 +59,7 @@ pub(super) enum Said {
 
 /// A call of a tool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Call {
+pub(crate) struct Call {
     pub(super) id: String,
     pub(super) name: String,
     /// JSON, as the model wrote it.
@@ -112,7 +115,7 @@ pub(super) enum Delta {
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// It was said.
     End,
     /// It had no more tokens.
@@ -125,7 +128,7 @@ pub(super) enum Stop {
 
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     pub(super) said: Vec<Said>,
     pub(super) stop: Stop,
 }
@@ -221,14 +224,17 @@ impl Reply {
 
     /// All of its text.
     pub(super) fn text(&self) -> String {
-        let texts = self.said.iter().filter_map(|said| if let Said::Text(text) = said { Some(text) } else { None });
+        let texts =
+            self.said.iter().filter_map(|said| if let Said::Text(text) = said { Some(text) } else { None });
         texts.map(String::as_str).collect()
     }
 
     /// All of its reasoning.
     pub(super) fn reasoning(&self) -> String {
-        let texts =
-            self.said.iter().filter_map(|said| if let Said::Reasoning(text) = said { Some(text) } else { None });
+        let texts = self
+            .said
+            .iter()
+            .filter_map(|said| if let Said::Reasoning(text) = said { Some(text) } else { None });
         texts.map(String::as_str).collect()
     }
 

@@ -51,7 +51,11 @@ pub(super) fn text_field<'a>(fields: &'a Fields, name: &str, at: &str) -> Result
 }
 
 /// A text that may be there.
-pub(super) fn text_if<'a>(fields: &'a Fields, name: &str, at: &str) -> Result<Option<&'a str>, Untranslatable> {
+pub(super) fn text_if<'a>(
+    fields: &'a Fields,
+    name: &str,
+    at: &str,
+) -> Result<Option<&'a str>, Untranslatable> {
     field(fields, name).map(|value| text(value, &format!("{at}.{name}"))).transpose()
 }
 
@@ -61,11 +65,15 @@ pub(super) fn kind(fields: &Fields) -> &str {
 }
 
 pub(super) fn flag(fields: &Fields, name: &str) -> Result<Option<bool>, Untranslatable> {
-    field(fields, name).map(|value| value.as_bool().ok_or_else(|| no(name, "must be true or false"))).transpose()
+    field(fields, name)
+        .map(|value| value.as_bool().ok_or_else(|| no(name, "must be true or false")))
+        .transpose()
 }
 
 pub(super) fn whole(fields: &Fields, name: &str) -> Result<Option<u64>, Untranslatable> {
-    field(fields, name).map(|value| value.as_u64().ok_or_else(|| no(name, "must be a whole number"))).transpose()
+    field(fields, name)
+        .map(|value| value.as_u64().ok_or_else(|| no(name, "must be a whole number")))
+        .transpose()
 }
 
 pub(super) fn number(fields: &Fields, name: &str) -> Result<Option<Number>, Untranslatable> {
@@ -85,7 +93,12 @@ pub(super) fn texts(fields: &Fields, name: &str) -> Result<Vec<String>, Untransl
 
 /// Refuses the first field that is neither carried over nor known to be left out without harm. What says nothing (null, an
 /// empty list or object) is no field.
-pub(super) fn known(fields: &Fields, at: &str, carried: &[&str], left_out: &[&str]) -> Result<(), Untranslatable> {
+pub(super) fn known(
+    fields: &Fields,
+    at: &str,
+    carried: &[&str],
+    left_out: &[&str],
+) -> Result<(), Untranslatable> {
     let says_nothing = |value: &Value| match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),

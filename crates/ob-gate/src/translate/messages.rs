@@ -95,7 +95,9 @@ pub(super) fn read_request(value: &Value) -> Result<Request, Untranslatable> {
         request.effort = effort.map(|effort| if effort == "max" { "high" } else { effort }.to_owned());
         request.format = field(config, "format").map(read_format).transpose()?;
     }
-    for (index, tool) in field(fields, "tools").map_or(Ok(&[][..]), |tools| list(tools, "tools"))?.iter().enumerate() {
+    for (index, tool) in
+        field(fields, "tools").map_or(Ok(&[][..]), |tools| list(tools, "tools"))?.iter().enumerate()
+    {
         let at = format!("tools[{index}]");
         let tool = object(tool, &at)?;
         if !matches!(kind(tool), "" | "custom") {
@@ -251,7 +253,9 @@ pub(super) fn write_request(request: &Request) -> Result<Value, Untranslatable> 
         };
         match messages.last_mut().filter(|last| last["role"] == role) {
             // The results of one turn's calls belong into one message, and what the user adds to them too.
-            Some(last) => last["content"].as_array_mut().into_iter().for_each(|all| all.extend(blocks.clone())),
+            Some(last) => {
+                last["content"].as_array_mut().into_iter().for_each(|all| all.extend(blocks.clone()))
+            }
             None if blocks.is_empty() => {}
             None => messages.push(json!({ "role": role, "content": blocks })),
         }
@@ -278,7 +282,9 @@ pub(super) fn write_request(request: &Request) -> Result<Value, Untranslatable> 
         Some(Format::Schema { schema, .. }) => {
             written["output_config"] = json!({ "format": { "type": "json_schema", "schema": schema } });
         }
-        Some(Format::Json) => return Err(no("response_format", "asks for JSON without a schema, which has no counterpart")),
+        Some(Format::Json) => {
+            return Err(no("response_format", "asks for JSON without a schema, which has no counterpart"));
+        }
     }
     Ok(written)
 }
@@ -379,7 +385,9 @@ pub(super) fn write_answer(reply: &Reply, origin: &Origin, tokens: Tokens) -> Va
     for said in &reply.said {
         match said {
             // Its signature is empty: nobody but the provider could make one.
-            Said::Reasoning(text) => content.push(json!({ "type": "thinking", "thinking": text, "signature": "" })),
+            Said::Reasoning(text) => {
+                content.push(json!({ "type": "thinking", "thinking": text, "signature": "" }))
+            }
             said => content.extend(write_said(said)),
         }
     }
@@ -413,7 +421,8 @@ impl Reader for Events {
             "content_block_start" => {
                 let block = &data["content_block"];
                 self.call = None;
-                let text = |name: &str| block[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+                let text =
+                    |name: &str| block[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
                 match block["type"].as_str().unwrap_or_default() {
                     "text" => deltas.extend(text("text").map(Delta::Text)),
                     "thinking" => deltas.extend(text("thinking").map(Delta::Reasoning)),
@@ -431,7 +440,8 @@ impl Reader for Events {
             }
             "content_block_delta" => {
                 let delta = &data["delta"];
-                let text = |name: &str| delta[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+                let text =
+                    |name: &str| delta[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
                 match delta["type"].as_str().unwrap_or_default() {
                     "text_delta" => deltas.extend(text("text").map(Delta::Text)),
                     "thinking_delta" => deltas.extend(text("thinking").map(Delta::Reasoning)),
@@ -446,7 +456,12 @@ impl Reader for Events {
             }
             "content_block_stop" => self.call = None,
             "message_delta" => {
-                deltas.extend(data.pointer("/delta/stop_reason").and_then(Value::as_str).map(read_stop).map(Delta::Stop));
+                deltas.extend(
+                    data.pointer("/delta/stop_reason")
+                        .and_then(Value::as_str)
+                        .map(read_stop)
+                        .map(Delta::Stop),
+                );
             }
             _ => {}
         }
@@ -480,7 +495,10 @@ impl Writing {
             return;
         }
         self.close(out);
-        Self::write(out, &json!({ "type": "content_block_start", "index": self.blocks, "content_block": block }));
+        Self::write(
+            out,
+            &json!({ "type": "content_block_start", "index": self.blocks, "content_block": block }),
+        );
         self.open = Some(kind);
     }
 
@@ -522,9 +540,15 @@ impl Writer for Writing {
                 self.said(out, &json!({ "type": "thinking_delta", "thinking": text }));
             }
             Delta::Call { id, name } => {
-                self.open(out, "tool_use", json!({ "type": "tool_use", "id": id, "name": name, "input": {} }));
+                self.open(
+                    out,
+                    "tool_use",
+                    json!({ "type": "tool_use", "id": id, "name": name, "input": {} }),
+                );
             }
-            Delta::Arguments(text) => self.said(out, &json!({ "type": "input_json_delta", "partial_json": text })),
+            Delta::Arguments(text) => {
+                self.said(out, &json!({ "type": "input_json_delta", "partial_json": text }))
+            }
             Delta::Stop(_) => {}
         }
     }

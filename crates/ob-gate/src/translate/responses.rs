@@ -103,7 +103,9 @@ pub(super) fn read_request(value: &Value) -> Result<Request, Untranslatable> {
             other => return Err(no_kind("text.format", other)),
         };
     }
-    for (index, tool) in field(fields, "tools").map_or(Ok(&[][..]), |tools| list(tools, "tools"))?.iter().enumerate() {
+    for (index, tool) in
+        field(fields, "tools").map_or(Ok(&[][..]), |tools| list(tools, "tools"))?.iter().enumerate()
+    {
         let at = format!("tools[{index}]");
         let tool = object(tool, &at)?;
         match kind(tool) {
@@ -146,9 +148,18 @@ fn read_item(item: &Fields, at: &str, request: &mut Request) -> Result<(), Untra
                 "system" | "developer" => request.system.push(Part::text_of(&parts)),
                 "assistant" => {
                     let text = Part::text_of(&parts);
-                    request.push(Turn::Assistant(if text.is_empty() { Vec::new() } else { vec![Said::Text(text)] }));
+                    request.push(Turn::Assistant(if text.is_empty() {
+                        Vec::new()
+                    } else {
+                        vec![Said::Text(text)]
+                    }));
                 }
-                _ => return Err(no(at, "has a role that is none of `user`, `assistant`, `system` and `developer`")),
+                _ => {
+                    return Err(no(
+                        at,
+                        "has a role that is none of `user`, `assistant`, `system` and `developer`",
+                    ));
+                }
             }
         }
         "function_call" => request.push(Turn::Assistant(vec![Said::Call(Call {
@@ -216,25 +227,33 @@ pub(super) fn write_request(request: &Request) -> Result<Value, Untranslatable> 
         };
         written["tools"] = request.tools.iter().map(write).collect();
     }
-    put(&mut written, "tool_choice", request.choice.as_ref().map(|choice| match choice {
-        Choice::Named(name) => json!({ "type": "function", "name": name }),
-        other => chat::write_choice_word(other).into(),
-    }));
+    put(
+        &mut written,
+        "tool_choice",
+        request.choice.as_ref().map(|choice| match choice {
+            Choice::Named(name) => json!({ "type": "function", "name": name }),
+            other => chat::write_choice_word(other).into(),
+        }),
+    );
     put(&mut written, "parallel_tool_calls", request.parallel);
     put(&mut written, "max_output_tokens", request.max_output);
     put(&mut written, "temperature", request.temperature.clone().map(Value::Number));
     put(&mut written, "top_p", request.top_p.clone().map(Value::Number));
     put(&mut written, "reasoning", request.effort.as_ref().map(|effort| json!({ "effort": effort })));
-    put(&mut written, "text", request.format.as_ref().map(|format| {
-        let mut schema = chat::write_schema(format);
-        match format {
-            Format::Json => json!({ "format": { "type": "json_object" } }),
-            Format::Schema { .. } => {
-                schema["type"] = "json_schema".into();
-                json!({ "format": schema })
+    put(
+        &mut written,
+        "text",
+        request.format.as_ref().map(|format| {
+            let mut schema = chat::write_schema(format);
+            match format {
+                Format::Json => json!({ "format": { "type": "json_object" } }),
+                Format::Schema { .. } => {
+                    schema["type"] = "json_schema".into();
+                    json!({ "format": schema })
+                }
             }
-        }
-    }));
+        }),
+    );
     Ok(written)
 }
 
@@ -306,7 +325,8 @@ fn read_stop(response: &Value) -> Stop {
 }
 
 pub(super) fn write_answer(reply: &Reply, origin: &Origin, tokens: Tokens) -> Value {
-    let items = reply.said.iter().enumerate().map(|(index, said)| write_item(said, index, &origin.id, "completed"));
+    let items =
+        reply.said.iter().enumerate().map(|(index, said)| write_item(said, index, &origin.id, "completed"));
     response(origin, items.collect(), Some((reply.stop, tokens)))
 }
 
@@ -374,7 +394,9 @@ impl Reader for Events {
         let index = data["output_index"].as_u64();
         let piece = || data["delta"].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         match data["type"].as_str().unwrap_or_default() {
-            "response.output_text.delta" | "response.refusal.delta" => deltas.extend(piece().map(Delta::Text)),
+            "response.output_text.delta" | "response.refusal.delta" => {
+                deltas.extend(piece().map(Delta::Text))
+            }
             "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
                 deltas.extend(piece().map(Delta::Reasoning));
             }

@@ -84,7 +84,8 @@ pub(super) fn messages(fields: &Fields, messages: &[&RawValue]) -> Result<(), Ga
 
 pub(super) fn google(fields: &Fields, list: &[&RawValue]) -> Result<(), GateRefusal> {
     without(fields, &["cachedContent", "cached_content"])?;
-    let tools: Vec<BTreeMap<String, IgnoredAny>> = fields.get("tools", "a list of objects")?.unwrap_or_default();
+    let tools: Vec<BTreeMap<String, IgnoredAny>> =
+        fields.get("tools", "a list of objects")?.unwrap_or_default();
     for name in tools.iter().flat_map(BTreeMap::keys) {
         if !matches!(name.as_str(), "functionDeclarations" | "function_declarations") {
             return Err(hosted(name));
@@ -126,7 +127,11 @@ fn tools(fields: &Fields, is_ours: impl Fn(Option<&str>) -> bool) -> Result<(), 
 fn hosted(name: &str) -> GateRefusal {
     let name: String = name.chars().filter(|c| !c.is_control()).take(60).collect();
     let what = format!("the tool `{name}` is carried out by the provider, outside of the sandbox");
-    GateRefusal::invalid(Some("tools"), what, "switch it off in the agent's settings; the gate is the only way out")
+    GateRefusal::invalid(
+        Some("tools"),
+        what,
+        "switch it off in the agent's settings; the gate is the only way out",
+    )
 }
 
 fn contents(place: &'static str, items: &[&RawValue]) -> Result<(), GateRefusal> {

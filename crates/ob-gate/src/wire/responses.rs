@@ -60,7 +60,8 @@ pub(super) fn prepare(body: &[u8], model: &str, most: u64) -> Result<Prepared, G
             return Err(GateRefusal::invalid(Some(name), what, "send the whole conversation in `input`"));
         }
     }
-    let is_text = fields.get::<&RawValue>("input", "a text or a list")?.map(|input| input.get().starts_with('"'));
+    let is_text =
+        fields.get::<&RawValue>("input", "a text or a list")?.map(|input| input.get().starts_with('"'));
     let items = match is_text {
         Some(true) => Vec::new(),
         _ => fields.items("input", "{\"role\": \"user\", \"content\": \"…\"}")?,
@@ -116,7 +117,12 @@ pub(super) fn whole(body: &[u8]) -> Option<Chunk> {
     Some(Chunk {
         usage: response.usage.as_ref().and_then(usage),
         finishes: matches!(status, "completed" | "incomplete"),
-        written_bytes: response.output.iter().map(text_bytes).fold(0, u64::saturating_add).min(count(body.len())),
+        written_bytes: response
+            .output
+            .iter()
+            .map(text_bytes)
+            .fold(0, u64::saturating_add)
+            .min(count(body.len())),
         ..Chunk::default()
     })
 }

@@ -34,7 +34,9 @@ fn request(wire: Wire, more: Value) -> Value {
 /// A request of a wire whose user says these parts.
 fn saying(wire: Wire, parts: Value) -> Value {
     match wire {
-        Wire::Chat | Wire::Messages => request(wire, json!({"messages": [{"role": "user", "content": parts}]})),
+        Wire::Chat | Wire::Messages => {
+            request(wire, json!({"messages": [{"role": "user", "content": parts}]}))
+        }
         Wire::Responses => request(wire, json!({"input": [{"role": "user", "content": parts}]})),
         Wire::Google => request(wire, json!({"contents": [{"role": "user", "parts": parts}]})),
     }
@@ -102,7 +104,8 @@ fn the_output_is_bounded_by_the_smaller_of_what_is_asked_and_allowed() {
         assert_eq!((found, prepared.output_tokens), (sent_tokens, reserved), "{wire}: {asked}");
     }
     let large = json!({"messages": [1], "max_tokens": 9000, "thinking": {"budget_tokens": 8000}});
-    let prepared = prepare(Wire::Messages, large.to_string().as_bytes(), "m", 2000, false).expect("well-formed");
+    let prepared =
+        prepare(Wire::Messages, large.to_string().as_bytes(), "m", 2000, false).expect("well-formed");
     let sent: Value = serde_json::from_slice(&prepared.body).expect("JSON");
     assert_eq!((&sent["max_tokens"], &sent["thinking"]["budget_tokens"]), (&json!(2000), &json!(1999)));
 }
@@ -124,7 +127,11 @@ fn what_is_wrong_is_refused_by_name() {
         (Wire::Responses, "{}", Some("input")),
         (Wire::Responses, "{\"input\": 1}", Some("input")),
         (Wire::Responses, "{\"input\": \"a\", \"max_output_tokens\": \"9\"}", Some("max_output_tokens")),
-        (Wire::Responses, "{\"input\": \"a\", \"previous_response_id\": \"r\"}", Some("previous_response_id")),
+        (
+            Wire::Responses,
+            "{\"input\": \"a\", \"previous_response_id\": \"r\"}",
+            Some("previous_response_id"),
+        ),
         (Wire::Responses, "{\"input\": \"a\", \"background\": true}", Some("background")),
         (Wire::Messages, "{}", Some("messages")),
         (Wire::Messages, "{\"messages\": [1], \"max_tokens\": 1.5}", Some("max_tokens")),
@@ -137,7 +144,11 @@ fn what_is_wrong_is_refused_by_name() {
             "{\"contents\": [1], \"generationConfig\": {\"max_output_tokens\": 9}}",
             Some("max_output_tokens"),
         ),
-        (Wire::Google, "{\"contents\": [1], \"generationConfig\": {\"candidateCount\": 17}}", Some("candidateCount")),
+        (
+            Wire::Google,
+            "{\"contents\": [1], \"generationConfig\": {\"candidateCount\": 17}}",
+            Some("candidateCount"),
+        ),
     ] {
         let refused = prepare(wire, body.as_bytes(), "m", 10, false).expect_err(body);
         assert_eq!((refused.status.as_u16(), refused.param), (400, param), "{body}");
@@ -161,10 +172,9 @@ fn a_provider_is_not_made_to_reach_out_of_the_sandbox() {
     let image = |source: Value| json!([{"type": "image", "source": source}]);
     let far = |parts: Value, wire| (wire, saying(wire, parts));
     let with = |wire, more: Value| (wire, request(wire, more));
-    let tool = |kind: &str| json!({"tools": [{"type": "function", "name": "f"}, {"type": kind}]});
+    let tool = |kind: &str| json!({"tools": [{"type": kind, "name": "f"}]});
     let result = |content: Value| json!([{"type": "tool_result", "tool_use_id": "1", "content": content}]);
-    let document =
-        json!([{"type": "document", "source": {"type": "content", "content": image(json!({"type": "url", "url": FAR}))}}]);
+    let document = json!([{"type": "document", "source": {"type": "content", "content": image(json!({"type": "url", "url": FAR}))}}]);
     let attempts = [
         far(json!([{"type": "image_url", "image_url": {"url": FAR}}]), Wire::Chat),
         far(json!([{"type": "image_url", "image_url": FAR}]), Wire::Chat),
@@ -184,7 +194,10 @@ fn a_provider_is_not_made_to_reach_out_of_the_sandbox() {
         far(result(document), Wire::Messages),
         far(json!([{"fileData": {"fileUri": FAR}}]), Wire::Google),
         far(json!([{"file_data": {"file_uri": FAR}}]), Wire::Google),
-        far(json!([{"functionResponse": {"name": "f", "parts": [{"fileData": {"fileUri": FAR}}]}}]), Wire::Google),
+        far(
+            json!([{"functionResponse": {"name": "f", "parts": [{"fileData": {"fileUri": FAR}}]}}]),
+            Wire::Google,
+        ),
         with(Wire::Chat, tool("web_search")),
         with(Wire::Chat, json!({"web_search_options": {}})),
         with(Wire::Responses, tool("web_search")),
@@ -214,7 +227,10 @@ fn a_provider_is_not_made_to_reach_out_of_the_sandbox() {
     let data = "data:image/png;base64,AAAA";
     let args = json!({"url": FAR, "image_url": FAR, "source": {"url": FAR}});
     let harmless = [
-        far(json!([{"type": "image_url", "image_url": {"url": data}}, {"type": "text", "text": FAR}]), Wire::Chat),
+        far(
+            json!([{"type": "image_url", "image_url": {"url": data}}, {"type": "text", "text": FAR}]),
+            Wire::Chat,
+        ),
         far(json!([{"type": "input_image", "image_url": data}]), Wire::Responses),
         with(Wire::Responses, tool("custom")),
         far(image(json!({"type": "base64", "media_type": "image/png", "data": "AAAA"})), Wire::Messages),
@@ -247,10 +263,13 @@ fn chunks_of_chat_tell_usage_end_and_error() {
     assert!(only.is_only_usage);
     let tokens = Tokens { reasoning: 2, ..used(9, 3, 4) };
     assert_eq!(only.usage, Some(Reported { tokens, is_final: true }));
-    let last = event(&mut watch, json!({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage}));
+    let last =
+        event(&mut watch, json!({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage}));
     assert!(last.finishes && !last.is_only_usage && last.usage.is_some());
-    let delta = json!({"role": "assistant", "content": "four", "tool_calls": [{"function": {"arguments": "{}"}}]});
-    let middle = event(&mut watch, json!({"choices": [{"delta": delta, "finish_reason": null}], "usage": null}));
+    let delta =
+        json!({"role": "assistant", "content": "four", "tool_calls": [{"function": {"arguments": "{}"}}]});
+    let middle =
+        event(&mut watch, json!({"choices": [{"delta": delta, "finish_reason": null}], "usage": null}));
     assert_eq!((middle.written_bytes, middle.finishes, middle.usage), (6, false, None));
     assert!(event(&mut watch, json!({"error": {"message": "x"}})).error.is_some());
     for wrong in ["", "[]", "1", "{", "{\"choices\": 1}", "[null, null, null]"] {
@@ -266,17 +285,25 @@ fn events_of_messages_add_up_to_one_report() {
     let first = event(&mut watch, json!({"type": "message_start", "message": {"usage": begins}}));
     let begun = Tokens { cache_written: 10, ..used(35, 20, 1) };
     assert_eq!(first.usage, Some(Reported { tokens: begun, is_final: false }));
-    let text = event(&mut watch, json!({"type": "content_block_delta", "index": 0,
-                                        "delta": {"type": "text_delta", "text": "four"}}));
+    let text = event(
+        &mut watch,
+        json!({"type": "content_block_delta", "index": 0,
+                                        "delta": {"type": "text_delta", "text": "four"}}),
+    );
     assert_eq!((text.written_bytes, text.usage), (4, None));
     assert_eq!(event(&mut watch, json!({"type": "ping"})), Chunk::default());
-    let last = event(&mut watch, json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"},
-                                        "usage": {"output_tokens": 9}}));
+    let last = event(
+        &mut watch,
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"},
+                                        "usage": {"output_tokens": 9}}),
+    );
     assert!(last.finishes && !last.ends);
     let whole = Reported { tokens: Tokens { output: 9, ..begun }, is_final: true };
     assert_eq!(last.usage, Some(whole));
     assert!(event(&mut watch, json!({"type": "message_stop"})).ends);
-    assert!(event(&mut watch, json!({"type": "error", "error": {"type": "overloaded_error"}})).error.is_some());
+    assert!(
+        event(&mut watch, json!({"type": "error", "error": {"type": "overloaded_error"}})).error.is_some()
+    );
     for wrong in ["{}", "{\"type\": 1}", "[\"ping\"]"] {
         assert_eq!(watch.event(wrong.as_bytes()), None, "{wrong}");
     }
