@@ -28,7 +28,7 @@ const PASSED_ON_ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
 /// Headers of a provider's answer that are passed back.
 const PASSED_BACK: [&str; 3] = ["retry-after", "x-request-id", "request-id"];
 /// The version of Anthropic's wire that is spoken if the agent names none.
-const ANTHROPIC_VERSION: &str = "2023-06-01";
+pub(crate) const ANTHROPIC_VERSION: &str = "2023-06-01";
 /// The most bytes of a provider's error that are read.
 const MAX_ERROR: usize = 64 * 1024;
 /// The most characters of a provider's error that are shown.
@@ -224,13 +224,16 @@ fn is_shown(value: &HeaderValue, redactor: &Redactor) -> bool {
     value.to_str().is_ok_and(|text| !redactor.finds(text))
 }
 
+/// The base URL of a wire: Google's OpenAI-compatible form lies under its own.
+pub(crate) fn base(base_url: &str, wire: Wire) -> &str {
+    let base = base_url.trim_end_matches('/');
+    if wire == Wire::Google { base.strip_suffix("/openai").unwrap_or(base) } else { base }
+}
+
 /// Where a wire asks a model.
 fn url(base_url: &str, wire: Wire, model: &str, ask: Ask) -> Result<Url, GateRefusal> {
-    let base = base_url.trim_end_matches('/');
-    // Google's OpenAI-compatible form lies beside its own.
-    let base = if wire == Wire::Google { base.strip_suffix("/openai").unwrap_or(base) } else { base };
-    let mut url =
-        Url::parse(base).map_err(|error| misconfigured(format!("its base URL is malformed ({error})")))?;
+    let mut url = Url::parse(base(base_url, wire))
+        .map_err(|error| misconfigured(format!("its base URL is malformed ({error})")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(misconfigured("its base URL is neither http nor https".into()));
     }

@@ -14,3 +14,4 @@ mod isolation;
 mod job;
 mod refusals;
 mod secrecy;
+mod wires;
