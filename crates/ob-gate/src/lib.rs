@@ -29,6 +29,7 @@ use ob_store::SharedStore;
 use ob_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 
+mod body;
 pub mod discovery;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -44,6 +45,7 @@ mod sse;
 #[cfg(test)]
 mod tests;
 mod translate;
+mod tries;
 mod upstream;
 mod wire;
 

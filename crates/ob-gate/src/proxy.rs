@@ -10,7 +10,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -19,12 +18,9 @@ use http::HeaderValue;
 use http::Request;
 use http::Response;
 use http::StatusCode;
-use http_body::Body as _;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use http_body_util::Full;
-use http_body_util::LengthLimitError;
-use http_body_util::Limited;
 use http_body_util::StreamBody;
 use hyper::body::Incoming;
 use ob_core::Refusal;
@@ -32,6 +28,7 @@ use ob_core::RefusalCode;
 use ob_core::model::Price;
 use ob_core::model::Wire;
 
+use crate::body;
 use crate::listen::Gate;
 use crate::meter::Charge;
 use crate::models::Key;
@@ -47,6 +44,7 @@ use crate::route::Body;
 use crate::translate;
 use crate::translate::Origin;
 use crate::translate::Translator;
+use crate::tries::Tries;
 use crate::upstream;
 use crate::upstream::Ask;
 use crate::wire;
@@ -55,12 +53,6 @@ use crate::wire::Watch;
 
 /// An answer that is not a stream and not what it should be.
 const BAD_ANSWER: &str = "bad_model_answer";
-/// The unit in which the memory of request bodies is counted.
-const BODY_UNIT: usize = 64 * 1024;
-/// The pause before the first further try; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause. Whoever is told to wait longer than this hears it from us and can do something else meanwhile.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A call that was checked and can be made.
 struct Plan {
@@ -90,11 +82,11 @@ pub(crate) async fn generate(
     let provider = provider(gate).await?;
     let price = price(gate, &provider)?;
     let (head, body) = request.into_parts();
-    let room = room_for(gate, &body).await?;
-    let body = read(gate, body).await?;
+    let room = body::room_for(gate, &body).await?;
+    let body = body::read(gate, body).await?;
     let plan = plan(agent, &provider, &gate.session.model.model, &body, streams)?;
     drop(body);
-    let mut tries = Tries { left: provider.retries, pause: FIRST_PAUSE, other_keys: provider.keys.count() };
+    let mut tries = Tries::of(&provider);
     loop {
         let key = provider.keys.current();
         let failed = match attempt(gate, &provider, price, key, &plan, &head.headers).await {
@@ -126,8 +118,8 @@ pub(crate) async fn count(
     let (session, options) = (&gate.session, &gate.shared.options);
     let provider = provider(gate).await?;
     let (head, body) = request.into_parts();
-    let room = room_for(gate, &body).await?;
-    let body = read(gate, body).await?;
+    let room = body::room_for(gate, &body).await?;
+    let body = body::read(gate, body).await?;
     let model = session.model.model.as_str();
     let prepared = wire::prepare_count(agent, &body, model)?;
     drop(body);
@@ -378,87 +370,4 @@ impl From<GateRefusal> for Failed {
     fn from(refused: GateRefusal) -> Self {
         Self { refused, charge: None }
     }
-}
-
-/// How often and when a call is tried again.
-struct Tries {
-    left: u32,
-    pause: Duration,
-    /// Keys that were not tried yet, the one in use included.
-    other_keys: usize,
-}
-
-// === impl Tries ===
-
-impl Tries {
-    /// The pause before the next try; `None` if there is none.
-    fn after(
-        &mut self,
-        refused: &GateRefusal,
-        provider: &Provider,
-        key: Option<Key<'_>>,
-    ) -> Option<Duration> {
-        if let (Again::OtherKey | Again::Slower, Some(key)) = (refused.again, key)
-            && self.other_keys > 1
-        {
-            self.other_keys -= 1;
-            provider.keys.pass_over(key);
-            return Some(Duration::ZERO);
-        }
-        if matches!(refused.again, Again::No | Again::OtherKey) || self.left == 0 {
-            return None;
-        }
-        let asked = refused.retry_after.as_ref().and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let pause = asked.map_or(self.pause, Duration::from_secs);
-        if pause > LONGEST_PAUSE {
-            return None;
-        }
-        self.left -= 1;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Some(pause)
-    }
-}
-
-/// Waits until this session's requests in flight leave room in memory for this one.
-async fn room_for(gate: &Gate, body: &Incoming) -> Result<tokio::sync::OwnedSemaphorePermit, GateRefusal> {
-    let max = gate.shared.options.max_body;
-    let length = body.size_hint().upper().and_then(|length| usize::try_from(length).ok()).unwrap_or(max);
-    if length > max {
-        return Err(too_large(max));
-    }
-    let units = u32::try_from(length.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX).max(1);
-    let room = Arc::clone(&gate.body_room).acquire_many_owned(units).await;
-    room.map_err(|_| {
-        let refusal = Refusal::unavailable("the gate is closing").fix("nothing to do: the session is ending");
-        GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "closing", refusal)
-    })
-}
-
-/// Units of memory that the bodies of one session may take at once: two of the largest.
-pub(crate) fn body_units(max_body: usize) -> usize {
-    2 * max_body.div_ceil(BODY_UNIT).max(1)
-}
-
-async fn read(gate: &Gate, body: Incoming) -> Result<Bytes, GateRefusal> {
-    let options = &gate.shared.options;
-    let collecting = Limited::new(body, options.max_body).collect();
-    match tokio::time::timeout(options.body_timeout, collecting).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(options.max_body)),
-        Ok(Err(_)) => {
-            Err(GateRefusal::invalid(None, "the body breaks off in the middle", "send the whole body"))
-        }
-        Err(_) => {
-            let refusal =
-                Refusal::invalid(format!("the body did not arrive within {:?}", options.body_timeout))
-                    .fix("send it at once");
-            Err(GateRefusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", refusal))
-        }
-    }
-}
-
-fn too_large(max: usize) -> GateRefusal {
-    let refusal = Refusal::invalid(format!("the body has more than {max} bytes"))
-        .fix("shorten the conversation: leave out old results of tools");
-    GateRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", refusal)
 }

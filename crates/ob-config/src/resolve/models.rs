@@ -346,7 +346,8 @@ impl Resolver<'_> {
 fn wires(word: &str, url: &str) -> Vec<Wire> {
     match word {
         "responses" => vec![Wire::Responses],
-        "openai" => vec![Wire::Chat, Wire::Responses],
+        // Its newest models want bounds and effort as this wire says them, so it is the one to translate to.
+        "openai" => vec![Wire::Responses, Wire::Chat],
         "anthropic" => vec![Wire::Messages],
         // Google's own form, and the OpenAI-compatible one that lies under it.
         "google" if url.trim_end_matches('/').ends_with("/openai") => vec![Wire::Google, Wire::Chat],

@@ -1,5 +1,7 @@
 //! Variables go over the file.
 
+use ob_core::model::Wire;
+
 use super::*;
 
 #[test]
@@ -67,7 +69,7 @@ fn a_key_in_the_environment_is_a_provider() {
         Place::new("{}").env("OPENAI_API_KEY", "sk-1").env("OPENAI_MODEL", "m").load().expect("fine");
     let provider = &loaded.settings.models.providers["openai"];
     assert_eq!(provider.base_url, "https://api.openai.com/v1");
-    assert_eq!(provider.wires, [Wire::Chat, Wire::Responses]);
+    assert_eq!(provider.wires, [Wire::Responses, Wire::Chat]);
     assert!(provider.api_key.is_some());
     assert_eq!(loaded.settings.models.session_model.as_deref(), Some("openai/m"));
     assert_eq!(loaded.origins["credentials.providers.credentials.openai.api_key"], "OPENAI_API_KEY");

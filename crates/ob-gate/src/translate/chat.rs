@@ -1,5 +1,8 @@
 //! OpenAI's chat completions, to and from the hub: requests here, answers beside.
 
+use serde_json::Value;
+use serde_json::json;
+
 use super::Untranslatable;
 use super::hub::Call;
 use super::hub::CallResult;
@@ -30,8 +33,6 @@ use super::json::text_field;
 use super::json::text_if;
 use super::json::texts;
 use super::json::whole;
-use serde_json::Value;
-use serde_json::json;
 
 mod answer;
 

@@ -3,6 +3,9 @@
 //! Calls and their results belong together by name there, and by an id only if one was given: where it is missing, one is
 //! made from the order of the calls.
 
+use serde_json::Value;
+use serde_json::json;
+
 use super::Untranslatable;
 use super::chat::no_parameters;
 use super::hub::Call;
@@ -27,8 +30,6 @@ use super::json::text_field;
 use super::json::text_if;
 use super::json::texts;
 use super::json::whole;
-use serde_json::Value;
-use serde_json::json;
 
 mod answer;
 

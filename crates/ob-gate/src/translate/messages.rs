@@ -3,6 +3,9 @@
 //! Thinking is not given back to a provider: its signature has no place in other wires. So a request that comes from another
 //! wire does not ask for thinking, and thinking that an agent sends is left out.
 
+use serde_json::Value;
+use serde_json::json;
+
 use super::Untranslatable;
 use super::chat::no_parameters;
 use super::hub::Call;
@@ -29,8 +32,6 @@ use super::json::text_field;
 use super::json::text_if;
 use super::json::texts;
 use super::json::whole;
-use serde_json::Value;
-use serde_json::json;
 
 mod answer;
 
@@ -268,7 +269,9 @@ pub(super) fn write_request(request: &Request) -> Result<Value, Untranslatable> 
     put(&mut written, "tool_choice", write_choice(request));
     put(&mut written, "max_tokens", request.max_output);
     put(&mut written, "temperature", request.temperature.as_ref().map(bounded));
-    put(&mut written, "top_p", request.top_p.clone().map(Value::Number));
+    // Its newest models take one of the two.
+    let top_p = request.top_p.clone().filter(|_| request.temperature.is_none());
+    put(&mut written, "top_p", top_p.map(Value::Number));
     let stop: Vec<&String> = request.stop.iter().filter(|text| !text.trim().is_empty()).collect();
     put(&mut written, "stop_sequences", (!stop.is_empty()).then(|| json!(stop)));
     match &request.format {

@@ -2,6 +2,9 @@
 //!
 //! A conversation is a flat list of items there: what the model said and each of its calls are items of their own.
 
+use serde_json::Value;
+use serde_json::json;
+
 use super::Untranslatable;
 use super::chat;
 use super::hub::Call;
@@ -28,8 +31,6 @@ use super::json::text;
 use super::json::text_field;
 use super::json::text_if;
 use super::json::whole;
-use serde_json::Value;
-use serde_json::json;
 
 mod answer;
 

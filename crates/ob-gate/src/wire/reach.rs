@@ -79,6 +79,7 @@ pub(super) fn messages(fields: &Fields, messages: &[&RawValue]) -> Result<(), Ga
             kind == "custom" || ANTHROPIC_TOOLS.iter().any(|beginning| kind.starts_with(beginning))
         })
     })?;
+    contents("system", fields.raw("system").as_slice())?;
     contents("messages", messages)
 }
 
@@ -90,6 +91,9 @@ pub(super) fn google(fields: &Fields, list: &[&RawValue]) -> Result<(), GateRefu
         if !matches!(name.as_str(), "functionDeclarations" | "function_declarations") {
             return Err(hosted(name));
         }
+    }
+    for name in ["systemInstruction", "system_instruction"] {
+        contents(name, fields.raw(name).as_slice())?;
     }
     contents("contents", list)
 }

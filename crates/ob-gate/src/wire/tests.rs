@@ -198,6 +198,8 @@ fn a_provider_is_not_made_to_reach_out_of_the_sandbox() {
             json!([{"functionResponse": {"name": "f", "parts": [{"fileData": {"fileUri": FAR}}]}}]),
             Wire::Google,
         ),
+        with(Wire::Google, json!({"systemInstruction": {"parts": [{"fileData": {"fileUri": FAR}}]}})),
+        with(Wire::Messages, json!({"system": image(json!({"type": "url", "url": FAR}))})),
         with(Wire::Chat, tool("web_search")),
         with(Wire::Chat, json!({"web_search_options": {}})),
         with(Wire::Responses, tool("web_search")),

@@ -1,5 +1,10 @@
 //! Answers and streams of Google's `generateContent`, to and from the hub.
 
+use bytes::BytesMut;
+use ob_core::model::Tokens;
+use serde_json::Value;
+use serde_json::json;
+
 use crate::translate::Broken;
 use crate::translate::Origin;
 use crate::translate::Reader;
@@ -10,11 +15,6 @@ use crate::translate::hub::Reply;
 use crate::translate::hub::Said;
 use crate::translate::hub::Stop;
 use crate::translate::json::event;
-use crate::translate::json::whole;
-use bytes::BytesMut;
-use ob_core::model::Tokens;
-use serde_json::Value;
-use serde_json::json;
 
 pub(in crate::translate) fn read_answer(value: &Value, origin: &Origin) -> Result<Reply, Broken> {
     let mut deltas = Vec::new();

@@ -1,5 +1,10 @@
 //! Answers and streams of Anthropic's messages, to and from the hub.
 
+use bytes::BytesMut;
+use ob_core::model::Tokens;
+use serde_json::Value;
+use serde_json::json;
+
 use super::write_said;
 use crate::translate::Broken;
 use crate::translate::Origin;
@@ -11,12 +16,6 @@ use crate::translate::hub::Reply;
 use crate::translate::hub::Said;
 use crate::translate::hub::Stop;
 use crate::translate::json::event;
-use crate::translate::json::kind;
-use crate::translate::json::known;
-use bytes::BytesMut;
-use ob_core::model::Tokens;
-use serde_json::Value;
-use serde_json::json;
 
 pub(in crate::translate) fn read_answer(value: &Value) -> Result<Reply, Broken> {
     let blocks = value["content"].as_array().ok_or_else(|| Broken("a message without content".to_owned()))?;

@@ -1,5 +1,10 @@
 //! Answers and streams of OpenAI's responses, to and from the hub.
 
+use bytes::BytesMut;
+use ob_core::model::Tokens;
+use serde_json::Value;
+use serde_json::json;
+
 use crate::translate::Broken;
 use crate::translate::Origin;
 use crate::translate::Reader;
@@ -10,15 +15,7 @@ use crate::translate::hub::Reply;
 use crate::translate::hub::Said;
 use crate::translate::hub::Stop;
 use crate::translate::json::event;
-use crate::translate::json::kind;
-use crate::translate::json::number;
-use crate::translate::json::object;
 use crate::translate::json::text;
-use crate::translate::json::whole;
-use bytes::BytesMut;
-use ob_core::model::Tokens;
-use serde_json::Value;
-use serde_json::json;
 
 pub(in crate::translate) fn read_answer(value: &Value) -> Result<Reply, Broken> {
     let items = value["output"].as_array().ok_or_else(|| Broken("a response without output".to_owned()))?;
