@@ -165,6 +165,10 @@ fn shown(value: &Checked) -> Option<(Value, [u8; 32])> {
     Some(match value {
         Checked::Name => return None,
         Checked::Secret(secret) => (MASK.into(), fingerprint(secret.expose_secret())),
+        Checked::Secrets(secrets) => {
+            let all: Vec<&str> = secrets.iter().map(|secret| secret.expose_secret()).collect();
+            (all.iter().map(|_| MASK).collect(), fingerprint(&format!("{all:?}")))
+        }
         Checked::Text(text) => plain(text.clone().into()),
         Checked::Flag(flag) => plain((*flag).into()),
         Checked::Usd(usd) => plain(number(&usd.to_string())),

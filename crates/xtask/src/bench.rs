@@ -39,8 +39,9 @@ pub struct Figure {
 }
 
 /// Programs that measure, by package; what [`server`] measures goes by that name.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("ob-store", "store"),
+    ("ob-gate", "gate"),
     ("oubliette", "cli"),
     ("oubliette", "sandbox"),
     ("oubliette", "life"),
@@ -216,6 +217,9 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "bomb_neighbour_exec_p99" | "bomb_neighbour_read_p99" => Some((2.0, true)),
         "idle_session_rss" => Some((16.0, true)),
         "rss_after_churn" => Some((45.0, true)),
+        "gate_added_ttfb_p50" => Some((1.0 + value("gate_reservation_p50")?, true)),
+        "gate_throughput_ratio" => Some((0.9, false)),
+        "gate_streams" => Some((500.0, false)),
         _ => None,
     }
 }

@@ -21,3 +21,4 @@ mod shells;
 mod succession;
 mod support;
 mod terminal;
+mod wires;
