@@ -52,7 +52,7 @@ impl Resolver<'_> {
             let kind = kind.map_or_else(|| name.clone(), |kind| kind.value);
             let known = KNOWN_PROVIDERS.iter().find(|(known, ..)| *known == kind);
             let known_url = known.map(|(_, url, _)| (*url).to_owned());
-            let Some(url) = base_url.as_ref().map(|url| url.value.clone()).or(known_url.clone()) else {
+            let Some(url) = base_url.as_ref().map(|url| url.value.clone()).or(known_url) else {
                 if self.is_broken(&path) {
                     continue;
                 }
@@ -94,11 +94,11 @@ impl Resolver<'_> {
                 known.map_or(
                     "chat",
                     |(name, of_known, spoken)| {
-                        if *name == "openai" && *of_known != url { "chat" } else { spoken }
+                        if *name == "openai" && *of_known != url { "chat" } else { *spoken }
                     },
                 );
             let provider = ProviderSettings {
-                wires: wires(wire.as_ref().map_or(spoken, |wire| &wire.value), &url),
+                wires: wires(wire.as_ref().map_or(spoken, |wire| wire.value.as_str()), &url),
                 base_url: url,
                 api_key: api_key.map(|key| key.value),
                 more_keys: more_keys.map(|keys| keys.value).unwrap_or_default(),
@@ -244,11 +244,12 @@ impl Resolver<'_> {
             let mut dated = Vec::new();
             for (day, place) in self.names(&days) {
                 let path = format!("{}.{model}.{day}", PRICES.join("."));
+                let mistakes = self.out.mistakes.len();
                 let price = self.price(&[&days[..], &[day.as_str()]].concat(), &place, &path);
                 match (Timestamp::from_day(&day), price) {
                     (None, _) => self.mistake(&place, &path, "is no day; allowed: `YYYY-MM-DD`"),
                     (Some(since), Some(price)) => dated.push((since, price)),
-                    (Some(_), None) if self.is_broken(&path) => {}
+                    (Some(_), None) if self.out.mistakes.len() > mistakes || self.is_broken(&path) => {}
                     (Some(_), None) => self.mistake(
                         &place,
                         &path,

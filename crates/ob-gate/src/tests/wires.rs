@@ -329,17 +329,17 @@ async fn a_call_is_tried_again_as_long_as_nothing_was_delivered() {
 async fn each_try_is_within_the_limits() {
     let limits = TreeLimits { max_cost: Some(MicroUsd(150_000)), max_tokens: None };
     let world = World::with(limits, GateOptions::default()).await;
-    world.put(|provider| Provider { retries: 10, ..provider });
-    // Each cut stream may have cost what it read, and 1000 tokens are reserved for what it may write.
-    let cut = || Answer::stream(vec![Step::Send("data: {".into()), Step::Cut]);
-    let usage = json!({"prompt_tokens": 10_000, "completion_tokens": 0});
-    world.provider.push(Answer::text("dear").usage(usage));
-    assert_eq!(world.ask(Wire::Chat, false).await.status, 200);
-    world.provider.push(cut());
+    world.put(|provider| Provider { wires: vec![Wire::Messages], retries: 10, ..provider });
+    // What was read is told before there is anything for the agent, and is paid for.
+    let usage = json!({"input_tokens": 10_000, "output_tokens": 0});
+    let begins = json!({"type": "message_start", "message": {"usage": usage}});
+    let begins = Step::Send(format!("data: {begins}\n\n").into());
+    world.provider.otherwise(Answer::stream(vec![begins, Step::Cut]));
     let answered = world.ask(Wire::Chat, true).await;
     assert_eq!((answered.status, answered.code().as_str()), (429, "limit_exceeded"), "{}", answered.text());
-    let ledger = world.ledger().await;
-    assert!(ledger.used.cost <= MicroUsd(150_000), "{ledger:?}");
+    assert_eq!(world.provider.requests().len(), 1, "the second try would not have fitted");
+    assert_eq!(world.ledger().await.used.cost, MicroUsd(100_000));
+    world.assert_settled().await;
 }
 
 #[tokio::test]
