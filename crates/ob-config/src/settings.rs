@@ -52,7 +52,7 @@ pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(900);
 
 /// `models.retries` if nobody says otherwise.
-pub const DEFAULT_RETRIES: u32 = 2;
+pub(crate) const DEFAULT_RETRIES: u32 = 2;
 
 /// `rate_limit.requests_per_second` if nobody says otherwise, in thousandths: ten.
 pub const DEFAULT_REQUESTS_PER_1000_S: NonZeroU32 = NonZeroU32::new(10_000).expect("not 0");
