@@ -16,6 +16,7 @@ mod models;
 mod operations;
 mod recovery;
 mod shared;
+mod standing;
 mod workspace;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use ob_telemetry::Metrics;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use actor::Command;
@@ -50,6 +52,7 @@ use actors::Entered;
 use claims::Claims;
 use live::Live;
 use shared::Shared;
+use standing::Standing;
 
 pub use clock::Clock;
 pub use clock::SharedClock;
@@ -114,11 +117,23 @@ pub struct EngineOptions {
     pub metrics: Metrics,
 }
 
+/// What an engine holds in memory for what it does. It is back at nothing when nothing is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Sessions that are driven.
+    pub actors: usize,
+    /// Projects and workspaces that operations use or delete.
+    pub claims: usize,
+    /// Workspaces that are being prepared; those that were are forgotten when the next one is.
+    pub preparing: usize,
+}
+
 /// The live system. Shared by all doors.
 pub struct Engine {
     shared: Arc<Shared>,
     actors: Arc<Actors>,
     claims: Claims,
+    standing: Standing,
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
@@ -155,6 +170,7 @@ impl Engine {
             is_root: options.is_root,
             uid: options.uid,
             epoch,
+            superseded: CancellationToken::new(),
             preparing: Mutex::default(),
             takeovers: Arc::new(Semaphore::new(TAKEOVERS)),
             starts: Arc::new(Semaphore::new(STARTS)),
@@ -167,6 +183,7 @@ impl Engine {
             shared,
             actors: Arc::default(),
             claims: Claims::default(),
+            standing: Standing::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),
@@ -202,6 +219,15 @@ impl Engine {
         }
     }
 
+    /// What is held right now for sessions that are driven and operations that are under way.
+    pub fn held(&self) -> Held {
+        Held {
+            actors: self.actors.count(),
+            claims: self.claims.count(),
+            preparing: self.shared.preparing.lock().expect("no one panics with it").len(),
+        }
+    }
+
     /// Ready, or why not.
     pub fn ready(&self) -> Result<(), String> {
         if self.draining.load(Ordering::Relaxed) { Err("the server is stopping".to_owned()) } else { Ok(()) }
@@ -212,6 +238,12 @@ impl Engine {
         let mut asked = self.stop.subscribe();
         let keep = asked.wait_for(Option::is_some).await.ok().and_then(|keep| *keep);
         keep.unwrap_or(false)
+    }
+
+    /// Resolves when it turned out that a later server has taken this one's place. What is left to do is to go, and to leave
+    /// everything as it is.
+    pub async fn superseded(&self) {
+        self.shared.superseded.cancelled().await;
     }
 
     /// Takes no more work, ends (or keeps) sandboxes, books what models did, flushes and closes the store.

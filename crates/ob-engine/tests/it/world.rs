@@ -14,6 +14,7 @@ use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
 use ob_config::SandboxSettings;
+use ob_core::Epoch;
 use ob_core::Event;
 use ob_core::EventKind;
 use ob_core::Home;
@@ -154,7 +155,9 @@ impl World {
         }
         let provider = ProviderSettings {
             base_url: self.model.base_url(),
+            wires: vec![ob_core::model::Wire::Chat],
             api_key: None,
+            more_keys: Vec::new(),
             default_model: Some("cheap".to_owned()),
         };
         let dear = ModelAlias {
@@ -163,11 +166,13 @@ impl World {
             base_url: None,
             api_key: None,
             max_output_tokens: Some(100),
+            wires: None,
             extra_headers: std::collections::BTreeMap::new(),
             price: Some(Price {
                 input: MicroUsd(1_000_000_000_000),
                 output: MicroUsd(1_000_000_000_000),
                 cached_input: None,
+                cache_write: None,
             }),
         };
         ModelSettings {
@@ -176,6 +181,7 @@ impl World {
             session_model: None,
             discover_ports: Vec::new(),
             demonstration: false,
+            ..ModelSettings::default()
         }
     }
 
@@ -325,7 +331,7 @@ impl Backend for Broken {
         Err(SandboxError::Failed { id: spec.id.clone(), what: "the walls fell down".to_owned() })
     }
 
-    async fn adopt(&self, _: &str, _: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
+    async fn adopt(&self, _: &str, _: &Path, _: Epoch) -> Result<Option<SandboxEnd>, SandboxError> {
         Ok(Some(SandboxEnd { reason: "it never was".to_owned(), at: Timestamp::from_micros(0), limit: None }))
     }
 
@@ -333,7 +339,7 @@ impl Backend for Broken {
         std::future::pending().await
     }
 
-    async fn end(&self, _: &str, _: &Path) -> Result<(), SandboxError> {
+    async fn end(&self, _: &str, _: &Path, _: Epoch) -> Result<(), SandboxError> {
         Ok(())
     }
 }

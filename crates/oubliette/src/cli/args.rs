@@ -25,7 +25,7 @@ const EVERYWHERE: &str = "Options of every command";
 #[derive(Debug, Parser)]
 #[command(
     name = "oubliette",
-    version,
+    version = crate::version::FULL,
     about = "Run AI agents unattended, each in a kernel sandbox",
     long_about = "Run AI agents unattended, each in a kernel sandbox, durable from its first event.\n\nWithout a \
                   command, `oubliette` starts the server in the foreground.",
@@ -94,6 +94,9 @@ pub(crate) enum Command {
     /// The home's store
     #[command(subcommand, arg_required_else_help = true)]
     Store(StoreCommand),
+    /// What to send with a report
+    #[command(subcommand, arg_required_else_help = true)]
+    Support(SupportCommand),
     /// Make, list and revoke tokens; works with the server up or down
     #[command(subcommand, arg_required_else_help = true, after_help = help::TOKEN)]
     Token(TokenCommand),
@@ -178,6 +181,17 @@ pub(crate) enum StoreCommand {
     /// Read everything that is stored and say what is wrong with it
     #[command(after_help = help::STORE_CHECK)]
     Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SupportCommand {
+    /// Pack what helps to find a fault into one file, without secrets
+    #[command(after_help = help::BUNDLE)]
+    Bundle {
+        /// The file to make, instead of `oubliette-support-TIME.tar.gz` here
+        #[arg(long, value_name = "F", value_hint = ValueHint::FilePath)]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -469,6 +483,7 @@ mod tests {
             &["oubliette", "token", "info", "a"],
             &["oubliette", "session", "events", "last", "--follow", "--cursor", "-1"],
             &["oubliette", "session", "apply", "--to", "/x", "--check"],
+            &["oubliette", "support", "bundle", "--out", "f"],
             &["oubliette", "completions", "bash"],
             &["oubliette", "man", "--out", "/x"],
             &["oubliette", "--color", "never", "session", "list", "--color=always"],

@@ -82,6 +82,17 @@ Examples:
   oubliette doctor --fix-hints > mend.sh     read it before you run it
   oubliette doctor --json | jq '.checks[] | select(.state != \"ok\")'";
 
+/// Under the help of `support bundle`.
+pub(crate) const BUNDLE: &str = "\
+It holds versions, the configuration with the origin of each value, what `doctor`
+finds, the end of the log, the server's status, health and metrics, and the names
+of the home's files. Keys, tokens and passwords are taken out; tasks, events,
+patches and files of projects are not in it. Look into it before you send it.
+
+Examples:
+  oubliette support bundle                           in the working directory
+  oubliette support bundle --out report.tar.gz";
+
 /// Under the help of `store check`.
 pub(crate) const STORE_CHECK: &str = "\
 It checks the database's pages and references, that events are numbered without a

@@ -150,6 +150,9 @@ impl Hub {
             command.arg("--config").arg(file);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Err(error) = crate::inherit::nothing() {
+            tracing::debug!(%error, "the server inherits what this command inherited");
+        }
         let mut child = command.spawn().map_err(|error| failed("start the server", &error))?;
         // The server writes one line when it is ready and then lets go of both pipes; if it fails, it says why on
         // standard error and ends. So waiting is reading.

@@ -19,6 +19,7 @@ mod run;
 mod scenes;
 mod session;
 mod store;
+mod support;
 mod table;
 mod text;
 mod token;
@@ -28,6 +29,8 @@ mod watch;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::io::Write as _;
+use std::panic::UnwindSafe;
 use std::path::PathBuf;
 
 use ob_config::LoadOptions;
@@ -82,6 +85,18 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) const UNHEALTHY: u8 = 4;
 /// Exit code of "the user stopped it".
 pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Ends with a code of the table also after a panic, which the hook has told of: 101 would be none of ours.
+pub(crate) fn guarded(work: impl FnOnce() -> u8 + UnwindSafe) -> u8 {
+    std::panic::catch_unwind(work).unwrap_or_else(|_| {
+        let line =
+            "error: a fault of this program\n  fix: report it, with what `oubliette support bundle` packs";
+        if writeln!(io::stderr().lock(), "{line}").is_err() {
+            // Nobody is there to be told.
+        }
+        FAILED
+    })
+}
 
 /// Runs the command that `context` asks for; returns the exit code.
 pub(crate) fn main(context: &Context) -> u8 {
@@ -143,6 +158,7 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         }
         Command::Doctor(args) => wait(doctor::command(context, &global, &args, output)),
         Command::Store(command) => wait(store::command(command, &load(context, &global)?, output)),
+        Command::Support(command) => wait(support::command(command, context, &global, output)),
         Command::Token(command) => wait(token::command(command, context, &global, output)),
         Command::Status => wait(hub::Hub::load_anyway(context, &global, output)?.status(output)),
         Command::Stop(stop) => {
@@ -222,4 +238,15 @@ fn wait(command: impl Future<Output = Result<u8, Refusal>>) -> Result<u8, Refusa
 /// A fault of the machine as a refusal.
 pub(crate) fn failed(what: &str, error: &io::Error) -> Refusal {
     Refusal::unavailable(format!("cannot {what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_with_the_code_of_a_failure() {
+        assert_eq!(guarded(|| 4), 4);
+        assert_eq!(guarded(|| panic!("in a test")), FAILED);
+    }
 }
