@@ -7,6 +7,7 @@ mod doors;
 mod health;
 mod life;
 mod owner;
+mod panics;
 mod sleep;
 mod takeover;
 mod world;
