@@ -18,7 +18,7 @@ help:
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
 	@echo 'make soak    the long forms: the server is killed 1000 times, the power fails 5000 times, 3000 seeds are simulated'
-	@echo 'make bench   figures with their method, also in target/bench/figures.json'
+	@echo 'make bench   figures with their method, also in target/bench/figures.json; ONLY="store life" for some'
 	@echo 'make dist    target/dist: a release with program, completions, man pages, service, Dockerfile and checksums'
 	@echo 'make dist-check   the release of the last commit, made twice in two folders, is the same to the byte'
 	@echo 'make fuzz    every parser against made-up input; TIME=300 seconds for each, TARGETS=all'
@@ -65,7 +65,7 @@ soak: setup guest
 
 bench: setup guest
 	cargo build --locked --release --workspace --bins
-	cargo xtask bench
+	cargo xtask bench $(ONLY)
 
 dist: setup
 	@scripts/dist.sh

@@ -114,6 +114,9 @@ pub(crate) fn run(context: &Context, global: &Global, detached: bool, takeover: 
     for warning in &loaded.warnings {
         tell(&format!("warning: {warning}"));
     }
+    if let Err(error) = ob_sandbox::turns::shorten() {
+        tell(&format!("warning: the server may wait behind busy sandboxes: {error}"));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_MAX)
@@ -210,7 +213,7 @@ async fn serve(
             };
             started.emit(&telemetry.counted);
             notifier.ready(&holder.addresses);
-            let keep = Attendance {
+            let end = Attendance {
                 engine: &engine,
                 telemetry: &telemetry,
                 reloader: &reloader,
@@ -226,9 +229,13 @@ async fn serve(
             }
             reach(CrashPoint::Draining);
             phase.send_replace(Phase::Draining);
-            ServerStopping { reason: "a signal, or an operator" }.emit(&telemetry.counted);
-            drain(engine.shutdown(keep), async || signals.next().await).await;
-            Ok(crate::cli::OK)
+            ServerStopping { reason: end.reason() }.emit(&telemetry.counted);
+            drain(engine.shutdown(end.keeps_sandboxes()), async || signals.next().await).await;
+            match end {
+                End::Asked { .. } => Ok(crate::cli::OK),
+                End::Superseded => Err(Refusal::conflict("a later server has taken this home over")
+                    .fix("use that one; this one ended nothing that is its successor's")),
+            }
         }
         Ok(None) => Ok(crate::cli::OK),
         Err(refusal) => Err(refusal),
@@ -239,30 +246,59 @@ async fn serve(
     {
         tracing::error!(%error, "the listeners failed");
     }
-    clean_up(&home);
+    clean_up(&home, holder.pid);
     reach(CrashPoint::CleanedUp);
     lock.release().map_err(|error| cannot("let go of the lock", &error))?;
     ServerStopped.emit(&telemetry.counted);
     result
 }
 
+/// Why a server stops to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By a signal or an operation.
+    Asked {
+        /// Sandboxes stay for the next server.
+        keep: bool,
+    },
+    /// It has a successor already: it was stopped for long, and its lock was taken away.
+    Superseded,
+}
+
+// === impl End ===
+
+impl End {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Asked { .. } => "a signal, or an operator",
+            Self::Superseded => "a later server has taken the home over",
+        }
+    }
+
+    fn keeps_sandboxes(self) -> bool {
+        matches!(self, Self::Asked { keep: true } | Self::Superseded)
+    }
+}
+
 // === impl Attendance ===
 
 impl Attendance<'_> {
-    /// Does what signals ask for, until one of them, or an operation, says stop. True if sandboxes shall stay.
+    /// Does what signals ask for, until one of them, or an operation, says stop, or a later server is found to be
+    /// there.
     async fn attend(
         self,
         signals: &mut Signals,
         serving: &mut tokio::task::JoinHandle<io::Result<()>>,
-    ) -> bool {
+    ) -> End {
         let mut stop_requested = std::pin::pin!(self.engine.stop_requested());
         let mut said_alive = Instant::now();
         loop {
             tokio::select! {
-                keep = stop_requested.as_mut() => return keep,
+                keep = stop_requested.as_mut() => return End::Asked { keep },
+                () = self.engine.superseded() => return End::Superseded,
                 asked = signals.next() => {
                     if asked == Asked::Stop {
-                        return false;
+                        return End::Asked { keep: false };
                     }
                     self.obey(asked).await;
                 }
@@ -273,7 +309,7 @@ impl Attendance<'_> {
                 }
                 ended = &mut *serving => {
                     tracing::error!(?ended, "the listeners ended by themselves");
-                    return false;
+                    return End::Asked { keep: false };
                 }
             }
         }
@@ -291,7 +327,8 @@ impl Attendance<'_> {
             Asked::Dump => {
                 let checks = self.engine.checks().await;
                 let gauges = self.engine.gauges().await;
-                tracing::info!(ready = ?self.engine.ready(), ?gauges, ?checks, "status");
+                let held = self.engine.held();
+                tracing::info!(ready = ?self.engine.ready(), ?gauges, ?held, ?checks, "status");
             }
         }
     }
@@ -352,7 +389,11 @@ fn say_ready(holder: &Holder, home: &Home, detached: bool) -> Result<(), Refusal
         .map_err(|error| cannot("leave the terminal", &error.into()))
 }
 
-fn clean_up(home: &Home) {
+/// Removes what says that a server is here, unless that is another one.
+fn clean_up(home: &Home, pid: u32) {
+    if fs::read_to_string(home.pid_file()).is_ok_and(|text| text.trim() != pid.to_string()) {
+        return;
+    }
     for file in [home.pid_file(), home.control_socket()] {
         if let Err(error) = fs::remove_file(&file)
             && error.kind() != io::ErrorKind::NotFound

@@ -18,5 +18,6 @@ mod process;
 mod refusals;
 mod secrecy;
 mod shells;
+mod succession;
 mod support;
 mod terminal;
