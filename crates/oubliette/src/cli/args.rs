@@ -62,7 +62,7 @@ pub(crate) struct Global {
     /// Print data as JSON
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
-    /// Colours: always, never, or auto, which asks the terminal, NO_COLOR, CLICOLOR_FORCE and CLICOLOR
+    /// Colours: auto, always or never
     #[arg(
         long, global = true, help_heading = EVERYWHERE, value_name = "WHEN", default_value = "auto",
         hide_default_value = true, hide_possible_values = true
@@ -76,10 +76,12 @@ pub(crate) enum Command {
     #[command(after_help = help::RUN)]
     Run(RunArgs),
     /// Start the server
+    #[command(after_help = help::SERVE)]
     Serve(ServeArgs),
     /// Show what the server is doing
     Status,
     /// Stop the server
+    #[command(after_help = help::STOP)]
     Stop(StopArgs),
     /// Let the server read its configuration anew; says what is in effect and what needs a restart
     Reload,

@@ -46,7 +46,7 @@ fn shown(checks: &[Check], output: &Output) -> String {
         vec![check.state.to_string().replace('_', " "), check.name.clone(), check.found.clone()]
     });
     let mut text =
-        output.table(&Table::new("STATE").state_first().column("CHECK", 0).text("FOUND").rows(rows));
+        output.table(&Table::new("STATE").state_first().column("CHECK", 0).text("FOUND", 0).rows(rows));
     let ill = |required: bool| {
         checks
             .iter()

@@ -26,7 +26,12 @@ Examples:
 
 Exit codes:
   0 ok, 1 failure, 2 usage, 3 not found, 4 unhealthy, 5 refused, 6 unavailable,
-  130 interrupted by you";
+  130 interrupted by you
+
+Environment:
+  OUBLIETTE_HOME                         the home, if --dir does not say
+  OUBLIETTE_SECTION__KEY                 any key of the configuration
+  NO_COLOR, CLICOLOR_FORCE, CLICOLOR=0   colours, if --color does not say";
 
 /// Under the help of `run`.
 pub(crate) const RUN: &str = "\
@@ -45,6 +50,26 @@ Examples:
   oubliette run \"explain src/main.rs\" --model openai/gpt-5
   oubliette run \"plan the change\" --keep    and then `oubliette session message`
   oubliette run \"fix it\" --json | jq -r 'select(.type == \"end\").patch'";
+
+/// Under the help of `serve`.
+pub(crate) const SERVE: &str = "\
+In the foreground it ends on TERM, INT and `oubliette stop`; work that is not done
+goes on with the next server. HUP reads the configuration anew, USR1 opens the log
+anew, USR2 writes the status into it.
+
+Examples:
+  oubliette serve                            the same as `oubliette` alone
+  oubliette serve --daemon                   returns when it is ready
+  oubliette serve --daemon --takeover        an upgrade: sandboxes stay";
+
+/// Under the help of `stop`.
+pub(crate) const STOP: &str = "\
+It takes no more work, ends its sandboxes and exits. Sessions stay: those that had
+work to do go on with the next server, the others sleep until their next message.
+
+Examples:
+  oubliette stop
+  oubliette stop --keep-sandboxes            and start the next one soon";
 
 /// Under the help of `doctor`.
 pub(crate) const DOCTOR: &str = "\

@@ -48,7 +48,9 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
                 let rows = projects
                     .iter()
                     .map(|p| vec![p.id.to_string(), p.name.clone(), source(p), text::instant(p.created_at)]);
-                output.table(&Table::new("ID").text("NAME").text("SOURCE").column("CREATED", 1).rows(rows))
+                output.table(
+                    &Table::new("ID").text("NAME", 0).text("SOURCE", 1).column("CREATED", 2).rows(rows),
+                )
             });
             if projects.is_empty() {
                 output.hint("no project; `oubliette run` makes one for a folder, `oubliette project create` without a task");

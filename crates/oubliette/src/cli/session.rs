@@ -54,9 +54,9 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
                 let table = Table::new("ID")
                     .state("STATE", 1)
                     .column("TURNS", 2)
-                    .column("STARTED", 3)
-                    .text("MODEL")
-                    .text("TASK");
+                    .column("STARTED", 4)
+                    .text("MODEL", 3)
+                    .text("TASK", 0);
                 output.table(&table.rows(sessions.iter().map(row)))
             });
             more_of_list(&params, &sessions, output);

@@ -12,16 +12,14 @@ use super::text;
 const GAP: &str = "  ";
 /// Text is not cut below this while there is a column to leave out.
 const READABLE: usize = 16;
-/// Text is not cut below this while there is another text to leave out.
-const LEAST: usize = 8;
 
-/// What may become of a column where there is no room.
+/// What becomes of a column where there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    /// It is whole or not there; those with the highest number go first. Zero never goes.
-    Whole(u8),
-    /// It is text, and is cut; all but the last may be left out.
-    Text,
+struct Room {
+    /// It is text, and may be cut.
+    is_text: bool,
+    /// It may be left out: those with the highest number go first, and zero never goes.
+    goes: u8,
 }
 
 /// Rows under a header.
@@ -39,18 +37,23 @@ pub(crate) struct Table<'a> {
 impl<'a> Table<'a> {
     /// A table whose first column is called so.
     pub(crate) fn new(first: &'a str) -> Self {
-        Self { header: vec![first], rooms: vec![Room::Whole(0)], state: None, rows: Vec::new() }
+        Self {
+            header: vec![first],
+            rooms: vec![Room { is_text: false, goes: 0 }],
+            state: None,
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a column that may be left out; of several those with the highest number go first.
     pub(crate) fn column(self, name: &'a str, goes: u8) -> Self {
-        self.with(name, Room::Whole(goes))
+        self.with(name, Room { is_text: false, goes })
     }
 
     /// Adds a column that tells how things are, in colours.
     pub(crate) fn state(mut self, name: &'a str, goes: u8) -> Self {
         self.state = Some(self.header.len());
-        self.with(name, Room::Whole(goes))
+        self.with(name, Room { is_text: false, goes })
     }
 
     /// The first column tells how things are, in colours.
@@ -59,9 +62,9 @@ impl<'a> Table<'a> {
         self
     }
 
-    /// Adds a column of text that may be cut.
-    pub(crate) fn text(self, name: &'a str) -> Self {
-        self.with(name, Room::Text)
+    /// Adds a column of text, which may be cut and then left out.
+    pub(crate) fn text(self, name: &'a str, goes: u8) -> Self {
+        self.with(name, Room { is_text: true, goes })
     }
 
     fn with(mut self, name: &'a str, room: Room) -> Self {
@@ -115,34 +118,27 @@ impl<'a> Table<'a> {
             }
         }
         let Some(limit) = limit else { return widths };
-        self.cut(&mut widths, limit, READABLE);
-        while total(&widths) > limit {
-            let goes = self.rooms.iter().enumerate().filter_map(|(column, room)| match room {
-                Room::Whole(goes) if *goes > 0 && widths[column].is_some() => Some((*goes, column)),
-                _ => None,
-            });
-            let Some((_, column)) = goes.max() else { break };
-            widths[column] = None;
-        }
-        self.cut(&mut widths, limit, LEAST);
-        // The last text is the most telling one.
-        let texts = self.rooms.iter().enumerate().filter(|(_, room)| **room == Room::Text);
-        let mut texts: Vec<usize> = texts.map(|(column, _)| column).collect();
-        texts.pop();
-        for column in texts {
-            if total(&widths) > limit {
-                widths[column] = None;
+        loop {
+            let mut cut = widths.clone();
+            self.cut(&mut cut, limit, READABLE);
+            if total(&cut) <= limit {
+                return cut;
             }
+            let here = self.rooms.iter().enumerate().filter(|(column, _)| widths[*column].is_some());
+            let goes = here.filter(|(_, room)| room.goes > 0).max_by_key(|(_, room)| room.goes);
+            let Some((column, _)) = goes else { break };
+            // What is left of the others may be wider again without it.
+            widths[column] = None;
         }
         self.cut(&mut widths, limit, 1);
         widths
     }
 
-    /// Cuts text, the widest first, until all fits or nothing is wider than `least`.
+    /// Cuts text, the widest first, until all fits or no text is wider than `least`.
     fn cut(&self, widths: &mut [Option<usize>], limit: usize, least: usize) {
         while total(widths) > limit {
-            let of_text = widths.iter_mut().zip(&self.rooms).filter(|(_, room)| **room == Room::Text);
-            match of_text.filter_map(|(width, _)| width.as_mut()).max() {
+            let texts = widths.iter_mut().zip(&self.rooms).filter(|(_, room)| room.is_text);
+            match texts.filter_map(|(width, _)| width.as_mut()).max() {
                 Some(widest) if *widest > least => *widest -= 1,
                 _ => break,
             }
@@ -176,9 +172,9 @@ mod tests {
         Table::new("ID")
             .state("STATE", 1)
             .column("TURNS", 2)
-            .column("STARTED", 3)
-            .text("MODEL")
-            .text("TASK")
+            .column("STARTED", 4)
+            .text("MODEL", 3)
+            .text("TASK", 0)
             .rows(
                 [
                     [
@@ -235,7 +231,7 @@ mod tests {
         let table = sessions().show(None, Paint(false));
         assert!(table.contains("make the tests of the whole workspace pass\n"), "{table}");
         assert!(table.contains("evil second line\n") && !table.contains('\x1b'), "{table}");
-        assert_eq!(Table::new("ID").text("NAME").show(Some(10), Paint(false)), "ID  NAME\n");
+        assert_eq!(Table::new("ID").text("NAME", 0).show(Some(10), Paint(false)), "ID  NAME\n");
         assert!(Table::new("ID").show(None, Paint(true)).starts_with("\x1b[1mID\x1b[0m\n"));
     }
 }

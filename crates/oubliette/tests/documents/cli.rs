@@ -60,8 +60,8 @@ fn help(path: &[&str]) -> String {
 /// The names under `Commands:`, or under the headings of groups of them.
 fn commands(help: &str) -> Vec<String> {
     /// Headings of something else.
-    const OTHERS: [&str; 5] =
-        ["Arguments:", "Options:", "Options of every command:", "Examples:", "Exit codes:"];
+    const OTHERS: [&str; 6] =
+        ["Arguments:", "Options:", "Options of every command:", "Examples:", "Exit codes:", "Environment:"];
     let mut is_list = false;
     let mut names = Vec::new();
     for line in help.lines() {

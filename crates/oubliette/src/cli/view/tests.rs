@@ -169,7 +169,7 @@ fn a_resize_counts_from_the_next_line_on() {
         let body = json!({ "type": "delta", "role": "agent", "text": "words and more of them, one after the other " });
         EventView { index, at: second(index), body: serde_json::from_value(body).expect("an event") }
     };
-    let mut widest = |view: &mut View, width: usize| {
+    let widest = |view: &mut View, width: usize| {
         view.resize(Some(width));
         let text: String = (0..8).map(|index| view.event(&piece(index))).collect();
         // The first line was begun at the width before.
