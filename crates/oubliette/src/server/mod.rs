@@ -32,7 +32,6 @@ use ob_core::Timestamp;
 use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_engine::Configuration;
-use ob_engine::Engine;
 use ob_server::Authentication;
 use ob_server::Binding;
 use ob_server::Listener;
