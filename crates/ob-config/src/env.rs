@@ -308,10 +308,10 @@ fn parse_value(text: &str, shape: Shape) -> Result<Node, String> {
             }
             _ => Ok(plain),
         },
-        Shape::Value(Kind::Flag | Kind::Usd | Kind::Whole { .. } | Kind::Cpus) => {
+        Shape::Value(Kind::Flag | Kind::Usd | Kind::Whole { .. } | Kind::Cpus | Kind::PerSecond) => {
             Ok(jsonc::parse(text).unwrap_or(plain))
         }
-        Shape::Value(Kind::Paths | Kind::Ports | Kind::Variables | Kind::Headers)
+        Shape::Value(Kind::Secrets | Kind::Paths | Kind::Ports | Kind::Variables | Kind::Headers)
         | Shape::Section(_)
         | Shape::Named(_) => jsonc::parse(text)
             .map_err(|error| format!("is not JSON: {} at character {}", error.what, error.column)),

@@ -21,12 +21,13 @@ use crate::sizes::show_size;
 use crate::tree::Node;
 
 /// What a running server takes without a restart. A key that is not here needs one.
-const LIVE: [&str; 6] = [
+const LIVE: [&str; 7] = [
     "credentials.providers.",
     "defaults.agent.model",
     "defaults.limits.max_cost_usd",
     "log.level",
     "models.",
+    "rate_limit.",
     "sandbox.",
 ];
 
@@ -165,6 +166,10 @@ fn shown(value: &Checked) -> Option<(Value, [u8; 32])> {
     Some(match value {
         Checked::Name => return None,
         Checked::Secret(secret) => (MASK.into(), fingerprint(secret.expose_secret())),
+        Checked::Secrets(secrets) => {
+            let all: Vec<&str> = secrets.iter().map(|secret| secret.expose_secret()).collect();
+            (all.iter().map(|_| MASK).collect(), fingerprint(&format!("{all:?}")))
+        }
         Checked::Text(text) => plain(text.clone().into()),
         Checked::Flag(flag) => plain((*flag).into()),
         Checked::Usd(usd) => plain(number(&usd.to_string())),

@@ -10,5 +10,6 @@ mod life;
 mod owner;
 mod panics;
 mod sleep;
+mod standing;
 mod takeover;
 mod world;
