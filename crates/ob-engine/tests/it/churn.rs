@@ -57,7 +57,7 @@ impl Held {
 async fn ten_thousand_sessions_that_come_and_go_leave_nothing_behind() {
     let world = World::new().await;
     let metrics = Metrics::new("0.0.0");
-    let engine = world.engine(Broken::unfit()).await;
+    let engine = world.engine(Broken::new(true)).await;
     come_and_go(&world, &engine).await;
     let before = Held::now(&world, &engine, &metrics).await;
     for _ in 1..SESSIONS / AT_ONCE {
@@ -76,7 +76,7 @@ async fn ten_thousand_sessions_that_come_and_go_leave_nothing_behind() {
     engine.shutdown(false).await;
 }
 
-/// A project with sessions, each of which fails for want of a sandbox; then the project goes, and they with it.
+/// A project with sessions, each of which fails when its sandbox is to be made; then the project goes, and they with it.
 async fn come_and_go(world: &World, engine: &Arc<Engine>) {
     let project = project(engine, json!({})).await;
     let sessions: Vec<SessionId> =
