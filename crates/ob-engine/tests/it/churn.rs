@@ -79,8 +79,12 @@ async fn ten_thousand_sessions_that_come_and_go_leave_nothing_behind() {
 /// A project with sessions, each of which fails when its sandbox is to be made; then the project goes, and they with it.
 async fn come_and_go(world: &World, engine: &Arc<Engine>) {
     let project = project(engine, json!({})).await;
-    let sessions: Vec<SessionId> =
-        futures_util::future::join_all((0..AT_ONCE).map(|_| spawn(engine, project, json!({})))).await;
+    let first = spawn(engine, project, json!({})).await;
+    world.state(&first, "failed", 1).await;
+    // In the same workspace: what is made on disk is another test's.
+    let workspace = world.store.session(&first).await.expect("a store").expect("a session").workspace;
+    let others = (1..AT_ONCE).map(|_| spawn(engine, project, json!({ "workspace_id": workspace })));
+    let sessions: Vec<SessionId> = futures_util::future::join_all(others).await;
     for session in &sessions {
         world.state(session, "failed", 1).await;
     }
