@@ -13,9 +13,9 @@ use crate::schema::Kind;
 use crate::schema::ROOT;
 use crate::schema::Shape;
 use crate::schema::nearest;
-use crate::settings::is_sensitive_header;
-use crate::sizes::parse_cpus;
+use crate::settings::is_sensitive_name;
 use crate::sizes::parse_size;
+use crate::sizes::parse_thousandths;
 use crate::sizes::show_size;
 use crate::tree::Entry;
 use crate::tree::Node;
@@ -39,6 +39,7 @@ pub(crate) enum Checked {
     Name,
     Text(String),
     Secret(SecretString),
+    Secrets(Vec<SecretString>),
     Flag(bool),
     Usd(MicroUsd),
     Whole(u32),
@@ -153,8 +154,8 @@ impl Checker<'_> {
 
     fn note_secret(&mut self, checked: &Checked, origin: &Origin) {
         let secret = match checked {
-            Checked::Secret(_) => true,
-            Checked::Texts(texts) => texts.keys().any(|name| is_sensitive_header(name)),
+            Checked::Secret(_) | Checked::Secrets(_) => true,
+            Checked::Texts(texts) => texts.keys().any(|name| is_sensitive_name(name)),
             _ => false,
         };
         self.findings.holds_file_secret |= secret && origin.is_file();
@@ -191,7 +192,8 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
     let expected = |what: &str| Err(format!("expected {what}, found {}", value.kind()));
     match (kind, value) {
         (Kind::Text, Value::Text(text)) => plain(text).map(Checked::Text),
-        (Kind::Secret, Value::Text(text)) => secret(text),
+        (Kind::Secret, Value::Text(text)) => secret(text).map(Checked::Secret),
+        (Kind::Secrets, Value::List(items)) => secrets(items),
         (Kind::Choice(allowed), Value::Text(text)) => choice(text, allowed),
         (Kind::Flag, Value::Flag(flag)) => Ok(Checked::Flag(*flag)),
         (Kind::Flag, Value::Text(text)) => match text.to_ascii_lowercase().as_str() {
@@ -213,10 +215,14 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
             .filter(|number| (least..=most).contains(number))
             .map(Checked::Whole)
             .ok_or_else(|| format!("{} is not a whole number from {least} to {most}", show(text))),
-        (Kind::Cpus, Value::Number(text) | Value::Text(text)) => parse_cpus(text)
+        (Kind::Cpus, Value::Number(text) | Value::Text(text)) => parse_thousandths(text)
             .filter(|millis| (10..=1_024_000).contains(millis))
             .map(Checked::Millis)
             .ok_or_else(|| format!("{} is no number of processors; allowed: 0.01 to 1024", show(text))),
+        (Kind::PerSecond, Value::Number(text) | Value::Text(text)) => parse_thousandths(text)
+            .filter(|millis| (1..=1_000_000_000).contains(millis))
+            .map(Checked::Millis)
+            .ok_or_else(|| format!("{} is no number in a second; allowed: 0.001 to 1000000", show(text))),
         (Kind::Size | Kind::Rate, Value::Number(text) | Value::Text(text)) => {
             let bytes = parse_size(text).ok_or_else(|| {
                 format!("{} is no size; allowed: bytes, or a number with K, M, G or T, like `4G`", show(text))
@@ -235,9 +241,10 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
         (Kind::Address, Value::Text(text)) => address::parse(text).map(|_| Checked::Text(text.clone())),
         (Kind::Filter, Value::Text(text)) => filter(text),
         (Kind::Flag, _) => expected("true or false"),
-        (Kind::Usd | Kind::Whole { .. } | Kind::Cpus, _) => expected("a number"),
+        (Kind::Usd | Kind::Whole { .. } | Kind::Cpus | Kind::PerSecond, _) => expected("a number"),
         (Kind::Size | Kind::Rate, _) => expected("a size like `4G`"),
         (Kind::Paths, _) => expected("a list of folders"),
+        (Kind::Secrets, _) => expected("a list of keys"),
         (Kind::Ports, _) => expected("a list of ports"),
         (Kind::Variables | Kind::Headers, _) => expected("an object of names and strings"),
         (Kind::Text | Kind::Secret | Kind::Choice(_) | Kind::Url | Kind::Address | Kind::Filter, _) => {
@@ -257,7 +264,7 @@ fn plain(text: &str) -> Result<String, String> {
 }
 
 /// A key goes into a header, so it must be fit for one. It is never shown.
-fn secret(text: &str) -> Result<Checked, String> {
+fn secret(text: &str) -> Result<SecretString, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("is empty; leave the key out if none is needed".to_owned());
@@ -265,7 +272,18 @@ fn secret(text: &str) -> Result<Checked, String> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("holds a space or a character that a key cannot have".to_owned());
     }
-    Ok(Checked::Secret(SecretString::from(text)))
+    Ok(SecretString::from(text))
+}
+
+fn secrets(items: &[Node]) -> Result<Checked, String> {
+    items
+        .iter()
+        .map(|item| match &item.value {
+            Value::Text(text) => secret(text).map_err(|what| format!("a key in it {what}")),
+            other => Err(format!("expected a list of keys, found {} in it", other.kind())),
+        })
+        .collect::<Result<_, _>>()
+        .map(Checked::Secrets)
 }
 
 fn choice(text: &str, allowed: &'static [&'static str]) -> Result<Checked, String> {

@@ -62,11 +62,16 @@ fn of_kind(kind: Kind) -> Value {
             json!({ "type": ["integer", "string", "null"], "minimum": least, "maximum": most })
         }
         Kind::Cpus => json!({ "type": ["number", "string", "null"], "minimum": 0.01, "maximum": 1024 }),
+        Kind::PerSecond => {
+            json!({ "type": ["number", "string", "null"], "minimum": 0.001, "maximum": 1_000_000 })
+        }
         Kind::Size | Kind::Rate => json!({
             "type": ["integer", "string", "null"],
             "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGgTt]([Ii]?[Bb])?|[Bb])?\s*$",
         }),
-        Kind::Paths => json!({ "type": ["array", "null"], "items": { "type": "string", "minLength": 1 } }),
+        Kind::Secrets | Kind::Paths => {
+            json!({ "type": ["array", "null"], "items": { "type": "string", "minLength": 1 } })
+        }
         Kind::Ports => {
             json!({ "type": ["array", "null"], "items": { "type": "integer", "minimum": 1, "maximum": 65535 } })
         }

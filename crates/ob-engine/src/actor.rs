@@ -36,6 +36,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::actors::Place;
 use crate::shared::Shared;
@@ -244,8 +245,15 @@ impl Actor {
         }
     }
 
-    /// Drives the session until it is over, asleep, parked or taken by another server.
-    pub(crate) async fn run(mut self, begin: Begin) {
+    /// Drives the session until it is over, asleep, parked or taken by another server. Whatever is logged meanwhile
+    /// bears the session's id.
+    pub(crate) fn run(self, begin: Begin) -> impl Future<Output = ()> + Send {
+        // Of the highest level, so that no filter lets a line through without it.
+        let span = tracing::error_span!("session", id = %self.record.id);
+        self.drive(begin).instrument(span)
+    }
+
+    async fn drive(mut self, begin: Begin) {
         match begin {
             Begin::Fresh => self.input(Input::Start).await,
             Begin::Recover => self.recover().await,

@@ -30,7 +30,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "acp", run: acp::run, mutations: 1500, words: acp::WORDS },
     Target { name: "configuration", run: configuration::run, mutations: 3000, words: configuration::WORDS },
     Target { name: "ids", run: cursors::ids, mutations: 30_000, words: cursors::WORDS },
@@ -39,10 +39,17 @@ pub const TARGETS: [Target; 9] = [
     Target {
         name: "model_request",
         run: ob_gate::fuzzing::model_request,
-        mutations: 15_000,
+        mutations: 10_000,
         words: &[
             "\"model\"",
             "\"messages\"",
+            "\"input\"",
+            "\"contents\"",
+            "\"parts\"",
+            "\"role\"",
+            "\"content\"",
+            "\"tools\"",
+            "\"type\"",
             "\"stream\"",
             "\"n\"",
             "\"max_tokens\"",
@@ -53,7 +60,7 @@ pub const TARGETS: [Target; 9] = [
     Target {
         name: "model_stream",
         run: ob_gate::fuzzing::model_stream,
-        mutations: 15_000,
+        mutations: 10_000,
         words: &[
             "data: ",
             "data:",
@@ -65,6 +72,24 @@ pub const TARGETS: [Target; 9] = [
             "\"usage\"",
             "\"choices\"",
             "\u{feff}",
+        ],
+    },
+    Target {
+        name: "model_translation",
+        run: ob_gate::fuzzing::model_translation,
+        mutations: 4000,
+        words: &[
+            "data: ",
+            "\n\n",
+            "[DONE]",
+            "\"type\":",
+            "\"delta\":",
+            "\"index\":",
+            "\"tool_calls\"",
+            "\"functionCall\"",
+            "\"response.output_item.added\"",
+            "\"content_block_start\"",
+            "null",
         ],
     },
     Target { name: "redaction", run: redaction::run, mutations: 1000, words: redaction::WORDS },

@@ -28,6 +28,7 @@ pub mod link;
 pub mod machine;
 pub mod namespace;
 pub mod process;
+pub mod turns;
 
 pub use host::GuestImage;
 pub use host::Hierarchy;

@@ -53,8 +53,8 @@ const STARTS: usize = 5;
 const WAL_CAP: u64 = 64 << 20;
 const WAL_FILLED: u64 = WAL_CAP - (4 << 20);
 /// Sessions that go through their whole life, to sleep, with a sandbox each: before the first look, and until the second.
-const WARM: u32 = 60;
-const SLEEPERS: u32 = 200;
+const WARM: u32 = 300;
+const SLEEPERS: u32 = 500;
 /// Sessions that come and go.
 const CHURN: u32 = 10_000;
 /// Of which run in a sandbox until they are idle; the others end while they start.
@@ -82,6 +82,8 @@ impl Server {
             ("OUBLIETTE_SERVER__ADDRESS", format!("127.0.0.1:{port}")),
             ("OUBLIETTE_MODELS__DEMONSTRATION", "false".to_owned()),
             ("OUBLIETTE_MODELS__DISCOVER_PORTS", "[]".to_owned()),
+            ("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "1000000".to_owned()),
+            ("OUBLIETTE_RATE_LIMIT__BURST", "1000000".to_owned()),
             ("OUBLIETTE_SANDBOX__IDLE_S", idle_s.to_string()),
             ("OPENAI_API_KEY", "sk-bench".to_owned()),
             ("OPENAI_BASE_URL", model.base_url()),

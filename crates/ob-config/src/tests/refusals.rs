@@ -76,7 +76,7 @@ fn a_file_that_is_none_is_refused() {
 fn what_has_no_effect_yet_is_told_and_no_mistake() {
     let place = Place::new(
         r#"{
-            "containers": {"dev": "image"}, "backup": {"enabled": true}, "cleanup": {}, "rate_limit": {"burst": 1},
+            "containers": {"dev": "image"}, "backup": {"enabled": true}, "cleanup": {},
             "credentials": {"github": {"default": "x"}},
             "defaults": {"container": {"type": "dev"}, "backup": {}, "limits": {"max_recursion_depth": 3}},
         }"#,
@@ -84,7 +84,7 @@ fn what_has_no_effect_yet_is_told_and_no_mistake() {
     .env("DEFAULT_MAX_RECURSION_DEPTH", "3")
     .env("OUBLIETTE_HOEM", "/x");
     let loaded = place.load().expect("no mistakes");
-    assert_eq!(loaded.warnings.len(), 10, "{:#?}", loaded.warnings);
+    assert_eq!(loaded.warnings.len(), 9, "{:#?}", loaded.warnings);
     insta::assert_snapshot!("warnings", place.clean(&loaded.warnings.join("\n")));
 }
 
@@ -124,5 +124,42 @@ fn an_exposed_address_is_warned_about() {
         let file = format!(r#"{{"server": {{"address": "{address}"}}}}"#);
         let warnings = Place::new(&file).load().expect("fine").warnings;
         assert_eq!(!warnings.is_empty(), warned, "{address}: {warnings:?}");
+    }
+}
+
+#[test]
+fn prices_keys_and_wires_that_make_no_sense_have_a_place() {
+    for (file, expected) in [
+        (
+            r#"{"models": {"prices": {"m": {"someday": {"input": 1, "output": 1}}}}}"#,
+            "m.someday: is no day; allowed: `YYYY-MM-DD`",
+        ),
+        (r#"{"models": {"prices": {"m": {"2026-02-30": {"input": 1, "output": 1}}}}}"#, "is no day"),
+        (
+            r#"{"models": {"prices": {"m": {"2026-01-31": {"input": 1}}}}}"#,
+            "2026-01-31: needs both `input` and `output`",
+        ),
+        (
+            r#"{"models": {"prices": {"m": {"2026-01-31": {}}}}}"#,
+            "2026-01-31: needs both `input` and `output`",
+        ),
+        (r#"{"models": {"unpriced": "cheap"}}"#, "allowed: `free`, `refuse`"),
+        (r#"{"models": {"retries": 11}}"#, "from 0 to 10"),
+        (
+            r#"{"credentials": {"providers": {"credentials": {"openai": {"wire": "grpc"}}}}}"#,
+            "allowed: `chat`, `responses`, `openai`, `anthropic`, `google`",
+        ),
+        (
+            r#"{"credentials": {"providers": {"credentials": {"openai": {"api_keys": ["sk-fine", "sk bad"]}}}}}"#,
+            "a key in it holds a space",
+        ),
+        (
+            r#"{"credentials": {"providers": {"credentials": {"openai": {"api_keys": "sk"}}}}}"#,
+            "expected a list of keys",
+        ),
+    ] {
+        let text = Place::new(file).load().expect_err(file).to_string();
+        assert!(text.contains(expected), "{file}: {text}");
+        assert!(!text.contains("sk bad") && !text.contains("sk-fine"), "a key is in a message: {text}");
     }
 }

@@ -155,7 +155,9 @@ impl World {
         }
         let provider = ProviderSettings {
             base_url: self.model.base_url(),
+            wires: vec![ob_core::model::Wire::Chat],
             api_key: None,
+            more_keys: Vec::new(),
             default_model: Some("cheap".to_owned()),
         };
         let dear = ModelAlias {
@@ -164,11 +166,13 @@ impl World {
             base_url: None,
             api_key: None,
             max_output_tokens: Some(100),
+            wires: None,
             extra_headers: std::collections::BTreeMap::new(),
             price: Some(Price {
                 input: MicroUsd(1_000_000_000_000),
                 output: MicroUsd(1_000_000_000_000),
                 cached_input: None,
+                cache_write: None,
             }),
         };
         ModelSettings {
@@ -177,6 +181,7 @@ impl World {
             session_model: None,
             discover_ports: Vec::new(),
             demonstration: false,
+            ..ModelSettings::default()
         }
     }
 

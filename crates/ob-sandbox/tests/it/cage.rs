@@ -210,6 +210,21 @@ async fn what_is_the_machines_in_proc_is_covered() {
 }
 
 #[tokio::test]
+async fn turns_on_the_processors_are_short() {
+    let Some(world) = World::new() else { return };
+    let slice = |sched: &str| -> Option<u64> {
+        let line = sched.lines().find(|line| line.starts_with("se.slice"))?;
+        line.rsplit(':').next()?.trim().parse().ok()
+    };
+    // Kernels before 6.12 have turns of one length, and not all say which.
+    let Some(control) = slice(&fs::read_to_string("/proc/self/sched").unwrap_or_default()) else { return };
+    let inside = slice(&world.inside("cat /proc/self/sched").await).expect("the same file");
+    let is_old = is_before(6, 12);
+    assert!(inside == 300_000 || is_old, "{inside} ns inside");
+    assert!(control > 300_000 || is_old, "the control: {control} ns outside");
+}
+
+#[tokio::test]
 async fn bounds_are_set_and_the_one_on_core_dumps_stays() {
     let Some(world) = World::new() else { return };
     let script = "ulimit -c 0 && echo PRETENDED; cat /proc/self/limits; umask";
@@ -408,4 +423,11 @@ impl Drop for Victim {
         self.0.kill().ok();
         self.0.wait().ok();
     }
+}
+
+/// True if the kernel is older than this version.
+fn is_before(major: u32, minor: u32) -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) < (Some(major), Some(minor))
 }

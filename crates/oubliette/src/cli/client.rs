@@ -66,10 +66,14 @@ impl Client {
         }
         #[derive(serde::Deserialize)]
         struct Problem {
-            error: Refusal,
+            code: RefusalCode,
+            detail: String,
+            fix: Option<String>,
         }
-        match serde_json::from_slice::<Problem>(&bytes) {
-            Ok(problem) => Err(CallError::Refused(problem.error)),
+        match serde_json::from_slice(&bytes) {
+            Ok(Problem { code, detail, fix }) => {
+                Err(CallError::Refused(Refusal { code, message: detail, fix }))
+            }
             Err(_) => Err(internal(&format!("the server answered {status} without saying why"))),
         }
     }
@@ -86,6 +90,12 @@ impl Client {
         let reason =
             body["reason"].as_str().map_or_else(|| format!("it answered {status}"), ToOwned::to_owned);
         Err(CallError::Refused(Refusal::unavailable(format!("the server is not ready: {reason}"))))
+    }
+
+    /// What a path answers, with its status, as text.
+    pub(crate) async fn page(&self, path: &str) -> Result<(u16, String), CallError> {
+        let (status, bytes) = self.exchange("GET", path, None).await?;
+        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     async fn exchange(

@@ -15,6 +15,7 @@ use super::args::ProjectCommand;
 use super::failed;
 use super::hub::Hub;
 use super::output::Output;
+use super::table::Table;
 use super::text;
 
 /// Runs the command.
@@ -44,12 +45,16 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
         ProjectCommand::List { name_contains, limit } => {
             let projects = list(hub, &ProjectList { name_contains, limit }).await?;
             output.data(&projects, || {
-                let rows: Vec<_> = projects
+                let rows = projects
                     .iter()
-                    .map(|p| vec![p.id.to_string(), p.name.clone(), source(p), text::instant(p.created_at)])
-                    .collect();
-                output.table(&["ID", "NAME", "SOURCE", "CREATED"], &rows)
+                    .map(|p| vec![p.id.to_string(), p.name.clone(), source(p), text::instant(p.created_at)]);
+                output.table(
+                    &Table::new("ID").text("NAME", 0).text("SOURCE", 1).column("CREATED", 2).rows(rows),
+                )
             });
+            if projects.is_empty() {
+                output.hint("no project; `oubliette run` makes one for a folder, `oubliette project create` without a task");
+            }
         }
         ProjectCommand::Get { id } => {
             let target = ProjectTarget { project_id: parse(&id)? };
@@ -76,7 +81,7 @@ fn parse_limit(text: &str) -> Result<(Resource, u64), Refusal> {
     let resource = Resource::ALL.into_iter().find(|resource| resource.as_str() == name).ok_or_else(wrong)?;
     let amount = match resource {
         Resource::Memory | Resource::Disk | Resource::OutputRate => ob_config::parse_size(amount),
-        Resource::Cpu => ob_config::parse_cpus(amount).map(u64::from),
+        Resource::Cpu => ob_config::parse_thousandths(amount).map(u64::from),
         Resource::WallTime => amount.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000)),
         Resource::Pids | Resource::OpenFiles | Resource::Inodes => amount.parse().ok(),
     };

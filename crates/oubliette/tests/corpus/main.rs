@@ -23,6 +23,9 @@ mod harness;
 mod naive;
 mod ours;
 mod place;
+#[path = "../acceptance/terminal.rs"]
+#[expect(dead_code, reason = "it is shared with tests that use the rest of it")]
+mod terminal;
 mod without;
 
 use std::collections::BTreeMap;
