@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what a bare Debian machine lacks for building, for sandboxes and for the test of the documents:
-# bubblewrap, git, a C compiler, make, curl.
+# bubblewrap, git, a C compiler, make, curl, sqlite3, pgrep.
 set -eu
 
 missing=""
@@ -12,6 +12,8 @@ need git git
 need cc gcc
 need make make
 need curl curl
+need sqlite3 sqlite3
+need pgrep procps
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -13,7 +13,7 @@ use crate::schema::Kind;
 use crate::schema::ROOT;
 use crate::schema::Shape;
 use crate::schema::nearest;
-use crate::settings::is_sensitive_header;
+use crate::settings::is_sensitive_name;
 use crate::sizes::parse_cpus;
 use crate::sizes::parse_size;
 use crate::sizes::show_size;
@@ -155,7 +155,7 @@ impl Checker<'_> {
     fn note_secret(&mut self, checked: &Checked, origin: &Origin) {
         let secret = match checked {
             Checked::Secret(_) | Checked::Secrets(_) => true,
-            Checked::Texts(texts) => texts.keys().any(|name| is_sensitive_header(name)),
+            Checked::Texts(texts) => texts.keys().any(|name| is_sensitive_name(name)),
             _ => false,
         };
         self.findings.holds_file_secret |= secret && origin.is_file();

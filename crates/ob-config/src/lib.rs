@@ -73,6 +73,7 @@ pub use settings::ProviderSettings;
 pub use settings::SandboxSettings;
 pub use settings::ServerSettings;
 pub use settings::Settings;
+pub use settings::is_sensitive_name;
 pub use sizes::parse_cpus;
 pub use sizes::parse_size;
 pub use values::Change;

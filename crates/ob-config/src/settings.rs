@@ -205,7 +205,7 @@ impl Settings {
             .aliases
             .values()
             .flat_map(|alias| &alias.extra_headers)
-            .filter(|(name, _)| is_sensitive_header(name))
+            .filter(|(name, _)| is_sensitive_name(name))
             .map(|(_, value)| value.clone());
         let mut secrets: Vec<String> = keys.chain(headers).collect();
         secrets.sort();
@@ -323,8 +323,8 @@ impl fmt::Debug for SandboxSettings {
     }
 }
 
-/// True if the value of a header of this name is to be kept secret.
-pub(crate) fn is_sensitive_header(name: &str) -> bool {
+/// True if the value of a header, a variable or a key of this name is to be kept secret.
+pub fn is_sensitive_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["auth", "key", "token", "secret", "cookie", "password"].iter().any(|word| name.contains(word))
 }

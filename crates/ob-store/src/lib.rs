@@ -29,6 +29,8 @@ use ob_core::record::WorkspaceRecord;
 use ob_core::session::SessionStatus;
 use tokio::sync::watch;
 
+pub use ob_core::Epoch;
+
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod sqlite;
@@ -103,10 +105,6 @@ pub struct Commit {
     /// If set, every session written here must be owned by this epoch (invariant 6, `one_owner`).
     pub fence: Option<Epoch>,
 }
-
-/// Counts the servers that owned this state; a later one is higher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch(pub u64);
 
 /// What became of a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -53,8 +53,8 @@ const STARTS: usize = 5;
 const WAL_CAP: u64 = 64 << 20;
 const WAL_FILLED: u64 = WAL_CAP - (4 << 20);
 /// Sessions that go through their whole life, to sleep, with a sandbox each: before the first look, and until the second.
-const WARM: u32 = 60;
-const SLEEPERS: u32 = 200;
+const WARM: u32 = 300;
+const SLEEPERS: u32 = 500;
 /// Sessions that come and go.
 const CHURN: u32 = 10_000;
 /// Of which run in a sandbox until they are idle; the others end while they start.

@@ -38,29 +38,41 @@ pub struct Figure {
     pub method: String,
 }
 
-/// Measures everything.
-pub fn run(root: &Path) -> anyhow::Result<()> {
-    let mut figures = BTreeMap::new();
-    let mut keep = |figure: Figure| figures.insert(figure.name.clone(), figure);
-    let programs = [
-        ("ob-store", "store"),
-        ("ob-gate", "gate"),
-        ("oubliette", "sandbox"),
-        ("oubliette", "life"),
-        ("oubliette", "neighbours"),
-    ];
-    for (package, bench) in programs {
-        for figure in program(root, package, bench)? {
-            keep(figure);
-        }
+/// Programs that measure, by package; what [`server`] measures goes by that name.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("ob-store", "store"),
+    ("ob-gate", "gate"),
+    ("oubliette", "cli"),
+    ("oubliette", "sandbox"),
+    ("oubliette", "life"),
+    ("oubliette", "neighbours"),
+];
+
+/// Measures everything, or what these programs measure; figures of the others stay in the file.
+pub fn run(root: &Path, only: &[&str]) -> anyhow::Result<()> {
+    let known = |name: &str| name == "server" || PROGRAMS.iter().any(|(_, bench)| *bench == name);
+    if let Some(unknown) = only.iter().find(|name| !known(name)) {
+        let names: Vec<&str> = PROGRAMS.iter().map(|(_, bench)| *bench).collect();
+        bail!("nothing measures `{unknown}`; there are {} and server", names.join(", "));
     }
-    for figure in server(root)? {
-        keep(figure);
+    let is_wanted = |name: &str| only.is_empty() || only.contains(&name);
+    let mut measured = Vec::new();
+    for (package, bench) in PROGRAMS.into_iter().filter(|(_, bench)| is_wanted(bench)) {
+        measured.extend(program(root, package, bench)?);
     }
-    let folder = root.join("target/bench");
-    std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("figures.json"), serde_json::to_string_pretty(&figures)? + "\n")?;
-    print(&figures)
+    if is_wanted("server") {
+        measured.extend(server(root)?);
+    }
+    let path = root.join("target/bench/figures.json");
+    std::fs::create_dir_all(root.join("target/bench"))?;
+    let before = if only.is_empty() { None } else { std::fs::read(&path).ok() };
+    let mut all: BTreeMap<String, Figure> =
+        before.map_or_else(|| Ok(BTreeMap::new()), |text| serde_json::from_slice(&text))?;
+    let measured: BTreeMap<String, Figure> =
+        measured.into_iter().map(|figure| (figure.name.clone(), figure)).collect();
+    all.extend(measured.clone());
+    std::fs::write(&path, serde_json::to_string_pretty(&all)? + "\n")?;
+    print(&measured)
 }
 
 fn program(root: &Path, package: &str, bench: &str) -> anyhow::Result<Vec<Figure>> {
@@ -195,9 +207,14 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "events_durable_depth1_per_s" => Some((40_000.0, false)),
         "append_alone_p50" => Some((3.0 * value("fdatasync_p50")? + 1.0, true)),
         "append_to_subscriber_p99" => Some((3.0 * value("fdatasync_p99")? + 2.0, true)),
+        "cli_start" => Some((10.0, true)),
+        "cli_list" => Some((60.0, true)),
         "start_empty" => Some((50.0, true)),
         "idle_rss" | "binary_size" => Some((25.0, true)),
         "start_loaded" | "reattach_p99" => Some((1000.0, true)),
+        "cage_added_p50" => Some((3.0, true)),
+        "sandbox_idle_overhead" => Some((1.5, true)),
+        "bomb_neighbour_exec_p99" | "bomb_neighbour_read_p99" => Some((2.0, true)),
         "idle_session_rss" => Some((16.0, true)),
         "rss_after_churn" => Some((45.0, true)),
         "gate_added_ttfb_p50" => Some((1.0 + value("gate_reservation_p50")?, true)),

@@ -10,7 +10,7 @@ use xtask::tidy;
 
 const USAGE: &str = "\
 usage: cargo xtask tidy [ROOT]   checks what the compiler does not: layers, words, house rules
-       cargo xtask bench         measures, prints and writes target/bench/figures.json";
+       cargo xtask bench [NAME]  measures, prints and writes target/bench/figures.json; NAME: only these programs";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,7 +18,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match words.as_slice() {
         ["tidy"] => tidy_up(&workspace_root()?),
         ["tidy", root] => tidy_up(Path::new(root)),
-        ["bench"] => bench::run(&workspace_root()?).map(|()| ExitCode::SUCCESS),
+        ["bench", only @ ..] => bench::run(&workspace_root()?, only).map(|()| ExitCode::SUCCESS),
         _ => {
             writeln!(std::io::stderr(), "{USAGE}")?;
             Ok(ExitCode::from(2))

@@ -115,3 +115,35 @@ fn every_variable_is_documented_once() {
     assert_eq!(names.len(), all);
     assert!(VARIABLES.iter().all(|variable| variable.doc.ends_with('.')));
 }
+
+/// W51: defaults, and a mode, that were read and had no effect. Each has one, or says that it has none.
+#[test]
+fn w51_a_default_counts_or_is_told_to_count_for_nothing() {
+    let model = |file: &str| Place::new(file).load().expect(file).settings.models.session_model;
+    let provider = r#""credentials": { "providers": { "credentials": { "p": { "base_url": "http://127.0.0.1:9/v1" } } } }"#;
+    let with = |rest: &str| format!("{{ {provider}, {rest} }}");
+    assert_eq!(model(&with(r#""defaults": { "agent": { "model": "p/a" } }"#)).as_deref(), Some("p/a"));
+    assert_eq!(
+        model(&with(r#""models": { "defaults": { "session_model": "p/b" } }"#)).as_deref(),
+        Some("p/b")
+    );
+    let told = |file: &str, env: &str, name: &str| {
+        let mut place = Place::new(file);
+        if !env.is_empty() {
+            place = place.env(env, "1");
+        }
+        let warnings = place.load().expect(file).warnings;
+        assert!(
+            warnings.iter().any(|w| w.contains(name) && w.contains("not used yet")),
+            "{name}: {warnings:?}"
+        );
+    };
+    told(r#"{ "defaults": { "container": { "type": "dev" } } }"#, "", "defaults.container");
+    told(r#"{ "defaults": { "agent": { "autonomy": "high" } } }"#, "", "defaults.agent.autonomy");
+    told(
+        r#"{ "models": { "defaults": { "reasoning_effort": "high" } } }"#,
+        "",
+        "models.defaults.reasoning_effort",
+    );
+    told("{}", "OUBLIETTE_DEV", "OUBLIETTE_DEV");
+}

@@ -14,6 +14,7 @@ use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
 use ob_config::SandboxSettings;
+use ob_core::Epoch;
 use ob_core::Event;
 use ob_core::EventKind;
 use ob_core::Home;
@@ -330,7 +331,7 @@ impl Backend for Broken {
         Err(SandboxError::Failed { id: spec.id.clone(), what: "the walls fell down".to_owned() })
     }
 
-    async fn adopt(&self, _: &str, _: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
+    async fn adopt(&self, _: &str, _: &Path, _: Epoch) -> Result<Option<SandboxEnd>, SandboxError> {
         Ok(Some(SandboxEnd { reason: "it never was".to_owned(), at: Timestamp::from_micros(0), limit: None }))
     }
 
@@ -338,7 +339,7 @@ impl Backend for Broken {
         std::future::pending().await
     }
 
-    async fn end(&self, _: &str, _: &Path) -> Result<(), SandboxError> {
+    async fn end(&self, _: &str, _: &Path, _: Epoch) -> Result<(), SandboxError> {
         Ok(())
     }
 }

@@ -61,8 +61,6 @@ pub(crate) struct Applier {
     /// The events of this transaction.
     pub(crate) appended: Appended,
     data_version: Option<i64>,
-    /// How far logs reach once the transaction is committed, in the order of appending.
-    pub(crate) reached: Vec<(SessionId, u64)>,
     /// Sessions that are gone once the transaction is committed.
     pub(crate) gone: Vec<SessionId>,
     /// True if deleted sessions may still have events.
@@ -92,9 +90,7 @@ impl Applier {
         if self.trees.len() > REMEMBERED {
             self.trees.clear();
         }
-        self.reached.clear();
-        self.gone.clear();
-        self.appended.clear();
+        self.forget_transaction();
         Ok(())
     }
 
@@ -102,7 +98,10 @@ impl Applier {
     pub(crate) fn forget(&mut self) {
         self.sessions.clear();
         self.trees.clear();
-        self.reached.clear();
+        self.forget_transaction();
+    }
+
+    fn forget_transaction(&mut self) {
         self.gone.clear();
         self.appended.clear();
     }
@@ -117,8 +116,7 @@ impl Applier {
         if !self.needs_savepoint(connection, commit)? {
             return self.changes(connection, commit, at);
         }
-        let (reached, gone, must_purge) = (self.reached.len(), self.gone.len(), self.must_purge);
-        let appended = self.appended.len();
+        let (appended, gone, must_purge) = (self.appended.len(), self.gone.len(), self.must_purge);
         self.touched.clear();
         connection.prepare_cached("SAVEPOINT one_commit")?.execute([])?;
         let outcome = self.changes(connection, commit, at);
@@ -128,9 +126,8 @@ impl Applier {
                 self.sessions.remove(&session);
             }
             self.trees.clear();
-            self.reached.truncate(reached);
-            self.gone.truncate(gone);
             self.appended.truncate(appended);
+            self.gone.truncate(gone);
             self.must_purge = must_purge;
         }
         connection.prepare_cached("RELEASE one_commit")?.execute([])?;
@@ -240,17 +237,12 @@ impl Applier {
         fence: Option<Epoch>,
     ) -> Result<u64, Fault> {
         let head = self.writable(connection, session, fence)?;
-        let mut next = head.next;
-        for event in events {
-            self.appended.push(session, head.key, next, event);
-            next += 1;
-        }
-        if next > head.next {
-            if let Some(head) = self.sessions.get_mut(session) {
-                head.next = next;
-            }
+        if !events.is_empty() {
+            self.appended.push(session, head.key, head.next, events);
             self.touched.push(session.clone());
-            self.reached.push((session.clone(), next));
+        }
+        if let Some(head) = self.sessions.get_mut(session) {
+            head.next += events.len() as u64;
         }
         Ok(head.next)
     }
@@ -280,6 +272,10 @@ impl Applier {
         let head = self.head(connection, session)?;
         if head.epoch.is_some_and(|owner| owner > epoch) {
             return Err(StoreError::Fenced { session: session.clone() }.into());
+        }
+        if head.epoch == Some(epoch) {
+            // Asked again, to make sure: nothing is written, and so nothing is flushed.
+            return Ok(());
         }
         connection
             .prepare_cached("UPDATE sessions SET epoch = ?2 WHERE key = ?1")?

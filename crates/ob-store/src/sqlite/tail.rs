@@ -5,8 +5,8 @@
 //! are in memory as well. Later they are moved into `events`, many of a session at a time.
 //!
 //! ```text
-//! append -> Pending -> row of `tail` -- COMMIT --> recent -- seal --> sealed -- some at a time --> `events`
-//!                                                  \_______ in memory _______/
+//! append -> Appended -> row of `tail` -- COMMIT --> recent -- seal --> sealed -- some at a time --> `events`
+//!                                                   \_______ in memory _______/
 //! ```
 //!
 //! - Of one session, memory holds the newest events without a gap; all older ones are in `events`. A reader looks into
@@ -48,19 +48,19 @@ const BYTES_MAX: usize = 2 * SEAL_BYTES;
 /// Events that one step moves at least, unless fewer are left: so many delay the next commit by less than a flush does.
 const STEP_EVENTS: usize = SEAL_EVENTS / 32;
 
-/// An event of the open transaction.
+/// Events of one session that were appended together in the open transaction.
 #[derive(Debug)]
-pub(crate) struct Pending {
+struct Append {
     session: SessionId,
     key: i64,
-    seq: u64,
-    event: EncodedEvent,
+    first: u64,
+    events: Vec<EncodedEvent>,
 }
 
 /// The events of the open transaction, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Appended {
-    events: Vec<Pending>,
+    appends: Vec<Append>,
     bytes: usize,
 }
 
@@ -159,26 +159,37 @@ impl Newest {
 // === impl Appended ===
 
 impl Appended {
-    /// Adds an event of the session with this key.
-    pub(crate) fn push(&mut self, session: &SessionId, key: i64, seq: u64, event: &EncodedEvent) {
-        self.bytes += event.payload.len();
-        self.events.push(Pending { session: session.clone(), key, seq, event: event.clone() });
+    /// Adds events, at least one, of the session with this key; the first gets the number `first`.
+    pub(crate) fn push(&mut self, session: &SessionId, key: i64, first: u64, events: &[EncodedEvent]) {
+        let append = Append { session: session.clone(), key, first, events: events.to_vec() };
+        self.bytes += append.bytes();
+        self.appends.push(append);
     }
 
-    /// How many there are.
+    /// How many appends there are.
     pub(crate) fn len(&self) -> usize {
-        self.events.len()
+        self.appends.len()
+    }
+
+    /// How many events there are.
+    pub(crate) fn events(&self) -> usize {
+        self.appends.iter().map(|append| append.events.len()).sum()
+    }
+
+    /// How far each append takes its session's log, in order.
+    pub(crate) fn reached(&self) -> Vec<(SessionId, u64)> {
+        self.appends.iter().map(|append| (append.session.clone(), append.next())).collect()
     }
 
     /// The number after the newest event of the session.
     pub(crate) fn next(&self, session: &SessionId) -> Option<u64> {
-        self.events.iter().rev().find(|event| event.session == *session).map(|event| event.seq + 1)
+        self.appends.iter().rev().find(|append| append.session == *session).map(Append::next)
     }
 
-    /// Forgets all but the first `len`.
+    /// Forgets all but the first `len` appends.
     pub(crate) fn truncate(&mut self, len: usize) {
-        for event in self.events.drain(len..) {
-            self.bytes -= event.event.payload.len();
+        for append in self.appends.drain(len..) {
+            self.bytes -= append.bytes();
         }
     }
 
@@ -189,8 +200,8 @@ impl Appended {
 
     /// As the body of a row.
     fn body(&self) -> Result<String, Fault> {
-        let mut body = Vec::with_capacity(2 * self.bytes + 64 * self.events.len());
-        serde_json::Serializer::new(&mut body).collect_seq(self.events.iter().map(Pending::row))?;
+        let mut body = Vec::with_capacity(2 * self.bytes + 64 * self.events());
+        serde_json::Serializer::new(&mut body).collect_seq(self.appends.iter().flat_map(Append::rows))?;
         String::from_utf8(body).map_err(|error| Fault::engine(error.to_string()))
     }
 }
@@ -249,9 +260,7 @@ impl Tail {
 
     /// The number of a session's next event, if memory holds its newest.
     pub(crate) fn next(&self, session: &SessionId) -> Option<u64> {
-        let state = self.lock();
-        let newest = state.recent.get(session).or_else(|| state.sealed.get(session).map(Arc::as_ref));
-        newest.map(Run::next)
+        self.lock().newest(session).map(Run::next)
     }
 
     /// A session's events in memory from a number on, at most `limit` of them with `bytes` of payload, but at least one
@@ -259,9 +268,8 @@ impl Tail {
     pub(crate) fn read(&self, session: &SessionId, from: u64, limit: usize, bytes: usize) -> Option<Newest> {
         let state = self.lock();
         let (sealed, recent) = (state.sealed.get(session), state.recent.get(session));
-        let first = sealed.map(|run| run.first).or(recent.map(|run| run.first))?;
-        let next = recent.or(sealed.map(Arc::as_ref)).map_or(first, Run::next);
-        let from = from.clamp(first, next);
+        let first = sealed.map(Arc::as_ref).or(recent)?.first;
+        let from = from.clamp(first, state.newest(session)?.next());
         let (mut events, mut taken) = (Vec::new(), 0);
         let runs = sealed.map(Arc::as_ref).into_iter().chain(recent);
         let after = runs.flat_map(|run| {
@@ -279,11 +287,12 @@ impl Tail {
     }
 
     /// Takes over what became durable.
-    fn extend(&self, appended: &mut Appended, at: Timestamp) {
-        appended.bytes = 0;
+    fn extend(&self, appended: Appended, at: Timestamp) {
         let mut state = self.lock();
-        for Pending { session, key, seq, event } in appended.events.drain(..) {
-            state.push(&session, key, seq, TailEvent::new(event, at));
+        for Append { session, key, first, events } in appended.appends {
+            for (seq, event) in (first..).zip(events) {
+                state.push(&session, key, seq, TailEvent::new(event, at));
+            }
         }
     }
 
@@ -314,6 +323,11 @@ impl Tail {
 // === impl State ===
 
 impl State {
+    /// Where memory holds the newest events of a session.
+    fn newest(&self, session: &SessionId) -> Option<&Run> {
+        self.recent.get(session).or_else(|| self.sealed.get(session).map(Arc::as_ref))
+    }
+
     fn push(&mut self, session: &SessionId, key: i64, seq: u64, event: TailEvent) {
         self.recent_events += 1;
         self.recent_bytes += event.payload.len();
@@ -366,13 +380,15 @@ impl Mover {
         appended: &Appended,
         at: Timestamp,
     ) -> Result<Written, Fault> {
-        if appended.events.is_empty() {
+        if appended.appends.is_empty() {
             return Ok(Written::Nowhere);
         }
         if tail.bytes() + appended.bytes > BYTES_MAX {
             tail.put_all(connection)?;
-            for Pending { key, seq, event, .. } in &appended.events {
-                put(connection, *key, *seq, &TailEvent::new(event.clone(), at))?;
+            for Append { key, first, events, .. } in &appended.appends {
+                for (seq, event) in (*first..).zip(events) {
+                    put(connection, *key, seq, &TailEvent::new(event.clone(), at))?;
+                }
             }
             connection.prepare_cached("DELETE FROM tail")?.execute([])?;
             return Ok(Written::InPlace);
@@ -385,11 +401,10 @@ impl Mover {
     }
 
     /// Takes over what became durable. Must come before anyone is told of it.
-    pub(crate) fn written(&mut self, tail: &Tail, written: Written, appended: &mut Appended, at: Timestamp) {
+    pub(crate) fn written(&mut self, tail: &Tail, written: Written, appended: Appended, at: Timestamp) {
         match written {
             Written::Nowhere => {}
             Written::InPlace => {
-                appended.clear();
                 *tail.lock() = State::default();
                 *self = Self::default();
             }
@@ -467,15 +482,25 @@ impl TailEvent {
     }
 }
 
-// === impl Pending ===
+// === impl Append ===
 
-impl Pending {
-    fn row(&self) -> Row<'_> {
-        let (text, blob) = match &self.event.payload {
-            Payload::Inline(text) => (Some(Cow::Borrowed(&**text)), None),
-            Payload::Blob(hash) => (None, Some(hex::encode(hash))),
-        };
-        (self.key, self.seq, self.event.kind, PAYLOAD_VERSION, text, blob)
+impl Append {
+    fn next(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    fn bytes(&self) -> usize {
+        self.events.iter().map(|event| event.payload.len()).sum()
+    }
+
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        (self.first..).zip(&self.events).map(|(seq, event)| {
+            let (text, blob) = match &event.payload {
+                Payload::Inline(text) => (Some(Cow::Borrowed(&**text)), None),
+                Payload::Blob(hash) => (None, Some(hex::encode(hash))),
+            };
+            (self.key, seq, event.kind, PAYLOAD_VERSION, text, blob)
+        })
     }
 }
 

@@ -36,7 +36,6 @@ use super::doorbell::Doorbells;
 use super::fault::Fault;
 use super::reader::Readers;
 use super::tail::Tail;
-use super::tail::Written;
 use crate::Committed;
 use crate::Epoch;
 use crate::StoreError;
@@ -232,7 +231,6 @@ impl Batches<'_> {
             return Ok(());
         }
         let at = self.now();
-        let mut written = Written::Nowhere;
         let mut applied = Vec::with_capacity(batch.len());
         let mut batch = batch.into_iter();
         let outcome = self.transaction(|batches| {
@@ -241,23 +239,20 @@ impl Batches<'_> {
                 reach(CrashPoint::RequestApplied);
             }
             let Applier { mover, appended, .. } = &batches.applier;
-            written = mover.write(batches.connection, batches.tail, appended, at)?;
+            let written = mover.write(batches.connection, batches.tail, appended, at)?;
             if batches.applier.must_purge {
                 batches.applier.purge(batches.connection)?;
             }
-            Ok(())
+            Ok(written)
         });
         match outcome {
-            Ok(()) => {
-                let Applier { mover, appended, gone, .. } = &mut self.applier;
-                let count = appended.len();
-                mover.written(self.tail, written, appended, at);
-                self.tail.forget(gone);
-                let announcement = Announcement {
-                    reached: std::mem::take(&mut self.applier.reached),
-                    gone: std::mem::take(&mut self.applier.gone),
-                    applied,
-                };
+            Ok(written) => {
+                let appended = std::mem::take(&mut self.applier.appended);
+                let gone = std::mem::take(&mut self.applier.gone);
+                let (count, reached) = (appended.events(), appended.reached());
+                self.applier.mover.written(self.tail, written, appended, at);
+                self.tail.forget(&gone);
+                let announcement = Announcement { reached, gone, applied };
                 if let Err(unsent) = self.announcements.blocking_send(announcement) {
                     // The runtime of whoever opened us is gone; others may still wait.
                     unsent.0.tell(self.doorbells);
@@ -287,12 +282,16 @@ impl Batches<'_> {
 
     /// True if there is something to do while nothing is asked for.
     fn has_chores(&self) -> bool {
-        self.applier.must_purge || (self.applier.mover.has_work() && !self.is_move_stalled)
+        self.applier.must_purge || self.can_move()
+    }
+
+    fn can_move(&self) -> bool {
+        self.applier.mover.has_work() && !self.is_move_stalled
     }
 
     /// Does a piece of what is to do while nothing is asked for.
     fn do_chore(&mut self) -> Result<(), Fault> {
-        if self.applier.mover.has_work() && !self.is_move_stalled {
+        if self.can_move() {
             self.move_some(0)?;
             self.checkpoint_if_long();
         } else {
@@ -305,25 +304,22 @@ impl Batches<'_> {
     /// need not be flushed, since after a power failure they are there again.
     fn move_some(&mut self, at_least: usize) -> Result<(), Fault> {
         self.connection.pragma_update(None, "synchronous", "NORMAL")?;
-        let mut step = None;
         let outcome = self.transaction(|batches| {
-            let mover = &batches.applier.mover;
-            step = Some(mover.step(batches.connection, batches.tail, at_least)?);
+            let step = batches.applier.mover.step(batches.connection, batches.tail, at_least)?;
             reach(CrashPoint::EventsMoved);
-            Ok(())
+            Ok(step)
         });
         self.connection.pragma_update(None, "synchronous", "FULL")?;
         reach(CrashPoint::MoveCommitted);
-        match (outcome, step) {
-            (Ok(()), Some(step)) => self.applier.mover.stepped(self.tail, step),
-            (Err(fault), _) => {
+        match outcome {
+            Ok(step) => self.applier.mover.stepped(self.tail, step),
+            Err(fault) => {
                 tracing::warn!(
                     ?fault,
                     "moving events to their place failed; it is tried again after a commit"
                 );
                 self.is_move_stalled = true;
             }
-            (Ok(()), None) => {}
         }
         Ok(())
     }
@@ -354,12 +350,13 @@ impl Batches<'_> {
         }
     }
 
-    fn transaction(&mut self, work: impl FnOnce(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
-        let outcome = self.begin().and_then(|()| work(self)).and_then(|()| {
+    fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        let outcome = self.begin().and_then(|()| work(self)).and_then(|done| {
             reach(CrashPoint::CommitBefore);
-            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            let committed = self.connection.prepare_cached("COMMIT")?.execute([]);
+            committed.map_err(|error| Fault::of(self.connection, error))?;
             reach(CrashPoint::CommitAfter);
-            Ok(())
+            Ok(done)
         });
         if outcome.is_err() {
             self.applier.forget();

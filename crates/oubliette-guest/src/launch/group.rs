@@ -74,31 +74,17 @@ impl Groups {
         self.paths.iter().find(|path| is_unified(path)).and_then(|path| fs::File::open(path).ok())
     }
 
-    /// Takes the calling process into the version 2 group.
-    pub(super) fn join_unified(&self) -> io::Result<()> {
-        let mut unified = self.paths.iter().filter(|path| is_unified(path));
-        unified.try_for_each(|path| fs::write(path.join("cgroup.procs"), "0"))
-    }
-
-    /// Takes the calling process into the version 1 groups, which waits some 10 ms for each.
-    pub(super) fn join_legacy(&self) -> io::Result<()> {
-        let mut legacy = self.paths.iter().filter(|path| !is_unified(path));
-        legacy.try_for_each(|path| fs::write(path.join("cgroup.procs"), "0"))
-    }
-
-    /// True if there are groups that processes have to be moved to.
-    pub(super) fn has_legacy(&self) -> bool {
-        self.paths.iter().any(|path| !is_unified(path))
-    }
-
-    /// Takes processes into the version 1 groups.
-    pub(super) fn adopt(&self, pids: &[Pid]) -> io::Result<()> {
-        for path in self.paths.iter().filter(|path| !is_unified(path)) {
-            for pid in pids {
-                fs::write(path.join("cgroup.procs"), pid.as_raw_nonzero().to_string())?;
-            }
-        }
-        Ok(())
+    /// Takes the calling process, which must have one thread only, into the groups; into that of version 2 unless it was
+    /// born there.
+    ///
+    /// Moving a process waits some 10 ms until all processors have seen it. A thread that moves itself does not wait
+    /// (since Linux 5.5), and version 1 moves threads.
+    pub(super) fn join(&self, was_born_inside: bool) -> io::Result<()> {
+        self.paths.iter().try_for_each(|path| match is_unified(path) {
+            true if was_born_inside => Ok(()),
+            true => fs::write(path.join("cgroup.procs"), "0"),
+            false => fs::write(path.join("tasks"), "0"),
+        })
     }
 
     /// Sends the end to every member.

@@ -24,6 +24,7 @@ use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -40,6 +41,10 @@ use ob_core::resource::Means;
 
 use self::control::Control;
 use self::group::Groups;
+
+/// How long a process of a sandbox runs before others get a turn who want one. The kernel's own 1.4 ms and more are for
+/// throughput; with this a neighbour's short command waits for a tenth of that behind a sandbox that never sleeps.
+const SLICE: Duration = Duration::from_micros(300);
 
 pub(crate) fn main() -> ExitCode {
     match start() {
@@ -75,6 +80,9 @@ fn start() -> Result<(Control, Enforcement), String> {
         return Err("started as root without an unprivileged uid for the sandbox".into());
     }
     detach().map_err(|e| format!("cannot detach: {e}"))?;
+    if let Err(error) = sys::set_slice(SLICE) {
+        complain(&format!("cannot shorten its turns on the processors: {error}"));
+    }
 
     let listener = control::listen(&plan.runtime).map_err(|e| format!("cannot listen: {e}"))?;
     let groups = Groups::make(&plan.groups, &plan.runtime).map_err(|e| format!("control groups: {e}"))?;

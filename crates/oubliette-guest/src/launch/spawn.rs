@@ -3,9 +3,6 @@
 //! The order in the child is security: groups are joined and sources staged while it is still root; then it becomes
 //! the sandbox's uid for good; then it binds its life to the launcher's (a change of uid clears that); then it
 //! executes bubblewrap, with all arguments in a descriptor, so that no command line shows them.
-//!
-//! Moving a process to a version 1 control group waits some 10 ms for all processors. So the launcher does that while
-//! bubblewrap puts up the walls, and bubblewrap waits for it before it executes the first process inside.
 
 use std::fs::File;
 use std::io;
@@ -39,12 +36,6 @@ use super::sys::Forked;
 
 /// Descriptors of this program that a child passes on lie at least here, above those bubblewrap is given.
 const LOWEST_OWN_FD: i32 = 200;
-/// The descriptor on which bubblewrap tells the first process's pid.
-const INFO_FD: u32 = 7;
-/// The descriptor on which bubblewrap waits before it executes the first process.
-const BLOCK_FD: u32 = 8;
-/// The most bytes that bubblewrap tells; it tells a pid and namespace numbers.
-const MAX_INFO: u64 = 4096;
 /// The most descriptors a plan may have.
 const MAX_DATA: usize = 100;
 /// The most bytes that a child says about why it failed.
@@ -57,8 +48,6 @@ pub(super) struct Bubblewrap {
     pub(super) handle: OwnedFd,
     /// What it and the first process inside say for people.
     pub(super) output: OwnedFd,
-    /// Holds the first process back if it could not be put under its limits: the end of this pipe would let it go.
-    _held_back: Option<io::PipeWriter>,
 }
 
 /// Starts it; returns once it is executed, or with the reason why it was not.
@@ -66,19 +55,7 @@ pub(super) fn bubblewrap(plan: &LaunchPlan, groups: &Groups) -> Result<Bubblewra
     if plan.data.len() > MAX_DATA {
         return Err(format!("{} files are more than {MAX_DATA}", plan.data.len()));
     }
-    let mut args = plan.args.clone();
-    let (info, info_write) = io::pipe().map_err(|e| format!("cannot make a pipe: {e}"))?;
-    let (block_read, block) = io::pipe().map_err(|e| format!("cannot make a pipe: {e}"))?;
-    let mut passed = Vec::new();
-    // Without bubblewrap the child moves itself.
-    let moves_later = groups.has_legacy() && plan.direct.is_none();
-    if moves_later {
-        let numbers = [INFO_FD.to_string(), BLOCK_FD.to_string()];
-        args.extend(["--info-fd", &numbers[0], "--block-fd", &numbers[1]].map(str::to_owned));
-        passed.push((lift(info_write.into())?, INFO_FD));
-        passed.push((lift(block_read.into())?, BLOCK_FD));
-    }
-    passed.push((memory_file(&arguments(&args)?)?, ARGS_FD));
+    let mut passed = vec![(memory_file(&arguments(&plan.args)?)?, ARGS_FD)];
     for (number, text) in (FIRST_DATA_FD..).zip(&plan.data) {
         let bytes =
             base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| format!("data: {e}"))?;
@@ -96,8 +73,7 @@ pub(super) fn bubblewrap(plan: &LaunchPlan, groups: &Groups) -> Result<Bubblewra
     let forked = born_inside.map_or_else(sys::fork, Ok);
     let pid = match forked.map_err(|e| format!("cannot fork: {e}"))? {
         Forked::Child => {
-            let joined = if was_born_inside { Ok(()) } else { groups.join_unified() };
-            let joined = joined.and_then(|()| if moves_later { Ok(()) } else { groups.join_legacy() });
+            let joined = groups.join(was_born_inside);
             let joined = joined.map_err(|e| format!("cannot join its control group: {e}"));
             let become_it = || become_bubblewrap(plan, launcher, &passed, &output_write);
             let what = match joined.and_then(|()| become_it()) {
@@ -118,53 +94,14 @@ pub(super) fn bubblewrap(plan: &LaunchPlan, groups: &Groups) -> Result<Bubblewra
         rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok();
         return Err(what);
     }
-    let adopted = if moves_later { adopt(groups, pid, info, block) } else { Ok(None) };
-    let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
-    match (adopted, handle) {
-        (Ok(_held_back), Ok(handle)) => Ok(Bubblewrap { pid, handle, output: output.into(), _held_back }),
-        (adopted, handle) => {
+    match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+        Ok(handle) => Ok(Bubblewrap { pid, handle, output: output.into() }),
+        Err(error) => {
             rustix::process::kill_process(pid, Signal::KILL).ok();
             rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok();
-            let what = adopted.err().map_or_else(String::new, |e| format!("its control group: {e}"));
-            Err(format!(
-                "cannot watch bubblewrap: {what}{}",
-                handle.err().map_or_else(String::new, |e| e.to_string())
-            ))
+            Err(format!("cannot watch bubblewrap: {error}"))
         }
     }
-}
-
-/// Moves bubblewrap and the first process, which are all there is, to the version 1 groups, and lets them go on. If
-/// one of them is gone already, bubblewrap has failed and its end says why; what holds it back is returned.
-fn adopt(
-    groups: &Groups,
-    bubblewrap: Pid,
-    info: io::PipeReader,
-    mut block: io::PipeWriter,
-) -> io::Result<Option<io::PipeWriter>> {
-    let mut text = Vec::new();
-    let told = info.take(MAX_INFO).read_to_end(&mut text);
-    let Some(first) = told.ok().and_then(|_| child_pid(&text)) else { return Ok(Some(block)) };
-    match groups.adopt(&[bubblewrap, first]) {
-        Ok(()) => block.write_all(b"1").map(|()| None),
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(Some(block)),
-        Err(error) => {
-            // Killed before the pipe closes, which would let it go without its limits.
-            rustix::process::kill_process(bubblewrap, Signal::KILL).ok();
-            rustix::process::kill_process(first, Signal::KILL).ok();
-            Err(error)
-        }
-    }
-}
-
-/// The pid in what bubblewrap tells.
-fn child_pid(text: &[u8]) -> Option<Pid> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "kebab-case")]
-    struct Info {
-        child_pid: i32,
-    }
-    serde_json::from_slice::<Info>(text).ok().and_then(|info| Pid::from_raw(info.child_pid))
 }
 
 enum Never {}
@@ -204,15 +141,12 @@ fn become_bubblewrap(
     if let Some(direct) = &plan.direct {
         return Err(become_first_process(direct, &plan.command));
     }
-    let error = Command::new(&plan.bwrap)
-        .arg0("bwrap")
-        .arg("--args")
-        .arg(ARGS_FD.to_string())
-        .arg("--")
-        .args(&plan.command)
-        .env_clear()
-        .current_dir("/")
-        .exec();
+    let mut bwrap = Command::new(&plan.bwrap);
+    bwrap.arg0("bwrap").arg("--args").arg(ARGS_FD.to_string()).arg("--").args(&plan.command);
+    if !plan.keeps_environment {
+        bwrap.env_clear();
+    }
+    let error = bwrap.current_dir("/").exec();
     Err(format!("cannot execute {}: {error}", plan.bwrap.display()))
 }
 
@@ -293,14 +227,6 @@ fn lift(fd: OwnedFd) -> Result<OwnedFd, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_process_is_known_by_what_bubblewrap_tells() {
-        let told = b"{\n    \"child-pid\": 4711,\n    \"net-namespace\": 4026532261\n}\n";
-        assert_eq!(child_pid(told), Pid::from_raw(4711));
-        assert_eq!(child_pid(b""), None);
-        assert_eq!(child_pid(b"{\"child-pid\": 0}"), None);
-    }
 
     #[test]
     fn arguments_end_in_nul_and_never_hold_one() {

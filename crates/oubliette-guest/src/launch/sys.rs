@@ -1,6 +1,9 @@
 //! The system calls that no safe wrapper offers.
 
-#![expect(unsafe_code, reason = "fork, mount_setattr and fixed descriptor numbers have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "fork, mount_setattr, sched_setattr and fixed descriptor numbers have no safe wrapper"
+)]
 
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
@@ -123,6 +126,24 @@ pub(super) fn set_mount_attributes(tree: &OwnedFd, wanted: MountAttributes<'_>) 
         )
     };
     if result == -1 { Err(last_error()) } else { Ok(()) }
+}
+
+/// Sets how long this process, and all that come from it, run before others get a turn who want one. Kernels before 6.12
+/// take it and do nothing.
+pub(super) fn set_slice(slice: std::time::Duration) -> Result<(), Errno> {
+    let size = u32::try_from(size_of::<libc::sched_attr>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: all zeroes is a valid value of this plain structure.
+    let mut now: libc::sched_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes at most `size` bytes, which is all of the structure, and it outlives the call.
+    if unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut now, size, 0) } == -1 {
+        return Err(last_error());
+    }
+    now.sched_runtime = u64::try_from(slice.as_nanos()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the structure is whole, says its own size, and lives through the call.
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const now, 0) } {
+        -1 => Err(last_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Leaves for a new namespace.

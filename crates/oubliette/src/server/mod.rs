@@ -10,6 +10,7 @@
 pub(crate) mod demo_model;
 pub(crate) mod listen;
 pub(crate) mod lock;
+mod notify;
 pub(crate) mod reload;
 mod signals;
 pub(crate) mod wire;
@@ -48,8 +49,10 @@ use crate::cli;
 use crate::cli::Context;
 use crate::cli::args::Global;
 use crate::names;
+use crate::version::VERSION;
 use lock::Holder;
 use lock::ServerLock;
+use notify::Notifier;
 use reload::Reloader;
 use signals::Asked;
 use signals::Signals;
@@ -83,6 +86,15 @@ pub(crate) fn become_server(context: &Context) -> Result<(), Refusal> {
     Err(cannot("execute itself as a server", &error))
 }
 
+/// What a server that is ready attends to.
+struct Attendance<'a> {
+    engine: &'a Arc<Engine>,
+    telemetry: &'a wire::Telemetry,
+    reloader: &'a Reloader,
+    notifier: Notifier,
+    addresses: &'a [String],
+}
+
 /// Serves until told to stop. A `detached` server leaves its terminal, says one line when it is ready and then
 /// nothing more.
 pub(crate) fn run(context: &Context, global: &Global, detached: bool, takeover: bool) -> Result<u8, Refusal> {
@@ -101,6 +113,9 @@ pub(crate) fn run(context: &Context, global: &Global, detached: bool, takeover: 
     ob_config::make_runtime(&loaded.home).map_err(|error| cannot("make the runtime folder", &error))?;
     for warning in &loaded.warnings {
         tell(&format!("warning: {warning}"));
+    }
+    if let Err(error) = ob_sandbox::turns::shorten() {
+        tell(&format!("warning: the server may wait behind busy sandboxes: {error}"));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -125,15 +140,26 @@ async fn serve(
     let started_at = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
     let mut holder = Holder {
         pid: std::process::id(),
-        version: wire::VERSION.to_owned(),
+        version: VERSION.to_owned(),
         addresses: Vec::new(),
         started_at,
         draining: false,
     };
-    let told = takeover && cli::tell_to_drain(&home).await?;
-    let mut lock = ServerLock::acquire(&home, &holder, told).await?;
-    reach(CrashPoint::LockWritten);
+    // First of all, so that no signal kills what has begun.
     let mut signals = Signals::listen().map_err(|error| cannot("listen to signals", &error))?;
+    let notifier = Notifier::new(context, detached);
+    notifier.starting("waiting for the home");
+    let acquire = async {
+        let told = takeover && cli::tell_to_drain(&home).await?;
+        ServerLock::acquire(&home, &holder, told).await
+    };
+    let mut lock = tokio::select! {
+        lock = acquire => lock?,
+        // Whoever drains is waited for; whoever waits may be told to stop.
+        () = signals.until_stop() => return Ok(cli::OK),
+        never = notifier.ask_for_time() => match never {},
+    };
+    reach(CrashPoint::LockWritten);
 
     let telemetry = wire::telemetry(&loaded, !detached)?;
     let wanted = ob_config::bind_addresses(&loaded.settings.server)
@@ -163,12 +189,14 @@ async fn serve(
     let mut serving = tokio::spawn(ob_server::serve(options, listeners, shutdown.clone()));
 
     let progress = |reason: &str| {
+        notifier.starting(reason);
         phase.send_replace(Phase::Starting { reason: reason.to_owned() });
     };
     let built = tokio::select! {
         built = wire::build(context, &loaded, &holder, &telemetry, &progress) => built.map(Some),
         // Nothing was started that would have to be parked: what the store holds is recovered by the next server.
         () = signals.until_stop() => Ok(None),
+        never = notifier.ask_for_time() => match never {},
     };
     let result = match built {
         Ok(Some(engine)) => {
@@ -178,22 +206,36 @@ async fn serve(
             reach(CrashPoint::Ready);
             say_ready(&holder, &home, detached)?;
             let started = ServerStarted {
-                version: wire::VERSION,
+                version: VERSION,
                 home: home.root(),
                 addresses: &holder.addresses,
                 took: began.elapsed(),
             };
             started.emit(&telemetry.counted);
-            let keep = attend(&engine, &mut signals, &mut serving, &telemetry, &reloader).await;
+            notifier.ready(&holder.addresses);
+            let end = Attendance {
+                engine: &engine,
+                telemetry: &telemetry,
+                reloader: &reloader,
+                notifier,
+                addresses: &holder.addresses,
+            }
+            .attend(&mut signals, &mut serving)
+            .await;
+            notifier.stopping();
             holder.draining = true;
             if let Err(error) = lock.write(&holder) {
                 tracing::warn!(%error, "cannot mark the lock as draining");
             }
             reach(CrashPoint::Draining);
             phase.send_replace(Phase::Draining);
-            ServerStopping { reason: "a signal, or an operator" }.emit(&telemetry.counted);
-            drain(&engine, keep, &mut signals).await;
-            Ok(crate::cli::OK)
+            ServerStopping { reason: end.reason() }.emit(&telemetry.counted);
+            drain(engine.shutdown(end.keeps_sandboxes()), async || signals.next().await).await;
+            match end {
+                End::Asked { .. } => Ok(crate::cli::OK),
+                End::Superseded => Err(Refusal::conflict("a later server has taken this home over")
+                    .fix("use that one; this one ended nothing that is its successor's")),
+            }
         }
         Ok(None) => Ok(crate::cli::OK),
         Err(refusal) => Err(refusal),
@@ -204,55 +246,104 @@ async fn serve(
     {
         tracing::error!(%error, "the listeners failed");
     }
-    clean_up(&home);
+    clean_up(&home, holder.pid);
     reach(CrashPoint::CleanedUp);
     lock.release().map_err(|error| cannot("let go of the lock", &error))?;
     ServerStopped.emit(&telemetry.counted);
     result
 }
 
-/// Does what signals ask for, until one of them, or an operation, says stop. True if sandboxes shall stay.
-async fn attend(
-    engine: &Arc<Engine>,
-    signals: &mut Signals,
-    serving: &mut tokio::task::JoinHandle<io::Result<()>>,
-    telemetry: &wire::Telemetry,
-    reloader: &Reloader,
-) -> bool {
-    let mut stop_requested = std::pin::pin!(engine.stop_requested());
-    loop {
-        let asked = tokio::select! {
-            keep = stop_requested.as_mut() => return keep,
-            asked = signals.next() => asked,
-            () = reloader.changed() => {
-                reloader.reload_if_changed(engine).await;
-                continue;
+/// Why a server stops to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By a signal or an operation.
+    Asked {
+        /// Sandboxes stay for the next server.
+        keep: bool,
+    },
+    /// It has a successor already: it was stopped for long, and its lock was taken away.
+    Superseded,
+}
+
+// === impl End ===
+
+impl End {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Asked { .. } => "a signal, or an operator",
+            Self::Superseded => "a later server has taken the home over",
+        }
+    }
+
+    fn keeps_sandboxes(self) -> bool {
+        matches!(self, Self::Asked { keep: true } | Self::Superseded)
+    }
+}
+
+// === impl Attendance ===
+
+impl Attendance<'_> {
+    /// Does what signals ask for, until one of them, or an operation, says stop. Also if a later server is found to be there.
+    async fn attend(
+        self,
+        signals: &mut Signals,
+        serving: &mut tokio::task::JoinHandle<io::Result<()>>,
+    ) -> End {
+        let mut stop_requested = std::pin::pin!(self.engine.stop_requested());
+        let mut said_alive = Instant::now();
+        loop {
+            tokio::select! {
+                keep = stop_requested.as_mut() => return End::Asked { keep },
+                () = self.engine.superseded() => return End::Superseded,
+                asked = signals.next() => {
+                    if asked == Asked::Stop {
+                        return End::Asked { keep: false };
+                    }
+                    self.obey(asked).await;
+                }
+                () = self.reloader.changed() => self.reload(self.reloader.reload_if_changed(self.engine)).await,
+                () = self.notifier.pulse(said_alive) => {
+                    said_alive = Instant::now();
+                    self.notifier.say_alive(self.engine).await;
+                }
+                ended = &mut *serving => {
+                    tracing::error!(?ended, "the listeners ended by themselves");
+                    return End::Asked { keep: false };
+                }
             }
-            ended = &mut *serving => {
-                tracing::error!(?ended, "the listeners ended by themselves");
-                return false;
-            }
-        };
+        }
+    }
+
+    async fn obey(&self, asked: Asked) {
         match asked {
-            Asked::Stop => return false,
-            Asked::Reload => reloader.reload_now(engine).await,
-            Asked::ReopenLog => match telemetry.log.reopen() {
+            // Whoever attends stops.
+            Asked::Stop => {}
+            Asked::Reload => self.reload(self.reloader.reload_now(self.engine)).await,
+            Asked::ReopenLog => match self.telemetry.log.reopen() {
                 Ok(()) => tracing::info!("log reopened"),
                 Err(error) => tracing::error!(%error, "cannot reopen the log"),
             },
             Asked::Dump => {
-                let checks = engine.checks().await;
-                let gauges = engine.gauges().await;
-                tracing::info!(ready = ?engine.ready(), ?gauges, ?checks, "status");
+                let checks = self.engine.checks().await;
+                let gauges = self.engine.gauges().await;
+                let held = self.engine.held();
+                tracing::info!(ready = ?self.engine.ready(), ?gauges, ?held, ?checks, "status");
             }
         }
     }
+
+    async fn reload(&self, reading: impl Future<Output = ()>) {
+        self.notifier.reloading();
+        reading.await;
+        self.notifier.ready(self.addresses);
+    }
 }
 
-/// Parks turns, ends or keeps sandboxes, flushes; cut short by a second signal and by [`DRAIN_MAX`].
-async fn drain(engine: &Arc<Engine>, keep_sandboxes: bool, signals: &mut Signals) {
+/// Waits until all is `done`: turns parked, sandboxes ended or kept, everything flushed. Cut short by a second signal and
+/// by [`DRAIN_MAX`].
+async fn drain(done: impl Future<Output = ()>, mut next: impl AsyncFnMut() -> Asked) {
     let since = Instant::now();
-    let mut done = std::pin::pin!(engine.shutdown(keep_sandboxes));
+    let mut done = std::pin::pin!(done);
     let mut late = std::pin::pin!(tokio::time::sleep(DRAIN_MAX));
     loop {
         tokio::select! {
@@ -261,7 +352,7 @@ async fn drain(engine: &Arc<Engine>, keep_sandboxes: bool, signals: &mut Signals
                 tracing::error!("draining took too long; what was acknowledged is kept, the rest is recovered at start");
                 return;
             }
-            asked = signals.next() => {
+            asked = next() => {
                 if asked == Asked::Stop && since.elapsed() >= SAME_SIGNAL {
                     tracing::warn!("told to hurry");
                     return;
@@ -297,7 +388,11 @@ fn say_ready(holder: &Holder, home: &Home, detached: bool) -> Result<(), Refusal
         .map_err(|error| cannot("leave the terminal", &error.into()))
 }
 
-fn clean_up(home: &Home) {
+/// Removes what says that a server is here, unless that is another one.
+fn clean_up(home: &Home, pid: u32) {
+    if fs::read_to_string(home.pid_file()).is_ok_and(|text| text.trim() != pid.to_string()) {
+        return;
+    }
     for file in [home.pid_file(), home.control_socket()] {
         if let Err(error) = fs::remove_file(&file)
             && error.kind() != io::ErrorKind::NotFound
@@ -316,4 +411,41 @@ fn tell(line: &str) {
 
 fn cannot(what: &str, error: &io::Error) -> Refusal {
     Refusal::unavailable(format!("cannot {what}: {error}")).fix("see `oubliette doctor`")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// How long a drain takes that ends by itself after `done`, with signals at these times.
+    async fn drained(done: Duration, signals: &[(Duration, Asked)]) -> Duration {
+        let began = Instant::now();
+        let coming: RefCell<VecDeque<_>> = RefCell::new(signals.iter().copied().collect());
+        let next = async || {
+            let first = coming.borrow().front().copied();
+            let Some((at, asked)) = first else { return std::future::pending().await };
+            tokio::time::sleep_until(began + at).await;
+            coming.borrow_mut().pop_front();
+            asked
+        };
+        drain(tokio::time::sleep_until(began + done), next).await;
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_when_it_is_done_or_hurried_by_a_second_signal_or_too_long() {
+        let at = Duration::from_secs;
+        assert_eq!(drained(at(5), &[]).await, at(5));
+        assert_eq!(drained(at(90), &[]).await, DRAIN_MAX);
+        assert_eq!(drained(at(20), &[(at(1), Asked::Stop)]).await, at(20), "the same signal, sent twice");
+        assert_eq!(
+            drained(at(20), &[(at(1), Asked::Stop), (at(2), Asked::Stop)]).await,
+            at(2),
+            "a second one"
+        );
+        assert_eq!(drained(at(20), &[(at(3), Asked::Reload), (at(4), Asked::Dump)]).await, at(20));
+    }
 }

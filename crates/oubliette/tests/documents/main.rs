@@ -8,8 +8,11 @@
 mod cli;
 mod commands;
 mod configuration;
+mod deploy;
 mod http;
 mod links;
+mod runbooks;
+mod truth;
 
 use std::path::PathBuf;
 

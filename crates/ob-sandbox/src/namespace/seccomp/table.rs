@@ -356,6 +356,13 @@ pub static DENIALS: &[Denial] = &[
         reason: MACHINE,
     },
     Denial {
+        about: "turns on the processors",
+        calls: calls!(SYS_sched_setattr),
+        when: When::Always,
+        answer: Answer::Pretended,
+        reason: "Neighbours would wait for a sandbox that gives itself long turns; libraries call it only to keep what is.",
+    },
+    Denial {
         about: "ports and segments",
         calls: x86_calls!(SYS_iopl SYS_ioperm SYS_modify_ldt SYS_uselib),
         when: When::Always,

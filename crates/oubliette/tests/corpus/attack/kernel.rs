@@ -438,6 +438,14 @@ pub(super) const CASES: &[Case] = &[
     Case::inside("kernel.log", "read the kernel's log", "what happens on the host is readable", Root, |p| {
         reached(p, libc::SYS_syslog, &[10, 0, 0])
     }),
+    Case::inside(
+        "kernel.long_turns",
+        "ask for the longest turns on the processors",
+        "neighbours wait for a sandbox that never sleeps",
+        SameUser,
+        long_turns,
+    )
+    .needs("a kernel that lets programs choose (6.12)"),
     #[cfg(target_arch = "x86_64")]
     Case::inside(
         "kernel.x32_table",
@@ -543,4 +551,23 @@ fn vectors(place: &Place, number: i64) -> Verdict {
     let remote = [start.unwrap_or(NOWHERE), if number == libc::SYS_process_vm_readv { own.len() } else { 0 }];
     let arguments = [as_argument(place.target), sys::address(&local), 1, sys::address(&remote), 1, 0];
     done(place, sys::call(number, &arguments))
+}
+
+/// `struct sched_attr` as the kernel has it: the fourth word is the length of a turn in nanoseconds.
+fn long_turns(place: &Place) -> Verdict {
+    const LONGEST: u64 = 100_000_000;
+    let mut attributes = [0_u64; 6];
+    let size = size_of_val(&attributes);
+    attributes[0] = size as u64;
+    attributes[3] = LONGEST;
+    if let Err(error) = sys::call(libc::SYS_sched_setattr, &[0, sys::address(&attributes), 0]) {
+        return stopped(place, &error);
+    }
+    let mut now = [0_u64; 6];
+    match sys::call(libc::SYS_sched_getattr, &[0, sys::address_mut(&mut now), size, 0]) {
+        Ok(_) if now[3] == LONGEST => Got("turns of 100 ms".to_owned()),
+        Ok(_) if place.is_control => Verdict::Missing("turns of one length only".to_owned()),
+        Ok(_) => Held(format!("its turns have {} ns", now[3])),
+        Err(error) => stopped(place, &error),
+    }
 }
