@@ -31,7 +31,7 @@ impl Tries {
     }
 
     /// The pause before the next try; `None` if there is none.
-    fn after(
+    pub(crate) fn after(
         &mut self,
         refused: &GateRefusal,
         provider: &Provider,

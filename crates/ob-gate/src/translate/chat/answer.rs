@@ -10,7 +10,6 @@ use crate::translate::Broken;
 use crate::translate::Origin;
 use crate::translate::Reader;
 use crate::translate::Writer;
-use crate::translate::hub::Call;
 use crate::translate::hub::Delta;
 use crate::translate::hub::Reply;
 use crate::translate::hub::Stop;

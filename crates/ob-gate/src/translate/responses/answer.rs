@@ -15,7 +15,6 @@ use crate::translate::hub::Reply;
 use crate::translate::hub::Said;
 use crate::translate::hub::Stop;
 use crate::translate::json::event;
-use crate::translate::json::text;
 
 pub(in crate::translate) fn read_answer(value: &Value) -> Result<Reply, Broken> {
     let items = value["output"].as_array().ok_or_else(|| Broken("a response without output".to_owned()))?;
