@@ -51,7 +51,7 @@ pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(900);
 
 /// `models.retries` if nobody says otherwise.
-pub const DEFAULT_RETRIES: u32 = 2;
+const DEFAULT_RETRIES: u32 = 2;
 
 /// `log.level` if nobody says otherwise.
 pub const DEFAULT_FILTER: &str = "info";
