@@ -14,8 +14,8 @@ use crate::schema::ROOT;
 use crate::schema::Shape;
 use crate::schema::nearest;
 use crate::settings::is_sensitive_name;
-use crate::sizes::parse_cpus;
 use crate::sizes::parse_size;
+use crate::sizes::parse_thousandths;
 use crate::sizes::show_size;
 use crate::tree::Entry;
 use crate::tree::Node;
@@ -215,10 +215,14 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
             .filter(|number| (least..=most).contains(number))
             .map(Checked::Whole)
             .ok_or_else(|| format!("{} is not a whole number from {least} to {most}", show(text))),
-        (Kind::Cpus, Value::Number(text) | Value::Text(text)) => parse_cpus(text)
+        (Kind::Cpus, Value::Number(text) | Value::Text(text)) => parse_thousandths(text)
             .filter(|millis| (10..=1_024_000).contains(millis))
             .map(Checked::Millis)
             .ok_or_else(|| format!("{} is no number of processors; allowed: 0.01 to 1024", show(text))),
+        (Kind::PerSecond, Value::Number(text) | Value::Text(text)) => parse_thousandths(text)
+            .filter(|millis| (1..=1_000_000_000).contains(millis))
+            .map(Checked::Millis)
+            .ok_or_else(|| format!("{} is no number in a second; allowed: 0.001 to 1000000", show(text))),
         (Kind::Size | Kind::Rate, Value::Number(text) | Value::Text(text)) => {
             let bytes = parse_size(text).ok_or_else(|| {
                 format!("{} is no size; allowed: bytes, or a number with K, M, G or T, like `4G`", show(text))
@@ -237,7 +241,7 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
         (Kind::Address, Value::Text(text)) => address::parse(text).map(|_| Checked::Text(text.clone())),
         (Kind::Filter, Value::Text(text)) => filter(text),
         (Kind::Flag, _) => expected("true or false"),
-        (Kind::Usd | Kind::Whole { .. } | Kind::Cpus, _) => expected("a number"),
+        (Kind::Usd | Kind::Whole { .. } | Kind::Cpus | Kind::PerSecond, _) => expected("a number"),
         (Kind::Size | Kind::Rate, _) => expected("a size like `4G`"),
         (Kind::Paths, _) => expected("a list of folders"),
         (Kind::Secrets, _) => expected("a list of keys"),

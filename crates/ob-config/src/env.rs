@@ -308,7 +308,7 @@ fn parse_value(text: &str, shape: Shape) -> Result<Node, String> {
             }
             _ => Ok(plain),
         },
-        Shape::Value(Kind::Flag | Kind::Usd | Kind::Whole { .. } | Kind::Cpus) => {
+        Shape::Value(Kind::Flag | Kind::Usd | Kind::Whole { .. } | Kind::Cpus | Kind::PerSecond) => {
             Ok(jsonc::parse(text).unwrap_or(plain))
         }
         Shape::Value(Kind::Secrets | Kind::Paths | Kind::Ports | Kind::Variables | Kind::Headers)

@@ -62,6 +62,9 @@ fn of_kind(kind: Kind) -> Value {
             json!({ "type": ["integer", "string", "null"], "minimum": least, "maximum": most })
         }
         Kind::Cpus => json!({ "type": ["number", "string", "null"], "minimum": 0.01, "maximum": 1024 }),
+        Kind::PerSecond => {
+            json!({ "type": ["number", "string", "null"], "minimum": 0.001, "maximum": 1_000_000 })
+        }
         Kind::Size | Kind::Rate => json!({
             "type": ["integer", "string", "null"],
             "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGgTt]([Ii]?[Bb])?|[Bb])?\s*$",

@@ -201,6 +201,17 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     ("runtime.cpus", None, "The old name of `sandbox.cpus`."),
     ("recursion.max_cost_usd", None, "The old name of `defaults.limits.max_cost_usd`."),
     (
+        "rate_limit.requests_per_second",
+        Some("10.0"),
+        "Requests of one token in a second, and of one address that shows no valid token; more are answered with 429 and \
+         `Retry-After`. The commands are not counted: they use a socket of the home.",
+    ),
+    (
+        "rate_limit.burst",
+        Some("20"),
+        "Requests at once, of a token or an address that was silent for a while.",
+    ),
+    (
         "paths.projects",
         None,
         "The folder of projects, if not where the home's layout has it. A relative path is relative to the home.",
@@ -268,6 +279,7 @@ fn in_words(kind: Kind) -> String {
         Kind::Usd => "US dollars",
         Kind::Whole { least, most } => return format!("{least} to {most}"),
         Kind::Cpus => "processors, like `2` or `0.5`",
+        Kind::PerSecond => "a number, like `10` or `0.5`",
         Kind::Size => "bytes, like `\"4G\"`",
         Kind::Rate => "bytes, like `\"4M\"`",
         Kind::Paths => "a list of folders",

@@ -5,6 +5,7 @@ mod paths;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,6 +80,7 @@ pub(crate) fn resolve(
     resolver.session_model();
     resolver.discovery();
     resolver.sandbox();
+    resolver.rate_limit();
     resolver.log();
     resolver.out.home = resolver.paths();
     // Read by editors.
@@ -350,6 +352,20 @@ impl Resolver<'_> {
         let mut seen = BTreeSet::new();
         folders.retain(|path| seen.insert(path.clone()));
         self.out.settings.sandbox.read_only = folders;
+    }
+
+    fn rate_limit(&mut self) {
+        // The schema lets no zero through.
+        if let Some(rate) = self.millis(&["rate_limit", "requests_per_second"])
+            && let Some(rate) = NonZeroU32::new(rate.value)
+        {
+            self.out.settings.rate_limit.per_1000_s = rate;
+        }
+        if let Some(burst) = self.whole(&["rate_limit", "burst"])
+            && let Some(burst) = NonZeroU32::new(burst.value)
+        {
+            self.out.settings.rate_limit.burst = burst;
+        }
     }
 
     fn log(&mut self) {

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     },
     /// Processors.
     Cpus,
+    /// How often in a second.
+    PerSecond,
     /// Bytes.
     Size,
     /// Bytes a second.
@@ -201,7 +203,13 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
     ),
     section("recursion", &[value("max_cost_usd", Kind::Usd), later("max_depth"), later("max_agents")]),
     later("auth"),
-    later("rate_limit"),
+    section(
+        "rate_limit",
+        &[
+            value("requests_per_second", Kind::PerSecond),
+            value("burst", Kind::Whole { least: 1, most: 1_000_000 }),
+        ],
+    ),
     later("cleanup"),
     later("backup"),
     section(

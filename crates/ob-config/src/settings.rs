@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,7 +52,13 @@ pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(900);
 
 /// `models.retries` if nobody says otherwise.
-const DEFAULT_RETRIES: u32 = 2;
+pub(crate) const DEFAULT_RETRIES: u32 = 2;
+
+/// `rate_limit.requests_per_second` if nobody says otherwise, in thousandths: ten.
+pub const DEFAULT_REQUESTS_PER_1000_S: NonZeroU32 = NonZeroU32::new(10_000).expect("not 0");
+
+/// `rate_limit.burst` if nobody says otherwise.
+pub const DEFAULT_BURST: NonZeroU32 = NonZeroU32::new(20).expect("not 0");
 
 /// `log.level` if nobody says otherwise.
 pub const DEFAULT_FILTER: &str = "info";
@@ -67,6 +74,8 @@ pub struct Settings {
     pub models: ModelSettings,
     /// Sandboxes.
     pub sandbox: SandboxSettings,
+    /// How often clients may ask.
+    pub rate_limit: RateLimitSettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -180,6 +189,15 @@ pub struct SandboxSettings {
     pub idle: Duration,
 }
 
+/// How often clients may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimitSettings {
+    /// Requests in 1000 seconds, as a steady rate.
+    pub per_1000_s: NonZeroU32,
+    /// Requests at once.
+    pub burst: NonZeroU32,
+}
+
 /// Logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
@@ -222,6 +240,7 @@ impl Default for Settings {
             limits: LimitSettings::default(),
             models: ModelSettings::default(),
             sandbox: SandboxSettings::default(),
+            rate_limit: RateLimitSettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -274,6 +293,12 @@ impl Default for SandboxSettings {
             lease: DEFAULT_LEASE,
             idle: DEFAULT_IDLE,
         }
+    }
+}
+
+impl Default for RateLimitSettings {
+    fn default() -> Self {
+        Self { per_1000_s: DEFAULT_REQUESTS_PER_1000_S, burst: DEFAULT_BURST }
     }
 }
 

@@ -31,8 +31,8 @@ pub(crate) fn show_size(bytes: u64) -> String {
     format!("{bytes} bytes")
 }
 
-/// Reads a number of processors, `2` or `0.5`, as thousandths.
-pub fn parse_cpus(text: &str) -> Option<u32> {
+/// Reads a number, `2` or `0.5`, as thousandths.
+pub fn parse_thousandths(text: &str) -> Option<u32> {
     let text = text.trim();
     if !text.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn processors_as_people_write_them() {
+    fn numbers_as_people_write_them() {
         for (text, millis) in [
             ("4", Some(4000)),
             ("0.5", Some(500)),
@@ -97,7 +97,7 @@ mod tests {
             ("two", None),
             ("1e300", None),
         ] {
-            assert_eq!(parse_cpus(text), millis, "{text:?}");
+            assert_eq!(parse_thousandths(text), millis, "{text:?}");
         }
     }
 

@@ -21,12 +21,13 @@ use crate::sizes::show_size;
 use crate::tree::Node;
 
 /// What a running server takes without a restart. A key that is not here needs one.
-const LIVE: [&str; 6] = [
+const LIVE: [&str; 7] = [
     "credentials.providers.",
     "defaults.agent.model",
     "defaults.limits.max_cost_usd",
     "log.level",
     "models.",
+    "rate_limit.",
     "sandbox.",
 ];
 

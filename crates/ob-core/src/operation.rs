@@ -12,6 +12,10 @@ use crate::id::ProjectId;
 use crate::id::SessionId;
 use crate::id::TurnNumber;
 use crate::id::WorkspaceId;
+use crate::record::ProjectRecord;
+use crate::record::SessionView;
+use crate::record::TokenRecord;
+use crate::record::WorkspaceRecord;
 
 /// What an operation does to its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -65,11 +69,13 @@ pub struct OperationSpec {
     pub doc: &'static str,
     /// The JSON Schema of its parameters.
     pub parameters: fn() -> schemars::Schema,
+    /// The JSON Schema of what it answers.
+    pub answer: fn() -> schemars::Schema,
 }
 
 macro_rules! operations {
     ($($(#[doc = $doc:literal])+ $variant:ident = $tool:literal $action:literal, $target:ident $access:ident,
-        $method:ident $path:literal, $params:ty;)*) => {
+        $method:ident $path:literal, $params:ty => $answer:ty;)*) => {
         /// Every operation.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Operation {
@@ -92,6 +98,7 @@ macro_rules! operations {
                         path: $path,
                         doc: concat!($($doc),+),
                         parameters: || schemars::schema_for!($params),
+                        answer: || schemars::schema_for!($answer),
                     },)*
                 }
             }
@@ -101,47 +108,47 @@ macro_rules! operations {
 
 operations! {
     /// Makes a project from a folder of this machine, or an empty one.
-    ProjectCreate = "project" "create", Global Write, Post "/projects", ProjectCreate;
+    ProjectCreate = "project" "create", Global Write, Post "/projects", ProjectCreate => ProjectRecord;
     /// Lists the projects that the asker may see.
-    ProjectList = "project" "list", Global Read, Get "/projects", ProjectList;
+    ProjectList = "project" "list", Global Read, Get "/projects", ProjectList => Vec<ProjectRecord>;
     /// Shows one project.
-    ProjectGet = "project" "get", Project Read, Get "/projects/{project_id}", ProjectTarget;
+    ProjectGet = "project" "get", Project Read, Get "/projects/{project_id}", ProjectTarget => ProjectRecord;
     /// Deletes a project with its workspaces; refused while it has active sessions.
-    ProjectDelete = "project" "delete", Project Write, Delete "/projects/{project_id}", ProjectTarget;
+    ProjectDelete = "project" "delete", Project Write, Delete "/projects/{project_id}", ProjectTarget => ProjectDeleted;
     /// Lists the workspaces of a project.
-    WorkspaceList = "workspace" "list", Project Read, Get "/projects/{project_id}/workspaces", ProjectTarget;
+    WorkspaceList = "workspace" "list", Project Read, Get "/projects/{project_id}/workspaces", ProjectTarget => Vec<WorkspaceRecord>;
     /// Deletes a workspace that has no active session.
-    WorkspaceDelete = "workspace" "delete", Project Write, Delete "/projects/{project_id}/workspaces/{workspace_id}", WorkspaceTarget;
+    WorkspaceDelete = "workspace" "delete", Project Write, Delete "/projects/{project_id}/workspaces/{workspace_id}", WorkspaceTarget => WorkspaceDeleted;
     /// Starts a session with its first task.
-    SessionSpawn = "session" "spawn", Project Write, Post "/sessions", SessionSpawn;
+    SessionSpawn = "session" "spawn", Project Write, Post "/sessions", SessionSpawn => SessionAccepted;
     /// Gives a session another task, after what it already has.
-    SessionMessage = "session" "message", Project Write, Post "/sessions/{session_id}/message", SessionMessage;
+    SessionMessage = "session" "message", Project Write, Post "/sessions/{session_id}/message", SessionMessage => SessionAccepted;
     /// Stops what the session's agent is doing; the session goes on.
-    SessionInterrupt = "session" "interrupt", Project Write, Post "/sessions/{session_id}/interrupt", SessionTarget;
+    SessionInterrupt = "session" "interrupt", Project Write, Post "/sessions/{session_id}/interrupt", SessionTarget => SessionInterrupted;
     /// Ends a session, its agent and its sandbox; its events and its workspace stay.
-    SessionEnd = "session" "end", Project Write, Post "/sessions/{session_id}/end", SessionTarget;
+    SessionEnd = "session" "end", Project Write, Post "/sessions/{session_id}/end", SessionTarget => SessionEnded;
     /// Shows one session.
-    SessionGet = "session" "get", Project Read, Get "/sessions/{session_id}", SessionTarget;
+    SessionGet = "session" "get", Project Read, Get "/sessions/{session_id}", SessionTarget => SessionView;
     /// Lists sessions, newest first, of one project or of all that the asker may see.
-    SessionList = "session" "list", Global Read, Get "/sessions", SessionList;
+    SessionList = "session" "list", Global Read, Get "/sessions", SessionList => Vec<SessionView>;
     /// Reads a session's events from a cursor, as a page or as a stream.
-    SessionEvents = "session" "events", Project Read, Get "/sessions/{session_id}/events", SessionEvents;
+    SessionEvents = "session" "events", Project Read, Get "/sessions/{session_id}/events", SessionEvents => EventPage;
     /// Shows what changed in the session's workspace, as a patch.
-    SessionDiff = "session" "diff", Project Read, Get "/sessions/{session_id}/diff", SessionTarget;
+    SessionDiff = "session" "diff", Project Read, Get "/sessions/{session_id}/diff", SessionTarget => SessionDiff;
     /// Makes a token; its secret is in the answer and nowhere else.
-    TokenCreate = "token" "create", Global Admin, Post "/tokens", TokenCreate;
+    TokenCreate = "token" "create", Global Admin, Post "/tokens", TokenCreate => TokenCreated;
     /// Lists tokens, without their secrets.
-    TokenList = "token" "list", Global Admin, Get "/tokens", Nothing;
+    TokenList = "token" "list", Global Admin, Get "/tokens", Nothing => Vec<TokenRecord>;
     /// Revokes a token, at once.
-    TokenRevoke = "token" "revoke", Global Admin, Post "/tokens/{token}/revoke", TokenTarget;
+    TokenRevoke = "token" "revoke", Global Admin, Post "/tokens/{token}/revoke", TokenTarget => TokenRecord;
     /// Shows one token, without its secret.
-    TokenInfo = "token" "info", Global Admin, Get "/tokens/{token}", TokenTarget;
+    TokenInfo = "token" "info", Global Admin, Get "/tokens/{token}", TokenTarget => TokenRecord;
     /// Shows what the server is doing.
-    ServerStatus = "server" "status", Global Read, Get "/server", Nothing;
+    ServerStatus = "server" "status", Global Read, Get "/server", Nothing => ServerStatus;
     /// Stops the server: it takes no more work, ends or keeps its sandboxes, and exits.
-    ServerStop = "server" "stop", Global Admin, Post "/server/stop", ServerStop;
+    ServerStop = "server" "stop", Global Admin, Post "/server/stop", ServerStop => ServerStopping;
     /// Reads the configuration anew and takes what a running server can take; the rest needs a restart.
-    ServerReload = "server" "reload", Global Admin, Post "/server/reload", ServerReload;
+    ServerReload = "server" "reload", Global Admin, Post "/server/reload", ServerReload => ServerReloaded;
 }
 
 // === impl OperationSpec ===
@@ -349,6 +356,38 @@ pub struct SessionAccepted {
     pub model: crate::model::ModelRef,
 }
 
+/// What `project delete` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProjectDeleted {
+    /// The project that was.
+    pub deleted: ProjectId,
+}
+
+/// What `workspace delete` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkspaceDeleted {
+    /// The workspace that was.
+    pub deleted: WorkspaceId,
+}
+
+/// What `session interrupt` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionInterrupted {
+    /// The session.
+    pub session_id: SessionId,
+    /// True.
+    pub interrupted: bool,
+}
+
+/// What `session end` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionEnded {
+    /// The session.
+    pub session_id: SessionId,
+    /// True.
+    pub ended: bool,
+}
+
 /// What `session diff` answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionDiff {
@@ -365,7 +404,7 @@ pub struct SessionDiff {
 }
 
 /// What `session events` answers as a page.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventPage {
     /// The session.
     pub session_id: SessionId,
@@ -380,7 +419,7 @@ pub struct EventPage {
 }
 
 /// An event on the wire.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// Its number in the session, from 0.
     pub index: u64,
@@ -427,6 +466,15 @@ pub struct ServerStatus {
     pub model: Option<crate::model::ModelRef>,
     /// Why there is no model.
     pub model_missing: Option<String>,
+}
+
+/// What `server stop` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServerStopping {
+    /// True.
+    pub stopping: bool,
+    /// True if its sandboxes go on for the next server.
+    pub keep_sandboxes: bool,
 }
 
 /// What `server reload` answers.

@@ -3,18 +3,14 @@
 //! Looking changes nothing: a probe starts no model and makes no sandbox's files. Nothing here waits for longer than
 //! [`CHECK_MAX`], so a probe answers while a disk or a provider hangs.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ob_core::Home;
-use ob_core::ProjectId;
 use ob_core::check::Check;
 use ob_core::resource::is_isolated;
 use ob_core::resource::marked_backend;
-use ob_core::session::SessionStatus;
-use ob_store::SessionFilter;
 use ob_telemetry::Gauges;
 use tokio::time::Instant;
 
@@ -119,15 +115,10 @@ impl Engine {
     /// Numbers for `/metrics`.
     pub async fn gauges(&self) -> Gauges {
         let sandboxes = self.shared.sandboxes.load(Ordering::Relaxed);
-        let projects = self.shared.store.projects().await.map_or(0, |projects| projects.len() as u64);
-        let mut by_project: HashMap<ProjectId, u64> = HashMap::new();
-        let active =
-            SessionFilter { status: Some(SessionStatus::Active), limit: 10_000, ..SessionFilter::default() };
-        for record in self.shared.store.sessions(active).await.unwrap_or_default() {
-            *by_project.entry(record.project).or_default() += 1;
-        }
-        let active_sessions = by_project.into_iter().map(|(id, count)| (id.to_string(), count)).collect();
-        Gauges { active_sessions, sandboxes, projects }
+        let by_project = self.shared.store.active_by_project().await.unwrap_or_default();
+        let projects = by_project.len() as u64;
+        let active = by_project.into_iter().filter(|(_, active)| *active > 0);
+        Gauges { active_sessions: active.map(|(id, n)| (id.to_string(), n)).collect(), sandboxes, projects }
     }
 }
 

@@ -16,6 +16,7 @@ mod models;
 mod operations;
 mod recovery;
 mod shared;
+mod standing;
 mod workspace;
 
 use std::sync::Arc;
@@ -51,6 +52,7 @@ use actors::Entered;
 use claims::Claims;
 use live::Live;
 use shared::Shared;
+use standing::Standing;
 
 pub use clock::Clock;
 pub use clock::SharedClock;
@@ -131,6 +133,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     actors: Arc<Actors>,
     claims: Claims,
+    standing: Standing,
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
@@ -180,6 +183,7 @@ impl Engine {
             shared,
             actors: Arc::default(),
             claims: Claims::default(),
+            standing: Standing::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),

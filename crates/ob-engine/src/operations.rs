@@ -4,6 +4,8 @@ mod projects;
 mod sessions;
 mod tokens;
 
+pub(crate) use tokens::invalid_token;
+
 use std::sync::Arc;
 
 use ob_core::Principal;
@@ -17,6 +19,7 @@ use ob_core::operation::ProjectTarget;
 use ob_core::operation::ServerReload;
 use ob_core::operation::ServerStatus;
 use ob_core::operation::ServerStop;
+use ob_core::operation::ServerStopping;
 use ob_core::operation::SessionEvents;
 use ob_core::operation::SessionMessage;
 use ob_core::operation::SessionSpawn;
@@ -122,8 +125,10 @@ impl Engine {
             }
             O::SessionGet => {
                 let params: SessionTarget = parse(params)?;
-                let record = self.permit_session(principal, operation, &params.session_id).await?;
-                answer(self.session_view(record).await?)
+                let id = &params.session_id;
+                let summary = self.shared.store.summary(id).await.map_err(|error| error.refusal())?;
+                let permitted = permitted(principal, operation, id, summary, |summary| &summary.record)?;
+                answer(sessions::view_of(permitted))
             }
             O::SessionList => {
                 authorize(principal, operation, Target::Global)?;
@@ -172,7 +177,7 @@ impl Engine {
                 authorize(principal, operation, Target::Global)?;
                 let ServerStop { keep_sandboxes } = parse(params)?;
                 self.stop.send_replace(Some(keep_sandboxes));
-                answer(serde_json::json!({ "stopping": true, "keep_sandboxes": keep_sandboxes }))
+                answer(ServerStopping { stopping: true, keep_sandboxes })
             }
         }
     }
@@ -195,12 +200,8 @@ impl Engine {
         operation: Operation,
         session: &SessionId,
     ) -> Result<SessionRecord, Refusal> {
-        let unknown =
-            || Refusal::not_found("session", session).fix("list them with `oubliette session list`");
         let found = self.shared.store.session(session).await.map_err(|error| error.refusal())?;
-        let record = found.filter(|record| principal.may_see(record.project)).ok_or_else(unknown)?;
-        authorize(principal, operation, Target::Project(record.project))?;
-        Ok(record)
+        permitted(principal, operation, session, found, |record| record)
     }
 
     /// Work that a stopping server does not take.
@@ -231,6 +232,20 @@ impl Engine {
             model_missing,
         })
     }
+}
+
+/// What was found of a session, for whoever may see it and do this with it.
+fn permitted<T>(
+    principal: &Principal,
+    operation: Operation,
+    session: &SessionId,
+    found: Option<T>,
+    record: impl Fn(&T) -> &SessionRecord,
+) -> Result<T, Refusal> {
+    let unknown = || Refusal::not_found("session", session).fix("list them with `oubliette session list`");
+    let found = found.filter(|found| principal.may_see(record(found).project)).ok_or_else(unknown)?;
+    authorize(principal, operation, Target::Project(record(&found).project))?;
+    Ok(found)
 }
 
 /// Parameters as the operation's type, or a refusal that names what is wrong with them.

@@ -190,7 +190,7 @@ impl Keys {
     }
 
     /// How many there are.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.keys.len()
     }
 

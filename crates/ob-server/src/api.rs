@@ -31,15 +31,14 @@ use tracing::Instrument as _;
 use crate::doors::SharedDoors;
 use crate::edge::Site;
 use crate::edge::id_of;
+use crate::edge::peer_of;
 use crate::params;
 use crate::reply;
 use crate::stream;
+use crate::throttle::Denied;
 
 /// The most bytes of a request's body.
 const BODY_MAX: usize = 1024 * 1024;
-
-/// How long a body may take to arrive.
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A route for each operation.
 pub(crate) fn routes(site: &Arc<Site>) -> Router<Arc<Site>> {
@@ -60,34 +59,51 @@ async fn handle(site: Arc<Site>, operation: Operation, request: Request) -> Resp
     let id = id_of(&request);
     match answer(&site, operation, request).await {
         Ok(response) => response,
-        Err(Problem::Refused(refusal)) => reply::refused(&refusal, &id),
+        Err(Problem::Denied(denied)) => reply::denied(&denied, &id),
         Err(Problem::Http(status, refusal)) => reply::problem(status, &refusal, &id),
     }
 }
 
 /// Why there is no answer.
 enum Problem {
-    Refused(Refusal),
+    Denied(Denied),
     /// HTTP has a status of its own for it.
     Http(StatusCode, Refusal),
 }
 
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+        Self::Denied(refusal.into())
     }
 }
 
 async fn answer(site: &Site, operation: Operation, request: Request) -> Result<Response, Problem> {
     // Who asks comes before what is asked: a stranger learns nothing from malformed requests.
-    let (doors, principal) = site.caller(request.headers()).await?;
+    let (doors, principal) = site.caller(peer_of(&request), request.headers()).await?;
     let (mut parts, body) = request.into_parts();
-    let body = read(body, &parts.headers, operation).await?;
+    let body = read(body, &parts.headers, operation, site.limits.body_time).await?;
     let params = merged(operation, &mut parts, &body).await?;
     if operation == Operation::SessionEvents && wants_stream(&parts.headers) {
         return Ok(stream::events(site, doors, principal, params, &parts.headers).await?);
     }
-    let value = perform(site, doors, principal, operation, params).await?;
+    let waits = params.get("wait_ms").is_some();
+    let lapsed = waits.then(|| doors.lapsed(&principal));
+    let performed = perform(site, doors, principal, operation, params);
+    let value = match lapsed {
+        None => performed.await?,
+        // A token that is revoked while its request waits gets nothing any more.
+        Some(lapsed) => tokio::select! {
+            biased;
+            refusal = lapsed => return Err(refusal.into()),
+            value = performed => value?,
+        },
+    };
     Ok(reply::ok(&value))
 }
 
@@ -123,19 +139,23 @@ async fn merged(operation: Operation, parts: &mut Parts, body: &[u8]) -> Result<
     params::merge(&operation.spec(), &path, &query, body)
 }
 
-async fn read(body: axum::body::Body, headers: &HeaderMap, operation: Operation) -> Result<Bytes, Problem> {
+async fn read(
+    body: axum::body::Body,
+    headers: &HeaderMap,
+    operation: Operation,
+    time: Duration,
+) -> Result<Bytes, Problem> {
     let late = |_| {
-        let refusal = Refusal::invalid(format!("the body did not arrive in {} s", BODY_TIME_MAX.as_secs()));
+        let refusal = Refusal::invalid(format!("the body did not arrive in {} s", time.as_secs_f64()));
         Problem::Http(StatusCode::REQUEST_TIMEOUT, refusal.fix("send the body at once"))
     };
-    let read =
-        tokio::time::timeout(BODY_TIME_MAX, axum::body::to_bytes(body, BODY_MAX)).await.map_err(late)?;
+    let read = tokio::time::timeout(time, axum::body::to_bytes(body, BODY_MAX)).await.map_err(late)?;
     let bytes = read.map_err(|error| {
         if error.source().is_some_and(|source| source.is::<LengthLimitError>()) {
             let refusal = Refusal::invalid(format!("the body has more than {BODY_MAX} bytes"));
             Problem::Http(StatusCode::PAYLOAD_TOO_LARGE, refusal.fix("send less; a task may have 256 KiB"))
         } else {
-            Problem::Refused(Refusal::invalid("the body was cut off").fix("send it again"))
+            Refusal::invalid("the body was cut off").fix("send it again").into()
         }
     })?;
     if bytes.is_empty() {
@@ -145,6 +165,10 @@ async fn read(body: axum::body::Body, headers: &HeaderMap, operation: Operation)
         return Err(Refusal::invalid("this method takes no body")
             .fix("put parameters into the query")
             .into());
+    }
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        let refusal = Refusal::invalid("the body is compressed").fix("send it as it is");
+        return Err(Problem::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal));
     }
     let json = headers
         .get(header::CONTENT_TYPE)

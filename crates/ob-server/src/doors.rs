@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use ob_core::Check;
 use ob_core::Principal;
@@ -34,6 +35,10 @@ pub trait Doors: Send + Sync + 'static {
 
     /// Whose secret this is.
     async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal>;
+
+    /// Resolves when this principal may do nothing any more, because its token was revoked or has expired; never for the
+    /// operator.
+    fn lapsed(&self, principal: &Principal) -> BoxFuture<'static, Refusal>;
 
     /// Ready, or why not: all that is required works.
     async fn ready(&self) -> Result<(), NotReady>;
@@ -92,6 +97,10 @@ impl Doors for Arc<Engine> {
 
     async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal> {
         Engine::authenticate(self, secret).await
+    }
+
+    fn lapsed(&self, principal: &Principal) -> BoxFuture<'static, Refusal> {
+        Engine::lapsed(self, principal)
     }
 
     async fn ready(&self) -> Result<(), NotReady> {

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::connection::Limits;
 use crate::doors::Phase;
 use crate::doors::SharedDoors;
 use crate::reply;
@@ -40,9 +41,18 @@ use crate::reply::RequestId;
 use crate::serve::Authentication;
 use crate::serve::MetricsText;
 use crate::serve::ObserveRequest;
+use crate::throttle::Denied;
+use crate::throttle::Origin;
+use crate::throttle::Throttle;
 
 /// How long a request may take to its response head. Above the longest wait for an event (60 s).
 pub(crate) const REQUEST_MAX: Duration = Duration::from_secs(90);
+
+/// The most bytes of a request's head: its target, and the names and values of its headers.
+pub(crate) const HEAD_MAX: usize = 32 * 1024;
+
+/// The most bytes of a request's target.
+const TARGET_MAX: usize = 8 * 1024;
 
 /// A secret has 68 bytes; what is longer than this is none, and is not looked up.
 const SECRET_MAX: usize = 512;
@@ -70,6 +80,10 @@ pub(crate) struct Site {
     pub(crate) shutdown: CancellationToken,
     /// Operations that change something; they finish even if their caller goes away.
     pub(crate) operations: TaskTracker,
+    /// How often each token, and each address without one, may ask.
+    pub(crate) throttle: Arc<Throttle>,
+    /// What a request may take.
+    pub(crate) limits: Arc<Limits>,
     /// When each health check was last `ok`. A std lock: held for one look-up, never across an await.
     pub(crate) last_ok: Arc<Mutex<BTreeMap<String, Timestamp>>>,
 }
@@ -97,13 +111,33 @@ impl Site {
         }
     }
 
-    /// The live system and who asks.
-    pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<(SharedDoors, Principal), Refusal> {
+    /// The live system and who asks, unless that one asks too often.
+    pub(crate) async fn caller(
+        &self,
+        peer: Peer,
+        headers: &HeaderMap,
+    ) -> Result<(SharedDoors, Principal), Denied> {
         let doors = self.doors()?;
-        let principal = match self.authentication {
-            Authentication::Operator => Principal::Operator,
-            Authentication::Bearer => doors.authenticate(bearer(headers)?).await?,
+        if self.authentication == Authentication::Operator {
+            return Ok((doors, Principal::Operator));
+        }
+        let origin = peer.0.map(|peer| Origin::of(peer.ip()));
+        if let Some(origin) = origin {
+            self.throttle.admit(origin)?;
+        }
+        let found = match bearer(headers) {
+            Ok(secret) => doors.authenticate(secret).await,
+            Err(refusal) => Err(refusal),
         };
+        if let (Err(refusal), Some(origin)) = (&found, origin)
+            && refusal.code == RefusalCode::Unauthenticated
+        {
+            self.throttle.stranger(origin)?;
+        }
+        let principal = found?;
+        if let Principal::Token { id, .. } = &principal {
+            self.throttle.token(id)?;
+        }
         Ok((doors, principal))
     }
 
@@ -118,14 +152,16 @@ impl Site {
     }
 
     /// True if the request may read what is about the whole server.
-    pub(crate) async fn may_see_everything(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        match self.caller(headers).await?.1 {
+    pub(crate) async fn may_see_everything(&self, peer: Peer, headers: &HeaderMap) -> Result<(), Denied> {
+        match self.caller(peer, headers).await?.1 {
             Principal::Operator | Principal::Token { scope: Scope::Admin | Scope::AdminReadOnly, .. } => {
                 Ok(())
             }
             Principal::Token { .. } | Principal::Session { .. } => {
-                Err(Refusal::new(RefusalCode::Forbidden, "this shows every project and needs a wider token")
-                    .fix("ask with a token of the scope `admin:ro`"))
+                let why = "this shows every project and needs a wider token";
+                Err(Refusal::new(RefusalCode::Forbidden, why)
+                    .fix("ask with a token of the scope `admin:ro`")
+                    .into())
             }
         }
     }
@@ -174,6 +210,9 @@ pub(crate) async fn pass(State(site): State<Arc<Site>>, mut request: Request, ne
     // Of the highest level, so that no filter lets a line through without it.
     let span = tracing::error_span!("request", id = %id.0, method, route);
     let mut response = async {
+        if let Err((status, refusal)) = head_fits(request.uri(), request.headers()) {
+            return reply::problem(status, &refusal, &id);
+        }
         if let Err(refusal) = site.admit(probe, request.uri(), request.headers()) {
             return reply::refused(&refusal, &id);
         }
@@ -222,9 +261,30 @@ pub(crate) async fn no_method(request: Request) -> Response {
     reply::problem(StatusCode::METHOD_NOT_ALLOWED, &refusal, &id_of(&request))
 }
 
+/// The other end of the request's connection.
+pub(crate) fn peer_of(request: &Request) -> Peer {
+    request.extensions().get().copied().unwrap_or(Peer(None))
+}
+
 /// The id that [`pass`] gave the request.
 pub(crate) fn id_of(request: &Request) -> RequestId {
     request.extensions().get().cloned().unwrap_or_else(|| RequestId(String::new()))
+}
+
+/// Refuses a head that is larger than any that a client of this API has a reason to send.
+fn head_fits(uri: &Uri, headers: &HeaderMap) -> Result<(), (StatusCode, Refusal)> {
+    let target = uri.path().len() + uri.query().map_or(0, str::len);
+    if target > TARGET_MAX {
+        let refusal = Refusal::invalid(format!("the target has {target} bytes, and may have {TARGET_MAX}"));
+        return Err((StatusCode::URI_TOO_LONG, refusal.fix("put less into the query")));
+    }
+    let head = target + headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    if head > HEAD_MAX {
+        let refusal = Refusal::invalid(format!("the head has {head} bytes, and may have {HEAD_MAX}"));
+        let refusal = refusal.fix("send fewer or smaller headers");
+        return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, refusal));
+    }
+    Ok(())
 }
 
 fn request_id(headers: &HeaderMap) -> RequestId {

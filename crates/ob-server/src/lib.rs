@@ -1,9 +1,9 @@
 //! The edge: listeners, probes, metrics, REST and event streams. It translates; it decides no policy.
 //!
 //! ```text
-//! listener --> connection (bounded, peer known) --> edge middleware --> route --> Doors::call / follow
-//!   TCP: Bearer          id, span, panic, time-out,      |
-//!   unix: operator       Host and Origin, body limit     +--> probes, metrics: also while the engine starts
+//! listener --> connection (bounded, peer known) --> edge middleware --> route --> caller --> Doors::call / follow
+//!   TCP: Bearer          id, span, panic, time-out,      |    (rate limits, whose token)
+//!   unix: operator       Host and Origin, sizes          +--> probes, metrics: also while the engine starts
 //! ```
 //!
 //! **Architecture invariant:** the routes under `/api/v1` come from the operation table and from nowhere else, and
@@ -13,16 +13,20 @@
 //! read from the log as fast as the connection takes it.
 
 mod api;
+mod connection;
 mod doors;
 mod edge;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod openapi;
 mod params;
 mod probes;
 mod reply;
 mod serve;
 mod stream;
+mod throttle;
 
+pub use connection::Limits;
 pub use doors::Doors;
 pub use doors::Phase;
 pub use doors::SharedDoors;
@@ -34,3 +38,4 @@ pub use serve::ObserveRequest;
 pub use serve::RouteGroups;
 pub use serve::ServerOptions;
 pub use serve::serve;
+pub use throttle::RateLimit;

@@ -62,7 +62,8 @@ fn typed(name: &str, text: &str, property: &Value) -> Result<Value, Refusal> {
         _ => false,
     };
     let wrong = |expected: &str| {
-        Err(Refusal::invalid(format!("parameter `{name}` is `{}`, which is not {expected}", short(text))))
+        Err(Refusal::invalid(format!("parameter `{name}` is `{}`, which is not {expected}", short(text)))
+            .fix(format!("give {expected}, or leave it out")))
     };
     if is("integer") {
         return match text.parse::<i64>() {

@@ -1,53 +1,42 @@
 //! Listeners: a list of {bound socket, route groups, authentication}, and their connections.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
 use axum::middleware;
 use axum::routing::get;
 use futures_util::future::BoxFuture;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use hyper_util::rt::TokioTimer;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::net::UnixListener;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::NotForContentType;
+use tower_http::compression::predicate::Predicate as _;
+use tower_http::compression::predicate::SizeAbove;
 
 use crate::api;
+use crate::connection::Driver;
+use crate::connection::Limits;
+use crate::connection::Places;
+use crate::connection::turn_away;
 use crate::doors::Phase;
 use crate::edge;
 use crate::edge::Peer;
 use crate::edge::Site;
+use crate::openapi;
 use crate::probes;
+use crate::throttle::RateLimit;
+use crate::throttle::Throttle;
 
-/// Connections of one listener at a time; more wait in the kernel's queue. Each costs about 20 KiB and one
-/// descriptor, and the usual limit of descriptors is 1024.
-const CONNECTIONS_MAX: usize = 512;
-
-/// How long a connection may take to send a request's head, and may be idle between requests.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
-
-/// The most bytes of a request's head.
-const HEAD_MAX: usize = 32 * 1024;
-
-/// How long requests may run on after the server was told to stop.
-const GRACE: Duration = Duration::from_secs(5);
+/// Answers from this size on are compressed for those who ask for it: smaller ones fit one packet anyway.
+const COMPRESS_FROM: u64 = 1024;
 
 /// How long to leave a listener alone whose accept failed: the cause (no descriptors) needs time to pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -109,6 +98,10 @@ pub struct ServerOptions {
     pub observe_request: ObserveRequest,
     /// Hosts besides loopback that a loopback listener serves: names that a proxy on this machine passes on.
     pub allowed_hosts: Vec<String>,
+    /// How often each token, and each address without one, may ask; another value is taken at once.
+    pub rate_limit: watch::Receiver<RateLimit>,
+    /// What connections and requests may take.
+    pub limits: Limits,
 }
 
 // === impl RouteGroups ===
@@ -127,6 +120,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let last_ok = Arc::new(Mutex::new(BTreeMap::new()));
+    // Of all listeners together: whoever knows two addresses of ours has no more than others.
+    let throttle = Arc::new(Throttle::new(options.rate_limit));
+    let limits = Arc::new(options.limits);
     let connections = TaskTracker::new();
     let operations = TaskTracker::new();
     let cut = CancellationToken::new();
@@ -145,15 +141,19 @@ pub async fn serve(
             observe: Arc::clone(&options.observe_request),
             shutdown: shutdown.clone(),
             operations: operations.clone(),
+            throttle: Arc::clone(&throttle),
+            limits: Arc::clone(&limits),
             last_ok: Arc::clone(&last_ok),
         });
-        let router = router(&site, listener.routes);
         let accepted = Accepted {
-            router,
+            driver: Driver {
+                router: router(&site, listener.routes),
+                limits: Arc::clone(&limits),
+                shutdown: shutdown.clone(),
+                cut: cut.clone(),
+            },
             connections: connections.clone(),
-            shutdown: shutdown.clone(),
-            cut: cut.clone(),
-            permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            places: Places::new(&limits),
         };
         accepting.push(accept(listener.binding, listener.authentication, accepted));
     }
@@ -164,7 +164,7 @@ pub async fn serve(
         connections.wait().await;
         operations.wait().await;
     };
-    if tokio::time::timeout(GRACE, finished).await.is_err() {
+    if tokio::time::timeout(limits.grace, finished).await.is_err() {
         tracing::warn!(connections = connections.len(), "cutting connections that did not finish in time");
         cut.cancel();
         connections.wait().await;
@@ -181,48 +181,60 @@ fn router(site: &Arc<Site>, groups: RouteGroups) -> Router {
         router = router.route("/metrics", get(probes::metrics));
     }
     if groups.api {
-        router = router.merge(api::routes(site));
+        router = router.route(openapi::ROUTE, get(openapi::serve)).merge(api::routes(site));
     }
+    // An event is to leave when it happens, not when a block of a compressor is full.
+    let compressed = SizeAbove::new(COMPRESS_FROM).and(NotForContentType::SSE);
     router
         .method_not_allowed_fallback(edge::no_method)
         .fallback(edge::no_route)
         .layer(middleware::from_fn_with_state(Arc::clone(site), edge::pass))
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(compressed))
         .with_state(Arc::clone(site))
 }
 
 /// What each connection of a listener gets.
-#[derive(Clone)]
 struct Accepted {
-    router: Router,
+    driver: Driver,
     connections: TaskTracker,
-    shutdown: CancellationToken,
-    cut: CancellationToken,
-    permits: Arc<Semaphore>,
+    places: Places,
 }
 
 async fn accept(binding: Binding, authentication: Authentication, accepted: Accepted) {
+    let shutdown = accepted.driver.shutdown.clone();
     loop {
         let next = async {
-            // Never closed, so this fails only if that changes; then the listener ends.
-            let permit = Arc::clone(&accepted.permits).acquire_owned().await.ok()?;
-            Some((permit, one(&binding, authentication).await))
+            let room = accepted.places.room().await;
+            (room, one(&binding, authentication).await)
         };
-        let next = tokio::select! {
+        let (room, socket) = tokio::select! {
             next = next => next,
-            () = accepted.shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return,
         };
-        match next {
-            None => return,
-            Some((permit, Ok(Some(Socket::Tcp(stream, peer))))) => {
-                accepted.spawn(permit, stream, Peer(Some(peer)));
+        let (driver, connections) = (accepted.driver.clone(), &accepted.connections);
+        match socket {
+            Ok(Some(Socket::Tcp(stream, address))) => {
+                let peer = Peer(Some(address));
+                match accepted.places.place(room, peer) {
+                    Ok(place) => connections.spawn(async move {
+                        driver.drive(stream, peer).await;
+                        drop(place);
+                    }),
+                    Err(refusal) => connections.spawn(turn_away(stream, address, refusal)),
+                };
             }
-            Some((permit, Ok(Some(Socket::Unix(stream))))) => accepted.spawn(permit, stream, Peer(None)),
-            Some((_, Ok(None))) => {}
-            Some((_, Err(error))) => {
+            Ok(Some(Socket::Unix(stream))) => {
+                connections.spawn(async move {
+                    driver.drive(stream, Peer(None)).await;
+                    drop(room);
+                });
+            }
+            Ok(None) => {}
+            Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = accepted.shutdown.cancelled() => return,
+                    () = shutdown.cancelled() => return,
                 }
             }
         }
@@ -258,60 +270,6 @@ async fn one(binding: &Binding, authentication: Authentication) -> io::Result<Op
                 return Ok(None);
             }
             Ok(Some(Socket::Unix(stream)))
-        }
-    }
-}
-
-// === impl Accepted ===
-
-impl Accepted {
-    fn spawn<S>(&self, permit: OwnedSemaphorePermit, stream: S, peer: Peer)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let accepted = self.clone();
-        self.connections.spawn(async move {
-            accepted.drive(stream, peer).await;
-            drop(permit);
-        });
-    }
-
-    async fn drive<S>(self, stream: S, peer: Peer)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let router = self.router;
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let mut request: Request = request.map(Body::new);
-            request.extensions_mut().insert(peer);
-            let router = router.clone();
-            async move {
-                Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
-            }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME_MAX)
-            .max_buf_size(HEAD_MAX)
-            .half_close(false)
-            .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let mut told = false;
-        loop {
-            tokio::select! {
-                result = connection.as_mut() => {
-                    if let Err(error) = result {
-                        // The client went away, was too slow, or spoke no HTTP: its affair.
-                        tracing::debug!(%error, "connection ended");
-                    }
-                    return;
-                }
-                () = self.shutdown.cancelled(), if !told => {
-                    told = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = self.cut.cancelled() => return,
-            }
         }
     }
 }

@@ -1,8 +1,13 @@
 //! A session's events as a stream of server-sent events.
 //!
 //! `id` is the event's number, `event` its type, `data` the event as JSON. A client resumes with `Last-Event-ID` or
-//! `cursor`. When the session is over and everything was delivered, a last `event: end` says so; a stream that ends
-//! without it was cut and is to be resumed. A fault on the way is `event: refused` with the refusal.
+//! `cursor`. The last event says why there are no more:
+//!
+//! - `end`: the session is over, and everything was delivered.
+//! - `closing`: the server stops; resume at the next one.
+//! - `refused`: a fault, or the token does not work any more; with the problem.
+//!
+//! A stream that ends without one of them was cut and is to be resumed.
 //!
 //! Back-pressure is the connection's own: the next event is read from the log when the last one was taken.
 
@@ -15,12 +20,16 @@ use axum::response::Sse;
 use axum::response::sse::Event;
 use axum::response::sse::KeepAlive;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream;
+use futures_util::stream::BoxStream;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::header;
 use ob_core::Principal;
 use ob_core::Refusal;
+use ob_core::RefusalCode;
+use ob_core::SessionId;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
@@ -29,9 +38,20 @@ use serde_json::json;
 
 use crate::doors::SharedDoors;
 use crate::edge::Site;
+use crate::reply;
 
-/// A comment is sent after so long without an event, so that proxies keep the connection and a dead one is noticed.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a client is told to wait before it connects again: a server that was stopped for the next one is back.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A stream on its way.
+struct Feed {
+    followed: BoxStream<'static, Result<EventView, Refusal>>,
+    /// Resolves with the last event if the stream ends before the session does.
+    cut: BoxFuture<'static, Event>,
+    doors: SharedDoors,
+    principal: Principal,
+    session: SessionId,
+}
 
 /// The response that carries the stream.
 pub(crate) async fn events(
@@ -52,25 +72,56 @@ pub(crate) async fn events(
             .fix("leave them out, or ask without `Accept: text/event-stream`"));
     }
     let session = params.session_id.clone();
+    let (lapsed, stopping) = (doors.lapsed(&principal), site.shutdown.clone().cancelled_owned());
+    let cut = Box::pin(async move {
+        tokio::select! {
+            biased;
+            refusal = lapsed => refused(&refusal),
+            () = stopping => closing(),
+        }
+    });
     let followed = doors.follow(&principal, params).await?;
-    let end = async move {
-        let params = json!({ "session_id": session });
-        let view = doors.call(&principal, Operation::SessionGet, params).await.ok()?;
-        is_over(&view).then(|| Event::default().event("end").data(end_data(&view).to_string()))
-    };
-    let body = followed
-        .map(|item| match item {
-            Ok(view) => sent(&view),
-            Err(refusal) => Event::default().event("refused").data(json!({ "error": refusal }).to_string()),
-        })
-        .chain(stream::once(end).filter_map(std::future::ready))
-        .map(Ok::<_, Infallible>)
-        .take_until(site.shutdown.clone().cancelled_owned());
-    let mut response = Sse::new(body).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    let feed = Feed { followed, cut, doors, principal, session };
+    // At once, so that a client knows that it is connected before anything happens.
+    let hello = stream::once(std::future::ready(Event::default().retry(RETRY)));
+    let body = hello.chain(stream::unfold(Some(feed), Feed::next)).map(Ok::<_, Infallible>);
+    let keep_alive = KeepAlive::new().interval(site.limits.heartbeat);
+    let mut response = Sse::new(body).keep_alive(keep_alive).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // For nginx: events are to be passed on as they come.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
+}
+
+// === impl Feed ===
+
+impl Feed {
+    /// The next event, and what is left to come after it.
+    async fn next(feed: Option<Self>) -> Option<(Event, Option<Self>)> {
+        let mut feed = feed?;
+        tokio::select! {
+            // First, so that nothing more is told to a token that was revoked.
+            biased;
+            last = &mut feed.cut => Some((last, None)),
+            followed = feed.followed.next() => match followed {
+                Some(Ok(view)) => Some((sent(&view), Some(feed))),
+                Some(Err(refusal)) => Some((refused(&refusal), None)),
+                None => Some((feed.last().await, None)),
+            },
+        }
+    }
+
+    /// What there is to say when no more events come: the session is over or gone, or the server stops.
+    async fn last(self) -> Event {
+        let params = json!({ "session_id": self.session });
+        match self.doors.call(&self.principal, Operation::SessionGet, params).await {
+            Ok(view) if is_over(&view) => Event::default().event("end").data(end_data(&view).to_string()),
+            Ok(_) => closing(),
+            // The store is closed already.
+            Err(refusal) if refusal.code == RefusalCode::Unavailable => closing(),
+            Err(refusal) => refused(&refusal),
+        }
+    }
 }
 
 /// The number of the last event that the client has, if it says so.
@@ -88,6 +139,16 @@ fn sent(view: &EventView) -> Event {
     let kind = kind.as_ref().and_then(Value::as_str).unwrap_or("system");
     let data = serde_json::to_string(view).unwrap_or_else(|_| "{}".to_owned());
     Event::default().id(view.index.to_string()).event(kind).data(data)
+}
+
+fn refused(refusal: &Refusal) -> Event {
+    let problem = reply::details(reply::status_of(refusal), refusal, None);
+    Event::default().event("refused").data(problem.to_string())
+}
+
+fn closing() -> Event {
+    let why = json!({ "detail": "the server is stopping", "fix": "connect again with `Last-Event-ID`" });
+    Event::default().event("closing").retry(RETRY).data(why.to_string())
 }
 
 fn is_over(view: &Value) -> bool {

@@ -587,6 +587,20 @@ pub async fn sessions_are_listed_newest_first_by_filter(place: &impl Place) {
     assert_eq!(list(Some(projects), Some(SessionStatus::Active), None, 10).await, [1]);
     assert!(list(Some(Vec::new()), None, None, 10).await.is_empty());
     assert_eq!(store.active_sessions().await.expect("count"), 4);
+    let mut counts = store.active_by_project().await.expect("counts");
+    counts.retain(|(_, active)| *active > 0);
+    counts.sort();
+    let mut expected: Vec<(ProjectId, u64)> = Vec::new();
+    for at in [5, 4, 2, 1] {
+        match expected.iter_mut().find(|(id, _)| *id == made[at].project) {
+            Some((_, active)) => *active += 1,
+            None => expected.push((made[at].project, 1)),
+        }
+    }
+    expected.sort();
+    assert_eq!(counts, expected);
+    let projects = store.projects().await.expect("projects").len();
+    assert_eq!(store.active_by_project().await.expect("counts").len(), projects, "also those without any");
     let before = Some(SessionId::new(Timestamp::from_micros(9), 9));
     let lost = store.sessions(SessionFilter { before, limit: 1, ..SessionFilter::default() }).await;
     assert!(matches!(lost, Err(StoreError::Missing { .. })));

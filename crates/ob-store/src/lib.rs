@@ -27,6 +27,7 @@ use ob_core::record::SessionRecord;
 use ob_core::record::TurnRecord;
 use ob_core::record::WorkspaceRecord;
 use ob_core::session::SessionStatus;
+use ob_core::session::TurnStop;
 use tokio::sync::watch;
 
 pub use ob_core::Epoch;
@@ -141,6 +142,19 @@ pub struct SessionFilter {
     pub limit: usize,
 }
 
+/// A session with what is shown of it beside its record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionSummary {
+    /// The session.
+    pub record: SessionRecord,
+    /// The number that its next event gets.
+    pub next_index: u64,
+    /// The books of its tree.
+    pub ledger: Ledger,
+    /// How its last turn that is over ended.
+    pub last_stop: Option<TurnStop>,
+}
+
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -222,8 +236,18 @@ pub trait Store: Send + Sync + 'static {
     async fn session(&self, id: &SessionId) -> Result<Option<SessionRecord>, StoreError>;
     /// Sessions, newest first. [`StoreError::Missing`] if `before` does not exist.
     async fn sessions(&self, filter: SessionFilter) -> Result<Vec<SessionRecord>, StoreError>;
+    /// One session with what its view shows beside its record.
+    async fn summary(&self, id: &SessionId) -> Result<Option<SessionSummary>, StoreError> {
+        let Some(record) = self.session(id).await? else { return Ok(None) };
+        let next_index = *self.doorbell(id).await?.borrow();
+        let ledger = self.ledger(&record.tree).await?.unwrap_or_default();
+        let last_stop = self.turns(id).await?.into_iter().rev().find_map(|turn| turn.stop);
+        Ok(Some(SessionSummary { record, next_index, ledger, last_stop }))
+    }
     /// How many sessions are not over.
     async fn active_sessions(&self) -> Result<u64, StoreError>;
+    /// Every project, with how many of its sessions are not over.
+    async fn active_by_project(&self) -> Result<Vec<(ProjectId, u64)>, StoreError>;
     /// What the agent driver saved.
     async fn driver(&self, session: &SessionId) -> Result<Option<Vec<u8>>, StoreError>;
     /// One turn.

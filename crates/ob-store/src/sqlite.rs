@@ -37,6 +37,7 @@ use crate::Doorbell;
 use crate::Epoch;
 use crate::OpenCharge;
 use crate::SessionFilter;
+use crate::SessionSummary;
 use crate::SharedStore;
 use crate::Store;
 use crate::StoreError;
@@ -218,8 +219,18 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| query::sessions(connection, &filter)).await
     }
 
+    /// All of it by one read: it is what clients ask for most.
+    async fn summary(&self, id: &SessionId) -> Result<Option<SessionSummary>, StoreError> {
+        let (id, next) = (id.clone(), self.tail.next(id));
+        self.readers.read(move |connection| query::summary(connection, &id, next)).await
+    }
+
     async fn active_sessions(&self) -> Result<u64, StoreError> {
         self.readers.read(query::active_sessions).await
+    }
+
+    async fn active_by_project(&self) -> Result<Vec<(ProjectId, u64)>, StoreError> {
+        self.readers.read(query::active_by_project).await
     }
 
     async fn driver(&self, session: &SessionId) -> Result<Option<Vec<u8>>, StoreError> {

@@ -27,6 +27,8 @@ pub trait Tokens: Send + Sync + 'static {
     async fn list(&self) -> Result<Vec<TokenRecord>, StoreError>;
     /// The token with this public id, or the newest with this name.
     async fn get(&self, id_or_name: &str) -> Result<Option<TokenRecord>, StoreError>;
+    /// A number that is another one after any process changed anything. Takes microseconds.
+    fn revision(&self) -> Result<u64, StoreError>;
     /// Revokes by public id or name; twice is fine. `None` if there is no such token.
     async fn revoke(&self, id_or_name: &str, at: Timestamp) -> Result<Option<TokenRecord>, StoreError>;
 }

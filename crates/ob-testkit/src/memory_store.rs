@@ -289,6 +289,19 @@ impl Store for MemoryStore {
         Ok(u64::try_from(active).unwrap_or(u64::MAX))
     }
 
+    async fn active_by_project(&self) -> Result<Vec<(ProjectId, u64)>, StoreError> {
+        let state = self.open()?;
+        let active = |project: ProjectId| {
+            let mut sessions = state.tables.sessions.values().map(|row| &row.record);
+            sessions
+                .by_ref()
+                .filter(|session| session.project == project && !session.core.state.is_over())
+                .count()
+        };
+        let projects = state.tables.projects.iter().map(|project| project.id);
+        Ok(projects.map(|id| (id, u64::try_from(active(id)).unwrap_or(u64::MAX))).collect())
+    }
+
     async fn driver(&self, session: &SessionId) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.open()?.tables.drivers.get(session).cloned())
     }

@@ -82,6 +82,8 @@ impl Server {
             ("OUBLIETTE_SERVER__ADDRESS", format!("127.0.0.1:{port}")),
             ("OUBLIETTE_MODELS__DEMONSTRATION", "false".to_owned()),
             ("OUBLIETTE_MODELS__DISCOVER_PORTS", "[]".to_owned()),
+            ("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "1000000".to_owned()),
+            ("OUBLIETTE_RATE_LIMIT__BURST", "1000000".to_owned()),
             ("OUBLIETTE_SANDBOX__IDLE_S", idle_s.to_string()),
             ("OPENAI_API_KEY", "sk-bench".to_owned()),
             ("OPENAI_BASE_URL", model.base_url()),

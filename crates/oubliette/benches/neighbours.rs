@@ -84,6 +84,8 @@ impl Server {
             .args(args)
             .env("OUBLIETTE_SERVER__ADDRESS", "127.0.0.1:0")
             .env("OUBLIETTE_MODELS__DISCOVER_PORTS", "[]")
+            .env("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "1000000")
+            .env("OUBLIETTE_RATE_LIMIT__BURST", "1000000")
             .output()
             .unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));

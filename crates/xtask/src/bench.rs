@@ -39,13 +39,14 @@ pub struct Figure {
 }
 
 /// Programs that measure, by package; what [`server`] measures goes by that name.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("ob-store", "store"),
     ("ob-gate", "gate"),
     ("oubliette", "cli"),
     ("oubliette", "sandbox"),
     ("oubliette", "life"),
     ("oubliette", "neighbours"),
+    ("oubliette", "http"),
 ];
 
 /// Measures everything, or what these programs measure; figures of the others stay in the file.
@@ -220,6 +221,10 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "gate_added_ttfb_p50" => Some((1.0 + value("gate_reservation_p50")?, true)),
         "gate_throughput_ratio" => Some((0.9, false)),
         "gate_streams" => Some((500.0, false)),
+        "http_reads_per_s" => Some((15_000.0, false)),
+        "http_read_p99" => Some((10.0, true)),
+        "sse_streams" => Some((2000.0, false)),
+        "sse_stream_rss" => Some((40.0, true)),
         _ => None,
     }
 }

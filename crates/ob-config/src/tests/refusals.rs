@@ -76,7 +76,7 @@ fn a_file_that_is_none_is_refused() {
 fn what_has_no_effect_yet_is_told_and_no_mistake() {
     let place = Place::new(
         r#"{
-            "containers": {"dev": "image"}, "backup": {"enabled": true}, "cleanup": {}, "rate_limit": {"burst": 1},
+            "containers": {"dev": "image"}, "backup": {"enabled": true}, "cleanup": {},
             "credentials": {"github": {"default": "x"}},
             "defaults": {"container": {"type": "dev"}, "backup": {}, "limits": {"max_recursion_depth": 3}},
         }"#,
@@ -84,7 +84,7 @@ fn what_has_no_effect_yet_is_told_and_no_mistake() {
     .env("DEFAULT_MAX_RECURSION_DEPTH", "3")
     .env("OUBLIETTE_HOEM", "/x");
     let loaded = place.load().expect("no mistakes");
-    assert_eq!(loaded.warnings.len(), 10, "{:#?}", loaded.warnings);
+    assert_eq!(loaded.warnings.len(), 9, "{:#?}", loaded.warnings);
     insta::assert_snapshot!("warnings", place.clean(&loaded.warnings.join("\n")));
 }
 

@@ -5,7 +5,9 @@ use ob_core::ProjectId;
 use ob_core::Refusal;
 use ob_core::ledger::MicroUsd;
 use ob_core::operation::ProjectCreate;
+use ob_core::operation::ProjectDeleted;
 use ob_core::operation::ProjectList;
+use ob_core::operation::WorkspaceDeleted;
 use ob_core::operation::WorkspaceTarget;
 use ob_core::record::ProjectRecord;
 use ob_core::record::WorkspaceKind;
@@ -17,8 +19,6 @@ use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::SessionFilter;
 use ob_store::Write;
-use serde_json::Value;
-use serde_json::json;
 
 use crate::Engine;
 
@@ -106,7 +106,7 @@ impl Engine {
             .collect())
     }
 
-    pub(super) async fn project_delete(&self, id: ProjectId) -> Result<Value, Refusal> {
+    pub(super) async fn project_delete(&self, id: ProjectId) -> Result<ProjectDeleted, Refusal> {
         let project = self.shared.project(id).await?;
         let _deleting = self.claims.deletes("project", id.as_uuid())?;
         self.refuse_if_active(id, |_| true).await?;
@@ -114,7 +114,7 @@ impl Engine {
         reach(CrashPoint::DeleteRecorded);
         self.shared.files.remove(&self.shared.home.project(id)).await?;
         reach(CrashPoint::DeleteDone);
-        Ok(json!({ "deleted": id }))
+        Ok(ProjectDeleted { deleted: id })
     }
 
     pub(super) async fn workspace_list(&self, project: ProjectId) -> Result<Vec<WorkspaceRecord>, Refusal> {
@@ -122,7 +122,10 @@ impl Engine {
         self.shared.store.workspaces(project).await.map_err(|error| error.refusal())
     }
 
-    pub(super) async fn workspace_delete(&self, params: WorkspaceTarget) -> Result<Value, Refusal> {
+    pub(super) async fn workspace_delete(
+        &self,
+        params: WorkspaceTarget,
+    ) -> Result<WorkspaceDeleted, Refusal> {
         let found = self.shared.store.workspace(params.workspace_id).await;
         let found = found.map_err(|error| error.refusal())?;
         let record = found.filter(|workspace| workspace.project == params.project_id).ok_or_else(|| {
@@ -140,7 +143,7 @@ impl Engine {
         }
         self.shared.files.remove(&self.shared.home.workspace_base(record.project, record.id)).await?;
         reach(CrashPoint::DeleteDone);
-        Ok(json!({ "deleted": record.id }))
+        Ok(WorkspaceDeleted { deleted: record.id })
     }
 
     async fn refuse_if_active(

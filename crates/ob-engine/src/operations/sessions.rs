@@ -22,7 +22,9 @@ use ob_core::operation::EventPage;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionAccepted;
+use ob_core::operation::SessionEnded;
 use ob_core::operation::SessionEvents;
+use ob_core::operation::SessionInterrupted;
 use ob_core::operation::SessionList;
 use ob_core::operation::SessionSpawn;
 use ob_core::record::ProjectRecord;
@@ -38,9 +40,9 @@ use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::SessionFilter;
+use ob_store::SessionSummary;
 use ob_store::Write;
 use ob_telemetry::SessionCreated;
-use serde_json::Value;
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -165,16 +167,19 @@ impl Engine {
         })
     }
 
-    pub(super) async fn session_interrupt(&self, record: SessionRecord) -> Result<Value, Refusal> {
+    pub(super) async fn session_interrupt(
+        &self,
+        record: SessionRecord,
+    ) -> Result<SessionInterrupted, Refusal> {
         self.ask(&record, |reply| Command::Interrupt { reply }).await?;
-        Ok(json!({ "session_id": record.id, "interrupted": true }))
+        Ok(SessionInterrupted { session_id: record.id, interrupted: true })
     }
 
     pub(super) async fn session_end(
         &self,
         record: SessionRecord,
         principal: &Principal,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<SessionEnded, Refusal> {
         if !record.core.state.is_over() {
             let reason = format!("ended by {principal}");
             if let Err(refusal) = self.ask(&record, |reply| Command::End { reason, reply }).await
@@ -183,7 +188,7 @@ impl Engine {
                 return Err(refusal);
             }
         }
-        Ok(json!({ "session_id": record.id, "ended": true }))
+        Ok(SessionEnded { session_id: record.id, ended: true })
     }
 
     /// Asks the session's actor; one that is not driven is taken over first.
@@ -218,40 +223,6 @@ impl Engine {
         Ok(found.is_none_or(|record| record.core.state.is_over()))
     }
 
-    pub(super) async fn session_view(&self, record: SessionRecord) -> Result<SessionView, Refusal> {
-        let store = &self.shared.store;
-        let refuse = |error: ob_store::StoreError| error.refusal();
-        let next = *store.doorbell(&record.id).await.map_err(refuse)?.borrow();
-        let ledger = store.ledger(&record.tree).await.map_err(refuse)?.unwrap_or_default();
-        let mut last_stop = None;
-        let mut number = record.last_turn;
-        while number > TurnNumber::default() && last_stop.is_none() {
-            last_stop = store.turn(&record.id, number).await.map_err(refuse)?.and_then(|turn| turn.stop);
-            number = TurnNumber(number.0 - 1);
-        }
-        Ok(SessionView {
-            state: record.core.state.as_str().to_owned(),
-            status: record.core.state.status(),
-            session_id: record.id,
-            project_id: record.project,
-            workspace_id: record.workspace,
-            tree_id: record.tree,
-            title: record.title,
-            agent: record.agent,
-            model: record.model,
-            isolated: is_isolated(&record.backend),
-            backend: record.backend,
-            enforcement: record.enforcement,
-            turns: record.last_turn.0,
-            last_stop,
-            last_index: i64::try_from(next).unwrap_or(i64::MAX) - 1,
-            ledger,
-            reason: record.reason,
-            created_at: record.created_at,
-            updated_at: record.updated_at,
-        })
-    }
-
     pub(super) async fn session_list(
         &self,
         principal: &Principal,
@@ -277,7 +248,13 @@ impl Engine {
         }
         let filter = SessionFilter { projects, status: params.status, before: params.before, limit };
         let records = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
-        stream::iter(records).map(|record| self.session_view(record)).buffered(VIEWS).try_collect().await
+        let summary = async |record: SessionRecord| {
+            let summary = self.shared.store.summary(&record.id).await.map_err(|error| error.refusal())?;
+            // One that was deleted meanwhile is left out.
+            Ok::<_, Refusal>(summary.map(view_of))
+        };
+        let views: Vec<_> = stream::iter(records).map(summary).buffered(VIEWS).try_collect().await?;
+        Ok(views.into_iter().flatten().collect())
     }
 
     /// A page of the log; waits for a first event if asked to.
@@ -443,6 +420,32 @@ impl Engine {
 
 fn view(event: ob_core::Event) -> EventView {
     EventView { index: event.index, at: event.at, body: event.body }
+}
+
+/// What is shown of a session.
+pub(super) fn view_of(summary: SessionSummary) -> SessionView {
+    let SessionSummary { record, next_index, ledger, last_stop } = summary;
+    SessionView {
+        state: record.core.state.as_str().to_owned(),
+        status: record.core.state.status(),
+        session_id: record.id,
+        project_id: record.project,
+        workspace_id: record.workspace,
+        tree_id: record.tree,
+        title: record.title,
+        agent: record.agent,
+        model: record.model,
+        isolated: is_isolated(&record.backend),
+        backend: record.backend,
+        enforcement: record.enforcement,
+        turns: record.last_turn.0,
+        last_stop,
+        last_index: i64::try_from(next_index).unwrap_or(i64::MAX) - 1,
+        ledger,
+        reason: record.reason,
+        created_at: record.created_at,
+        updated_at: record.updated_at,
+    }
 }
 
 fn from_cursor(cursor: i64) -> Result<u64, Refusal> {

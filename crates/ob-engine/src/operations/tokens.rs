@@ -14,14 +14,10 @@ use crate::Engine;
 impl Engine {
     /// Whose secret this is. What is wrong with one that is not valid is not told.
     pub async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal> {
-        let invalid = || {
-            Refusal::new(RefusalCode::Unauthenticated, "invalid or expired token")
-                .fix("make one with `oubliette token create`")
-        };
         let found = self.shared.tokens.find(&tokens::hash(secret)).await;
-        let record = found.map_err(|error| error.refusal())?.ok_or_else(invalid)?;
+        let record = found.map_err(|error| error.refusal())?.ok_or_else(invalid_token)?;
         if !record.is_valid_at(self.shared.now()) {
-            return Err(invalid());
+            return Err(invalid_token());
         }
         Ok(Principal::Token { id: record.id, scope: record.scope })
     }
@@ -38,13 +34,21 @@ impl Engine {
 
     pub(super) async fn token_revoke(&self, params: TokenTarget) -> Result<TokenRecord, Refusal> {
         let revoked = self.shared.tokens.revoke(&params.token, self.shared.now()).await;
-        revoked.map_err(|error| error.refusal())?.ok_or_else(|| unknown(&params.token))
+        let revoked = revoked.map_err(|error| error.refusal())?.ok_or_else(|| unknown(&params.token))?;
+        self.standing.ring();
+        Ok(revoked)
     }
 
     pub(super) async fn token_info(&self, params: TokenTarget) -> Result<TokenRecord, Refusal> {
         let found = self.shared.tokens.get(&params.token).await;
         found.map_err(|error| error.refusal())?.ok_or_else(|| unknown(&params.token))
     }
+}
+
+/// What is said of a secret that is not valid, whatever is wrong with it.
+pub(crate) fn invalid_token() -> Refusal {
+    Refusal::new(RefusalCode::Unauthenticated, "Invalid or expired token")
+        .fix("make one with `oubliette token create`")
 }
 
 fn unknown(token: &str) -> Refusal {

@@ -9,5 +9,6 @@ mod health;
 mod life;
 mod owner;
 mod sleep;
+mod standing;
 mod takeover;
 mod world;

@@ -218,6 +218,10 @@ impl Tokens for NoTokens {
         Ok(None)
     }
 
+    fn revision(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     async fn revoke(&self, _: &str, _: Timestamp) -> Result<Option<TokenRecord>, StoreError> {
         Ok(None)
     }

@@ -200,6 +200,10 @@ impl Store for SimStore {
         self.disk().await?.active_sessions().await
     }
 
+    async fn active_by_project(&self) -> Result<Vec<(ProjectId, u64)>, StoreError> {
+        self.disk().await?.active_by_project().await
+    }
+
     async fn driver(&self, session: &SessionId) -> Result<Option<Vec<u8>>, StoreError> {
         self.disk().await?.driver(session).await
     }

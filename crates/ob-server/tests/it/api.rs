@@ -69,8 +69,8 @@ async fn no_operation_is_reached_without_a_token() {
             let challenge = response.headers().get("www-authenticate").expect("a challenge");
             assert!(challenge.to_str().expect("text").starts_with("Bearer"));
             let (_, body) = json_of(response).await;
-            assert_eq!(body["error"]["code"], "unauthenticated");
-            assert!(body["error"]["fix"].is_string());
+            assert_eq!(body["code"], "unauthenticated");
+            assert!(body["fix"].is_string());
         }
     }
     assert!(server.fake.calls.lock().expect("no panic").is_empty(), "nothing reached the engine");
@@ -110,8 +110,8 @@ async fn refusals_are_problems_with_code_fix_and_request_id() {
     ];
     for (method, path, body, status, code) in cases {
         let (got, answer) = soon(server.call(method, &path, body)).await;
-        assert_eq!((got, answer["error"]["code"].as_str()), (status, Some(code)), "{method} {path}");
-        assert!(answer["error"]["fix"].is_string(), "{answer}");
+        assert_eq!((got, answer["code"].as_str()), (status, Some(code)), "{method} {path}");
+        assert!(answer["fix"].is_string(), "{answer}");
         assert!(answer["request_id"].as_str().is_some_and(|id| !id.is_empty()));
     }
 }
@@ -141,7 +141,7 @@ async fn a_body_must_be_json_and_small() {
 async fn a_panic_is_an_answer_and_the_server_goes_on() {
     let server = server(true).await;
     let (status, answer) = soon(server.call("DELETE", &format!("/api/v1/projects/{ID}"), "")).await;
-    assert_eq!((status, answer["error"]["code"].as_str()), (500, Some("internal")));
+    assert_eq!((status, answer["code"].as_str()), (500, Some("internal")));
     assert!(!answer.to_string().contains("the fake panics"), "the inside stays inside");
     let (status, _) = soon(server.call("GET", "/api/v1/server", "")).await;
     assert_eq!(status, 200);

@@ -1,5 +1,6 @@
 //! A fake engine, a server over it, and a client.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -8,6 +9,7 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use http::Request;
 use http::Response;
@@ -30,8 +32,10 @@ use ob_engine::NotReady;
 use ob_server::Authentication;
 use ob_server::Binding;
 use ob_server::Doors;
+use ob_server::Limits;
 use ob_server::Listener;
 use ob_server::Phase;
+use ob_server::RateLimit;
 use ob_server::RouteGroups;
 use ob_server::ServerOptions;
 use serde_json::Value;
@@ -52,11 +56,15 @@ pub(crate) struct Fake {
     pub(crate) calls: Mutex<Vec<(String, Operation, Value)>>,
     /// Events there are so far; followers wait for more until `over`.
     pub(crate) events: watch::Sender<(u64, bool)>,
+    /// Set when the tokens are revoked.
+    pub(crate) revoked: watch::Sender<bool>,
     /// Released when `token.create` may go on.
     pub(crate) gate: Notify,
     pub(crate) entered: Notify,
     pub(crate) finished: AtomicU64,
     pub(crate) not_ready: Mutex<Option<String>>,
+    /// How often it was asked whose secret something is.
+    pub(crate) looked_up: AtomicU64,
 }
 
 impl Fake {
@@ -64,10 +72,12 @@ impl Fake {
         Arc::new(Self {
             calls: Mutex::default(),
             events: watch::Sender::new((0, false)),
+            revoked: watch::Sender::new(false),
             gate: Notify::new(),
             entered: Notify::new(),
             finished: AtomicU64::new(0),
             not_ready: Mutex::new(None),
+            looked_up: AtomicU64::new(0),
         })
     }
 }
@@ -141,6 +151,7 @@ impl Doors for Fake {
     }
 
     async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal> {
+        self.looked_up.fetch_add(1, Ordering::SeqCst);
         let scope = match secret {
             ADMIN => Scope::Admin,
             READER => Scope::AdminReadOnly,
@@ -151,6 +162,17 @@ impl Doors for Fake {
             }
         };
         Ok(Principal::Token { id: TokenId::new(1), scope })
+    }
+
+    fn lapsed(&self, principal: &Principal) -> BoxFuture<'static, Refusal> {
+        if *principal == Principal::Operator {
+            return Box::pin(std::future::pending());
+        }
+        let mut revoked = self.revoked.subscribe();
+        Box::pin(async move {
+            revoked.wait_for(|revoked| *revoked).await.expect("the fake lives");
+            Refusal::new(RefusalCode::Unauthenticated, "Invalid or expired token")
+        })
     }
 
     async fn ready(&self) -> Result<(), NotReady> {
@@ -175,6 +197,7 @@ impl Doors for Fake {
 pub(crate) struct Server {
     pub(crate) fake: Arc<Fake>,
     pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) rate_limit: watch::Sender<RateLimit>,
     pub(crate) port: u16,
     pub(crate) socket: std::path::PathBuf,
     pub(crate) observed: Arc<Mutex<Vec<(String, String, u16)>>>,
@@ -195,6 +218,13 @@ pub(crate) async fn server(serving: bool) -> Server {
 }
 
 pub(crate) async fn server_at(address: &str, serving: bool) -> Server {
+    server_with(address, serving, Limits::default()).await
+}
+
+/// Serves with these limits. Rates are such that no test that is not about them meets them.
+pub(crate) async fn server_with(address: &str, serving: bool, limits: Limits) -> Server {
+    let many = NonZeroU32::MAX;
+    let rate_limit = watch::Sender::new(RateLimit { per_1000_s: many, burst: many });
     let fake = Fake::new();
     let starting = Phase::Starting { reason: "recovering sessions".into() };
     let phase = watch::Sender::new(if serving { Phase::Serving(fake.clone()) } else { starting });
@@ -213,6 +243,8 @@ pub(crate) async fn server_at(address: &str, serving: bool) -> Server {
             observer.lock().expect("no panic inside").push((method.into(), path.into(), status));
         }),
         allowed_hosts: vec!["proxy.example".into()],
+        rate_limit: rate_limit.subscribe(),
+        limits,
     };
     let listener = |binding, authentication| Listener { binding, routes: RouteGroups::ALL, authentication };
     let listeners = vec![
@@ -221,7 +253,7 @@ pub(crate) async fn server_at(address: &str, serving: bool) -> Server {
     ];
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(ob_server::serve(options, listeners, shutdown.clone()));
-    Server { fake, phase, port, socket, observed, shutdown, task, _folder: folder }
+    Server { fake, phase, rate_limit, port, socket, observed, shutdown, task, _folder: folder }
 }
 
 impl Server {
@@ -266,7 +298,7 @@ pub(crate) fn empty() -> Full<Bytes> {
     Full::default()
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Response<Incoming>
+pub(crate) async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Response<Incoming>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {

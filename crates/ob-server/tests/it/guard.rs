@@ -1,5 +1,7 @@
 //! Host, Origin, request ids, and starting.
 
+use std::sync::atomic::Ordering;
+
 use ob_server::Phase;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -29,7 +31,7 @@ async fn a_loopback_listener_serves_loopback_hosts_only() {
     }
     for host in ["evil.example", "localhost.evil.example", "10.1.2.3", "user@evil.example"] {
         let (status, answer) = json_of(soon(server.send(with_host(host.into()))).await).await;
-        assert_eq!((status, answer["error"]["code"].as_str()), (403, Some("forbidden")), "{host}");
+        assert_eq!((status, answer["code"].as_str()), (403, Some("forbidden")), "{host}");
     }
 }
 
@@ -65,6 +67,48 @@ async fn pages_of_other_origins_are_refused() {
 }
 
 #[tokio::test]
+async fn only_one_bearer_secret_in_one_header_is_looked_up() {
+    let server = server(true).await;
+    let valid = format!("Bearer {ADMIN}");
+    let ask = |authorizations: &[&str]| {
+        let mut request = server.request("GET", "/api/v1/server");
+        for value in authorizations {
+            request = request.header("authorization", *value);
+        }
+        server.send(request.body(empty()).expect("a request"))
+    };
+    let basic = format!("Basic {ADMIN}");
+    let no_scheme = format!(" {ADMIN}");
+    let bare = ADMIN.to_owned();
+    let other = format!("BearerX {ADMIN}");
+    let long = format!("Bearer oub_{}", "a".repeat(600));
+    let refused: [&[&str]; 11] = [
+        &[],
+        &[""],
+        &[&basic],
+        &[&no_scheme],
+        &[&bare],
+        &[&other],
+        &["Bearer "],
+        &["Bearer    "],
+        &[&valid, &valid],
+        &[&valid, &basic],
+        &[&long],
+    ];
+    for authorizations in refused {
+        let response = soon(ask(authorizations)).await;
+        assert_eq!(response.status(), 401, "{authorizations:?}");
+        assert_eq!(server.fake.looked_up.load(Ordering::SeqCst), 0, "{authorizations:?}");
+    }
+    // What is one secret is looked up, however the scheme is written.
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        assert_eq!(soon(ask(&[&format!("{scheme} {ADMIN}")])).await.status(), 200, "{scheme}");
+        assert_eq!(soon(ask(&[&format!("{scheme}   {ADMIN}")])).await.status(), 200, "{scheme}");
+    }
+    assert_eq!(server.fake.looked_up.load(Ordering::SeqCst), 6);
+}
+
+#[tokio::test]
 async fn a_request_id_is_taken_or_made_and_echoed() {
     let server = server(true).await;
     let with = |id: &str| {
@@ -93,8 +137,8 @@ async fn while_the_engine_starts_the_api_refuses_and_then_serves() {
     let response = soon(server.send(request())).await;
     assert_eq!(response.headers()["retry-after"], "1");
     let (status, answer) = json_of(response).await;
-    assert_eq!((status, answer["error"]["code"].as_str()), (503, Some("unavailable")));
-    assert!(answer["error"]["message"].as_str().is_some_and(|m| m.contains("recovering sessions")));
+    assert_eq!((status, answer["code"].as_str()), (503, Some("unavailable")));
+    assert!(answer["detail"].as_str().is_some_and(|m| m.contains("recovering sessions")));
     server.phase.send_replace(Phase::Serving(server.fake.clone()));
     assert_eq!(soon(server.send(request())).await.status(), 200);
     server.phase.send_replace(Phase::Draining);
@@ -114,7 +158,7 @@ async fn what_is_no_http_hurts_nobody_else() {
         soon(stream.read_to_end(&mut answer)).await.expect("the server closes");
         assert!(answer.starts_with(b"HTTP/1.1 400") || answer.is_empty(), "{answer:?}");
     }
-    let huge = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(64 * 1024));
+    let huge = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(256 * 1024));
     let mut stream =
         tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.expect("the server listens");
     // The server may close before everything was sent; then there is nothing more to check here.

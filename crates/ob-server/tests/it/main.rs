@@ -3,5 +3,7 @@
 mod api;
 mod fake;
 mod guard;
+mod limits;
 mod probes;
+mod problems;
 mod streams;

@@ -47,6 +47,8 @@ struct Inner {
 struct Open {
     connection: Connection,
     file: FileId,
+    /// How often it was opened again.
+    opened: u32,
 }
 
 /// Which file a path means: another one after it was replaced.
@@ -101,7 +103,7 @@ impl SqliteTokens {
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.read(work)).await
+        blocking(move || inner.read(|open| work(&open.connection))).await
     }
 }
 
@@ -135,7 +137,7 @@ impl Tokens for SqliteTokens {
 
     /// Done at once on the caller's thread: it takes less than handing it to another one, and never waits for a writer.
     async fn find(&self, hash: &SecretHash) -> Result<Option<TokenRecord>, StoreError> {
-        self.inner.read(|connection| find(connection, hash)).map_err(StoreError::from)
+        self.inner.read(|open| find(&open.connection, hash)).map_err(StoreError::from)
     }
 
     async fn list(&self) -> Result<Vec<TokenRecord>, StoreError> {
@@ -146,6 +148,14 @@ impl Tokens for SqliteTokens {
     async fn get(&self, id_or_name: &str) -> Result<Option<TokenRecord>, StoreError> {
         let id_or_name = id_or_name.to_owned();
         self.read(move |connection| Ok(get(connection, &id_or_name)?.map(|(_, record)| record))).await
+    }
+
+    fn revision(&self) -> Result<u64, StoreError> {
+        Ok(self.inner.read(|open| {
+            // Counts what other connections committed, also those of this process.
+            let commits: u32 = open.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+            Ok(u64::from(open.opened) << 32 | u64::from(commits))
+        })?)
     }
 
     async fn revoke(&self, id_or_name: &str, at: Timestamp) -> Result<Option<TokenRecord>, StoreError> {
@@ -168,12 +178,13 @@ impl Tokens for SqliteTokens {
 // === impl Inner ===
 
 impl Inner {
-    fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+    fn read<T>(&self, work: impl FnOnce(&Open) -> Result<T, Fault>) -> Result<T, Fault> {
         let mut open = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         if open.is_replaced(&self.database)? {
-            *open = Open::reading(&self.database)?;
+            let opened = open.opened.wrapping_add(1);
+            *open = Open { opened, ..Open::reading(&self.database)? };
         }
-        work(&open.connection)
+        work(&open)
     }
 }
 
@@ -182,12 +193,12 @@ impl Inner {
 impl Open {
     fn writing(database: &Path) -> Result<Self, Fault> {
         let connection = migrate::open(database, migrate::AUTH)?;
-        Ok(Self { connection, file: FileId::of(database)? })
+        Ok(Self { connection, file: FileId::of(database)?, opened: 0 })
     }
 
     fn reading(database: &Path) -> Result<Self, Fault> {
         let connection = file::open_readable(database)?;
-        Ok(Self { connection, file: FileId::of(database)? })
+        Ok(Self { connection, file: FileId::of(database)?, opened: 0 })
     }
 
     /// True if the path means another file now, as after a restore.

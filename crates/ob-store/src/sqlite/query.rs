@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use ob_core::Event;
 use ob_core::MicroUsd;
+use ob_core::ProjectId;
 use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::check_invariant;
@@ -11,6 +12,7 @@ use ob_core::event::PAYLOAD_VERSION;
 use ob_core::ledger::Amount;
 use ob_core::ledger::Ledger;
 use ob_core::record::SessionRecord;
+use ob_core::record::TurnRecord;
 use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
 use rusqlite::Params;
@@ -28,6 +30,7 @@ use super::record::parse;
 use super::tail::Newest;
 use crate::OpenCharge;
 use crate::SessionFilter;
+use crate::SessionSummary;
 
 /// Payload bytes that one call of `events` returns, unless a single event has more.
 pub(crate) const EVENTS_BYTES: usize = 4 * 1024 * 1024;
@@ -215,6 +218,45 @@ pub(crate) fn active_sessions(connection: &Connection) -> Result<u64, Fault> {
     Ok(connection
         .prepare_cached("SELECT count(*) FROM sessions WHERE status = 'active'")?
         .query_row([], |row| row.get(0))?)
+}
+
+/// Every project, with how many of its sessions are not over.
+pub(crate) fn active_by_project(connection: &Connection) -> Result<Vec<(ProjectId, u64)>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT projects.id, coalesce(active.sessions, 0) FROM projects LEFT JOIN
+           (SELECT project_key, count(*) AS sessions FROM sessions WHERE status = 'active' GROUP BY project_key) AS active
+         ON active.project_key = projects.key",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut counts = Vec::new();
+    while let Some(row) = rows.next()? {
+        counts.push((parse(&row.get::<_, String>(0)?)?, row.get(1)?));
+    }
+    Ok(counts)
+}
+
+/// A session with what is shown of it; `next` is the number of its next event, if that is known already.
+pub(crate) fn summary(
+    connection: &Connection,
+    id: &SessionId,
+    next: Option<u64>,
+) -> Result<Option<SessionSummary>, Fault> {
+    let select = "SELECT record FROM sessions WHERE id = ?1";
+    let Some(record) = one::<SessionRecord>(connection, select, [id.as_str()])? else { return Ok(None) };
+    let next_index = next.map_or_else(|| next_index(connection, id.as_str()), Ok)?;
+    let ledger = ledger(connection, record.tree.as_str())?.unwrap_or_default();
+    // Nearly always the newest turn or the one before it has one.
+    let mut turns = connection.prepare_cached(
+        "SELECT turns.record FROM turns JOIN sessions ON sessions.key = session_key
+         WHERE sessions.id = ?1 ORDER BY number DESC",
+    )?;
+    let mut rows = turns.query([id.as_str()])?;
+    let mut last_stop = None;
+    while let (None, Some(row)) = (&last_stop, rows.next()?) {
+        let json = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+        last_stop = serde_json::from_str::<TurnRecord>(json)?.stop;
+    }
+    Ok(Some(SessionSummary { record, next_index, ledger, last_stop }))
 }
 
 /// What a driver saved.

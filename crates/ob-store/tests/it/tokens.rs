@@ -128,3 +128,30 @@ async fn a_file_that_is_replaced_is_noticed() {
     assert!(tokens.create(token(3, "new"), hash(3)).await.expect("create"));
     assert_eq!(open(&path).await.list().await.expect("list").len(), 2, "written to the file that is there");
 }
+
+#[tokio::test]
+async fn a_revision_tells_that_something_changed_whoever_changed_it() {
+    let folder = Folder::new();
+    let (path, backup) = (folder.path().join("auth.db"), folder.path().join("backup.db"));
+    let (one, two) = (open(&path).await, open(&path).await);
+    let mut seen = vec![one.revision().expect("a number")];
+    let mut is_another = |what: &str| {
+        let now = one.revision().expect("a number");
+        assert!(!seen.contains(&now), "{what}: {now} after {seen:?}");
+        seen.push(now);
+    };
+    assert!(one.create(token(1, "mine"), hash(1)).await.expect("create"));
+    is_another("created here");
+    fs::copy(&path, &backup).expect("copy");
+    two.revoke("mine", Timestamp::from_micros(5)).await.expect("revoke");
+    is_another("revoked by another");
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(folder.path().join(format!("auth.db{suffix}")))
+            .expect("a restore clears these first");
+    }
+    fs::rename(&backup, &path).expect("restore");
+    is_another("the file was replaced");
+    assert!(one.find(&hash(1)).await.expect("find").is_some());
+    let now = one.revision().expect("a number");
+    assert_eq!(one.revision().expect("a number"), now, "looking changes nothing");
+}

@@ -66,10 +66,14 @@ impl Client {
         }
         #[derive(serde::Deserialize)]
         struct Problem {
-            error: Refusal,
+            code: RefusalCode,
+            detail: String,
+            fix: Option<String>,
         }
-        match serde_json::from_slice::<Problem>(&bytes) {
-            Ok(problem) => Err(CallError::Refused(problem.error)),
+        match serde_json::from_slice(&bytes) {
+            Ok(Problem { code, detail, fix }) => {
+                Err(CallError::Refused(Refusal { code, message: detail, fix }))
+            }
             Err(_) => Err(internal(&format!("the server answered {status} without saying why"))),
         }
     }

@@ -81,7 +81,7 @@ fn parse_limit(text: &str) -> Result<(Resource, u64), Refusal> {
     let resource = Resource::ALL.into_iter().find(|resource| resource.as_str() == name).ok_or_else(wrong)?;
     let amount = match resource {
         Resource::Memory | Resource::Disk | Resource::OutputRate => ob_config::parse_size(amount),
-        Resource::Cpu => ob_config::parse_cpus(amount).map(u64::from),
+        Resource::Cpu => ob_config::parse_thousandths(amount).map(u64::from),
         Resource::WallTime => amount.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000)),
         Resource::Pids | Resource::OpenFiles | Resource::Inodes => amount.parse().ok(),
     };

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use ob_config::Loaded;
 use ob_config::Settings;
@@ -25,8 +26,10 @@ use ob_engine::NotReady;
 use ob_server::Authentication;
 use ob_server::Binding;
 use ob_server::Doors;
+use ob_server::Limits;
 use ob_server::Listener;
 use ob_server::Phase;
+use ob_server::RateLimit;
 use ob_server::RouteGroups;
 use ob_server::ServerOptions;
 use serde_json::Value;
@@ -135,6 +138,10 @@ impl Doors for Script {
         Err(Refusal::internal("the control socket needs no token"))
     }
 
+    fn lapsed(&self, _: &Principal) -> BoxFuture<'static, Refusal> {
+        Box::pin(std::future::pending())
+    }
+
     async fn ready(&self) -> Result<(), NotReady> {
         Ok(())
     }
@@ -186,6 +193,8 @@ impl Scene {
             metrics: Arc::new(|| Box::pin(async { String::new() })),
             observe_request: Arc::new(|_, _, _, _| {}),
             allowed_hosts: Vec::new(),
+            rate_limit: watch::Sender::new(RateLimit::DEFAULT).subscribe(),
+            limits: Limits::default(),
         };
         let binding: UnixListener = control;
         let listener = Listener {

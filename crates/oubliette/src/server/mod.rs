@@ -8,6 +8,7 @@
 //! USR2 writes the status to the log. None kills by default.
 
 pub(crate) mod demo_model;
+mod descriptors;
 pub(crate) mod listen;
 pub(crate) mod lock;
 mod notify;
@@ -25,6 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ob_config::Loaded;
+use ob_config::RateLimitSettings;
+use ob_config::Settings;
 use ob_core::Home;
 use ob_core::Refusal;
 use ob_core::Timestamp;
@@ -34,8 +37,10 @@ use ob_engine::Configuration;
 use ob_engine::Engine;
 use ob_server::Authentication;
 use ob_server::Binding;
+use ob_server::Limits;
 use ob_server::Listener;
 use ob_server::Phase;
+use ob_server::RateLimit;
 use ob_server::RouteGroups;
 use ob_server::ServerOptions;
 use ob_telemetry::ServerStarted;
@@ -177,11 +182,14 @@ async fn serve(
 
     let phase = watch::Sender::new(Phase::Starting { reason: "starting".into() });
     let shutdown = CancellationToken::new();
+    let rate_limit = watch::Sender::new(rate_limit_of(&loaded.settings));
     let options = ServerOptions {
         phase: phase.subscribe(),
         metrics: Arc::clone(&telemetry.metrics),
         observe_request: Arc::clone(&telemetry.observe_request),
         allowed_hosts: Vec::new(),
+        rate_limit: rate_limit.subscribe(),
+        limits: Limits { connections: descriptors::connections(), ..Limits::default() },
     };
     let listener = |binding, authentication| Listener { binding, routes: RouteGroups::ALL, authentication };
     let mut listeners = vec![listener(Binding::Unix(control), Authentication::Operator)];
@@ -200,7 +208,7 @@ async fn serve(
     };
     let result = match built {
         Ok(Some(engine)) => {
-            let reloader = Arc::new(Reloader::new(context, global, &loaded, &telemetry));
+            let reloader = Arc::new(Reloader::new(context, global, &loaded, &telemetry, rate_limit));
             engine.set_configuration(Arc::clone(&reloader) as Arc<dyn Configuration>);
             phase.send_replace(Phase::Serving(Arc::new(Arc::clone(&engine))));
             reach(CrashPoint::Ready);
@@ -251,6 +259,12 @@ async fn serve(
     lock.release().map_err(|error| cannot("let go of the lock", &error))?;
     ServerStopped.emit(&telemetry.counted);
     result
+}
+
+/// How often clients may ask, as the listeners take it.
+fn rate_limit_of(settings: &Settings) -> RateLimit {
+    let RateLimitSettings { per_1000_s, burst } = settings.rate_limit;
+    RateLimit { per_1000_s, burst }
 }
 
 /// Why a server stops to serve.

@@ -19,12 +19,14 @@ use ob_core::operation::ServerReloaded;
 use ob_core::redact::Redactor;
 use ob_engine::Configuration;
 use ob_engine::Engine;
+use ob_server::RateLimit;
 use ob_telemetry::ConfigRefused;
 use ob_telemetry::ConfigReloaded;
 use ob_telemetry::Log;
 use ob_telemetry::Metrics;
 use tokio::sync::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::wire::Telemetry;
 use crate::cli;
@@ -40,6 +42,7 @@ pub(crate) struct Reloader {
     global: Global,
     log: Log,
     metrics: Metrics,
+    rate_limit: watch::Sender<RateLimit>,
     state: Mutex<State>,
     changed: Arc<Notify>,
 }
@@ -62,7 +65,13 @@ struct State {
 
 impl Reloader {
     /// Watches the configuration from now on.
-    pub(crate) fn new(context: &Context, global: &Global, loaded: &Loaded, telemetry: &Telemetry) -> Self {
+    pub(crate) fn new(
+        context: &Context,
+        global: &Global,
+        loaded: &Loaded,
+        telemetry: &Telemetry,
+        rate_limit: watch::Sender<RateLimit>,
+    ) -> Self {
         let changed = Arc::new(Notify::new());
         let state = State {
             home: loaded.home.clone(),
@@ -76,6 +85,7 @@ impl Reloader {
             global: global.clone(),
             log: telemetry.log.clone(),
             metrics: telemetry.counted.clone(),
+            rate_limit,
             state: Mutex::new(state),
             changed,
         }
@@ -146,6 +156,7 @@ impl Reloader {
             tracing::error!(%error, "the log filter was not reloaded");
         }
         engine.apply(&loaded.settings);
+        self.rate_limit.send_replace(super::rate_limit_of(&loaded.settings));
         state.running = ob_config::after_reload(&state.running, &loaded.values);
         state.last = Ok(loaded.values);
         state.secrets = secrets;

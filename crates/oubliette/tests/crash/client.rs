@@ -62,7 +62,7 @@ impl Client {
         let path = format!("/api/v1{path}");
         let mut stream = self.ask("1.1", method, &path, "", body).map_err(|_| Failure::NotAsked)?;
         let (status, body) = answer(&mut stream).map_err(|_| Failure::NotAnswered)?;
-        if (200..300).contains(&status) { Ok(body) } else { Err(Failure::Refused(body["error"].clone())) }
+        if (200..300).contains(&status) { Ok(body) } else { Err(Failure::Refused(body)) }
     }
 
     /// Each event of a session after `cursor` that was received whole, until the stream ends or `event` says stop.
@@ -74,7 +74,10 @@ impl Client {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             if let Some(text) = line.strip_prefix("data: ") {
                 data = Some(text.to_owned());
-            } else if line.starts_with("event: end") || line.starts_with("event: refused") {
+            } else if ["event: end", "event: closing", "event: refused"]
+                .iter()
+                .any(|last| line.starts_with(last))
+            {
                 return;
             } else if line.is_empty()
                 && let Some(text) = data.take()

@@ -8,11 +8,9 @@ use ob_core::Principal;
 use ob_core::RefusalCode;
 use ob_core::Scope;
 use ob_core::authorize;
-use ob_core::operation as op;
 use ob_core::operation::Method;
 use ob_core::operation::Operation;
 use ob_core::operation::TargetKind;
-use ob_core::record;
 use schemars::Schema;
 use schemars::schema_for;
 use serde_json::Value;
@@ -29,7 +27,9 @@ The server listens on `server.address`, by default `localhost:8080`. Routes unde
 loopback serves only requests whose `Host` is this machine, and no page of another origin.
 
 Parameters stand in the path, and for `GET` in the query, for `POST` in a JSON body (`Content-Type: application/json`, at most
-1 MiB). An unknown parameter is refused, with the names of those that there are. Every answer is JSON, or an event stream.
+1 MiB). An unknown parameter is refused, with the names of those that there are. Every answer is JSON, or an event stream; a
+large one is compressed (`Accept-Encoding: gzip`). `GET /api/v1/openapi.json` describes all of it for programs, as
+[openapi.json](openapi.json) does.
 
 ## Probes
 
@@ -41,13 +41,35 @@ Parameters stand in the path, and for `GET` in the query, for `POST` in a JSON b
 
 ## Errors
 
+A refusal is a problem as RFC 9457 has it, `application/problem+json`:
+
 ```json
-{ "error": { "code": "not_found", "message": "…", "fix": "…" }, "request_id": "…" }
+{
+  "type": "urn:oubliette:problem:not_found", "title": "There is no such thing", "status": 404,
+  "code": "not_found", "detail": "…", "fix": "…", "request_id": "…"
+}
 ```
 
 Branch on `code` only. `fix` is there if something can be done. The log has the details under `request_id`, which is your
 `X-Request-ID` if you sent one (at most 64 letters, digits, `.`, `_`, `-`), and comes back in that header.
 
+"#;
+
+const LIMITS: &str = r#"
+## Limits
+
+| what | how much | and then |
+| --- | --- | --- |
+| requests of one token | `rate_limit.requests_per_second`, and `rate_limit.burst` at once | 429 with `Retry-After` |
+| requests without a valid token, of one address (of IPv6, one /64) | the same | 429 with `Retry-After`; from another machine before anything is looked up, until the time is over |
+| connections of one listener | 4096, or a third of the open files that the server may have | more wait; from another machine 503 when seven eighths are taken |
+| connections of one address of another machine | 256 | 429, closed |
+| head of a request, and silence between two | 30 s; 32 KiB, of which 8 KiB target | 408, 431, 414 |
+| body | 30 s, 1 MiB | 408, 413 |
+| an answer that the client does not take | 60 s | closed |
+| a request in all | 90 s to the head of its answer | 503 |
+
+Probes, and requests on the control socket, which the commands use, are not counted. A stream counts once, when it is opened.
 "#;
 
 const EVENTS: &str = r#"
@@ -61,9 +83,16 @@ server, after a year. `cursor=N` means events with a number above `N`; `-1` is a
 `wait_ms` an empty page waits for the first event, so a loop of such calls misses nothing and does not hurry.
 
 **As a stream.** With `Accept: text/event-stream` the same route sends each event as `id: N`, `event: TYPE`, `data: JSON`,
-first those that are there, then each as it happens. When the session is over and everything was sent, `event: end` comes and
-the stream closes; one that closes without it was cut: connect again with `Last-Event-ID: N` (browsers do that by
-themselves) or `cursor=N`. A fault on the way is `event: refused`. A comment is sent every 15 seconds.
+first those that are there, then each as it happens. A comment is sent after 15 seconds of silence. The last event says why
+there are no more, and the stream closes:
+
+| `event` | why | what to do |
+| --- | --- | --- |
+| `end` | the session is over, and everything was sent | nothing |
+| `closing` | the server stops | connect again with `Last-Event-ID: N` (browsers do that by themselves) or `cursor=N` |
+| `refused` | the token was revoked or has expired, or a fault; `data` is the problem | as its `fix` says |
+
+A stream that closes without any of them was cut: connect again as after `closing`.
 
 ### Kinds of events
 
@@ -77,9 +106,12 @@ fn the_page_of_the_routes_is_the_operation_table() {
         writeln!(page, "| `{code}` | {} |", code.http_status()).unwrap();
     }
     page.push_str(
-        "\nHTTP itself adds 405 for a method that a route has not, 408 and 413 for a body that is too late or too large, and 415 for\n\
-         a body that is not JSON.\n\n## Routes\n\n| route | operation | scopes |\n| --- | --- | --- |\n",
+        "\nHTTP itself adds 405 for a method that a route has not, 408 for a request that is too late, 413, 414 and 431 for a body, a\n\
+         target and a head that are too large, and 415 for a body that is not plain JSON; their `type` is `about:blank`. What is no\n\
+         HTTP, or has a head of more than 64 KiB, gets a bare status line.\n",
     );
+    page.push_str(LIMITS);
+    page.push_str("\n## Routes\n\n| route | operation | scopes |\n| --- | --- | --- |\n");
     for operation in Operation::ALL {
         let spec = operation.spec();
         writeln!(
@@ -108,6 +140,12 @@ fn the_page_of_the_routes_is_the_operation_table() {
     page.push_str("\nBeside `index` and `at`, an event has those of these fields that its kind needs:\n\n");
     page.push_str(&fields(&schema_for!(EventBody), &[], false));
     is_current("docs/http.md", &page);
+}
+
+#[test]
+fn the_document_for_programs_is_what_the_server_serves() {
+    let document = serde_json::to_string_pretty(&ob_server::openapi::document()).unwrap();
+    is_current("docs/openapi.json", &(document + "\n"));
 }
 
 fn route(operation: Operation) -> String {
@@ -142,37 +180,6 @@ fn scopes(operation: Operation) -> String {
     names.join(", ")
 }
 
-/// What an operation answers: a value with these fields, a list of them, or exactly this.
-enum Answer {
-    One(Schema),
-    List(Schema),
-    Exactly(&'static str),
-}
-
-fn answer(operation: Operation) -> Answer {
-    match operation {
-        Operation::ProjectCreate | Operation::ProjectGet => Answer::One(schema_for!(record::ProjectRecord)),
-        Operation::ProjectList => Answer::List(schema_for!(record::ProjectRecord)),
-        Operation::ProjectDelete | Operation::WorkspaceDelete => Answer::Exactly(r#"{ "deleted": ID }"#),
-        Operation::WorkspaceList => Answer::List(schema_for!(record::WorkspaceRecord)),
-        Operation::SessionSpawn | Operation::SessionMessage => Answer::One(schema_for!(op::SessionAccepted)),
-        Operation::SessionInterrupt => Answer::Exactly(r#"{ "session_id": ID, "interrupted": true }"#),
-        Operation::SessionEnd => Answer::Exactly(r#"{ "session_id": ID, "ended": true }"#),
-        Operation::SessionGet => Answer::One(schema_for!(record::SessionView)),
-        Operation::SessionList => Answer::List(schema_for!(record::SessionView)),
-        Operation::SessionEvents => Answer::Exactly(
-            r#"{ "session_id": ID, "state": WORD, "status": WORD, "last_index": N, "events": [EVENT, …] }"#,
-        ),
-        Operation::SessionDiff => Answer::One(schema_for!(op::SessionDiff)),
-        Operation::TokenCreate => Answer::One(schema_for!(op::TokenCreated)),
-        Operation::TokenList => Answer::List(schema_for!(record::TokenRecord)),
-        Operation::TokenRevoke | Operation::TokenInfo => Answer::One(schema_for!(record::TokenRecord)),
-        Operation::ServerStatus => Answer::One(schema_for!(op::ServerStatus)),
-        Operation::ServerReload => Answer::One(schema_for!(op::ServerReloaded)),
-        Operation::ServerStop => Answer::Exactly(r#"{ "stopping": true, "keep_sandboxes": FLAG }"#),
-    }
-}
-
 fn described(operation: Operation) -> String {
     let spec = operation.spec();
     let schema = (spec.parameters)();
@@ -182,17 +189,19 @@ fn described(operation: Operation) -> String {
     if !parameters.is_empty() {
         write!(text, "\n{parameters}").unwrap();
     }
-    match answer(operation) {
-        Answer::Exactly(form) => writeln!(text, "\nAnswers `{form}`.").unwrap(),
-        Answer::One(schema) => writeln!(text, "\nAnswers {}.", names(&schema)).unwrap(),
-        Answer::List(schema) => writeln!(text, "\nAnswers a list, each with {}.", names(&schema)).unwrap(),
+    let answer = (spec.answer)().to_value();
+    if answer["type"] == "array" {
+        let item = answer["items"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+        writeln!(text, "\nAnswers a list, each with {}.", names(&answer["$defs"][item])).unwrap();
+    } else {
+        writeln!(text, "\nAnswers {}.", names(&answer)).unwrap();
     }
     text
 }
 
 /// The names of an answer's fields.
-fn names(schema: &Schema) -> String {
-    let properties = schema.get("properties").and_then(Value::as_object).unwrap();
+fn names(schema: &Value) -> String {
+    let properties = schema["properties"].as_object().unwrap();
     let names: Vec<_> = properties.keys().map(|name| format!("`{name}`")).collect();
     names.join(", ")
 }
