@@ -17,7 +17,7 @@ help:
 	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
-	@echo 'make soak    the long forms: the server is killed 1000 times, the power fails 5000 times, 3000 seeds are simulated'
+	@echo 'make soak    the long forms: the server is killed 1000 times, the power fails 5000 times, 10,000 sessions come and go, 3000 seeds are simulated'
 	@echo 'make bench   figures with their method, also in target/bench/figures.json; ONLY="store life" for some'
 	@echo 'make dist    target/dist: a release with program, completions, man pages, service, Dockerfile and checksums'
 	@echo 'make dist-check   the release of the last commit, made twice in two folders, is the same to the byte'
@@ -61,6 +61,7 @@ CRASH = cargo test --locked --workspace --features oubliette/failpoints --test c
 soak: setup guest
 	OUBLIETTE_CRASH_RUNS=1000 $(CRASH)
 	OUBLIETTE_POWER_LOSSES=5000 cargo test --locked --package ob-store --test power
+	OUBLIETTE_CHURN_SESSIONS=10000 cargo test --locked --package ob-engine --test it churn
 	OUBLIETTE_SIM_SEEDS=3000 cargo test --locked --package ob-engine --test sim no_seed -- --nocapture
 
 bench: setup guest
