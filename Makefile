@@ -8,14 +8,19 @@ GUEST := $(CURDIR)/target/guest/$(HOST)/$(GUEST_DIR)/oubliette-guest
 # The build of `oubliette` embeds this file; the tests of sandboxes use it as it is.
 export OUBLIETTE_GUEST := $(GUEST)
 
-.PHONY: help build demo test soak bench fuzz lint tidy guest setup
+# Only builds that people keep know their commit: with it everything that embeds it is built anew after each one.
+build demo bench: export OUBLIETTE_COMMIT := $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+
+.PHONY: help build demo test soak bench dist dist-check fuzz lint tidy guest setup
 
 help:
 	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
-	@echo 'make soak    the long forms: the server is killed 1000 times, the power fails 5000 times, 3000 seeds are simulated'
+	@echo 'make soak    the long forms: the server is killed 1000 times, the power fails 5000 times, 10,000 sessions come and go, 3000 seeds are simulated'
 	@echo 'make bench   figures with their method, also in target/bench/figures.json; ONLY="store life" for some'
+	@echo 'make dist    target/dist: a release with program, completions, man pages, service, Dockerfile and checksums'
+	@echo 'make dist-check   the release of the last commit, made twice in two folders, is the same to the byte'
 	@echo 'make fuzz    every parser against made-up input; TIME=300 seconds for each, TARGETS=all'
 	@echo 'make lint    format, clippy, structure, licences'
 
@@ -56,11 +61,18 @@ CRASH = cargo test --locked --workspace --features oubliette/failpoints --test c
 soak: setup guest
 	OUBLIETTE_CRASH_RUNS=1000 $(CRASH)
 	OUBLIETTE_POWER_LOSSES=5000 cargo test --locked --package ob-store --test power
+	OUBLIETTE_CHURN_SESSIONS=10000 cargo test --locked --package ob-engine --test it churn
 	OUBLIETTE_SIM_SEEDS=3000 cargo test --locked --package ob-engine --test sim no_seed -- --nocapture
 
 bench: setup guest
 	cargo build --locked --release --workspace --bins
 	cargo xtask bench $(ONLY)
+
+dist: setup
+	@scripts/dist.sh
+
+dist-check: setup
+	@scripts/dist-check.sh
 
 fuzz:
 	@scripts/fuzz.sh

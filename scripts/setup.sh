@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what a bare Debian machine lacks for building, for sandboxes and for the test of the documents:
-# bubblewrap, git, a C compiler, make, curl. With CI=true also what some tests compare us with, into target/tools.
+# bubblewrap, git, a C compiler, make, curl, sqlite3, pgrep. With CI=true also what some tests compare us with, into
+# target/tools.
 set -eu
 
 missing=""
@@ -12,6 +13,8 @@ need git git
 need cc gcc
 need make make
 need curl curl
+need sqlite3 sqlite3
+need pgrep procps
 if [ "${CI:-}" = true ]; then
     # Its venv module is a package of its own.
     python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3 python3-venv"

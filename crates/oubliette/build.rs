@@ -1,4 +1,5 @@
-//! Embeds the guest: the file that `OUBLIETTE_GUEST` names (`make build` sets it), or nothing.
+//! Embeds the guest: the file that `OUBLIETTE_GUEST` names (`make build` sets it), or nothing; and the commit that
+//! `OUBLIETTE_COMMIT` names.
 
 use std::env;
 use std::fs;
@@ -10,6 +11,11 @@ fn main() {
         println!("cargo::{line}");
     }
     tell("rerun-if-env-changed=OUBLIETTE_GUEST");
+    tell("rerun-if-env-changed=OUBLIETTE_COMMIT");
+    let commit = env::var("OUBLIETTE_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let built_from =
+        commit.map_or_else(|| "development build".to_owned(), |commit| format!("commit {commit}"));
+    tell(&format!("rustc-env=OUBLIETTE_BUILT_FROM={built_from}"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let guest = env::var_os("OUBLIETTE_GUEST").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
     let source = match guest {

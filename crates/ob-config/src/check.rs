@@ -13,7 +13,7 @@ use crate::schema::Kind;
 use crate::schema::ROOT;
 use crate::schema::Shape;
 use crate::schema::nearest;
-use crate::settings::is_sensitive_header;
+use crate::settings::is_sensitive_name;
 use crate::sizes::parse_size;
 use crate::sizes::parse_thousandths;
 use crate::sizes::show_size;
@@ -39,6 +39,7 @@ pub(crate) enum Checked {
     Name,
     Text(String),
     Secret(SecretString),
+    Secrets(Vec<SecretString>),
     Flag(bool),
     Usd(MicroUsd),
     Whole(u32),
@@ -153,8 +154,8 @@ impl Checker<'_> {
 
     fn note_secret(&mut self, checked: &Checked, origin: &Origin) {
         let secret = match checked {
-            Checked::Secret(_) => true,
-            Checked::Texts(texts) => texts.keys().any(|name| is_sensitive_header(name)),
+            Checked::Secret(_) | Checked::Secrets(_) => true,
+            Checked::Texts(texts) => texts.keys().any(|name| is_sensitive_name(name)),
             _ => false,
         };
         self.findings.holds_file_secret |= secret && origin.is_file();
@@ -191,7 +192,8 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
     let expected = |what: &str| Err(format!("expected {what}, found {}", value.kind()));
     match (kind, value) {
         (Kind::Text, Value::Text(text)) => plain(text).map(Checked::Text),
-        (Kind::Secret, Value::Text(text)) => secret(text),
+        (Kind::Secret, Value::Text(text)) => secret(text).map(Checked::Secret),
+        (Kind::Secrets, Value::List(items)) => secrets(items),
         (Kind::Choice(allowed), Value::Text(text)) => choice(text, allowed),
         (Kind::Flag, Value::Flag(flag)) => Ok(Checked::Flag(*flag)),
         (Kind::Flag, Value::Text(text)) => match text.to_ascii_lowercase().as_str() {
@@ -242,6 +244,7 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
         (Kind::Usd | Kind::Whole { .. } | Kind::Cpus | Kind::PerSecond, _) => expected("a number"),
         (Kind::Size | Kind::Rate, _) => expected("a size like `4G`"),
         (Kind::Paths, _) => expected("a list of folders"),
+        (Kind::Secrets, _) => expected("a list of keys"),
         (Kind::Ports, _) => expected("a list of ports"),
         (Kind::Variables | Kind::Headers, _) => expected("an object of names and strings"),
         (Kind::Text | Kind::Secret | Kind::Choice(_) | Kind::Url | Kind::Address | Kind::Filter, _) => {
@@ -261,7 +264,7 @@ fn plain(text: &str) -> Result<String, String> {
 }
 
 /// A key goes into a header, so it must be fit for one. It is never shown.
-fn secret(text: &str) -> Result<Checked, String> {
+fn secret(text: &str) -> Result<SecretString, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("is empty; leave the key out if none is needed".to_owned());
@@ -269,7 +272,18 @@ fn secret(text: &str) -> Result<Checked, String> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("holds a space or a character that a key cannot have".to_owned());
     }
-    Ok(Checked::Secret(SecretString::from(text)))
+    Ok(SecretString::from(text))
+}
+
+fn secrets(items: &[Node]) -> Result<Checked, String> {
+    items
+        .iter()
+        .map(|item| match &item.value {
+            Value::Text(text) => secret(text).map_err(|what| format!("a key in it {what}")),
+            other => Err(format!("expected a list of keys, found {} in it", other.kind())),
+        })
+        .collect::<Result<_, _>>()
+        .map(Checked::Secrets)
 }
 
 fn choice(text: &str, allowed: &'static [&'static str]) -> Result<Checked, String> {

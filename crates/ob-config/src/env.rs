@@ -104,15 +104,16 @@ const SHORT: [(&str, &[&str]); 5] = [
 ];
 
 /// Known, and without effect in this version.
-const LATER: [&str; 4] = [
+const LATER: [&str; 5] = [
+    "OUBLIETTE_DEV",
     "DEFAULT_MAX_RECURSION_DEPTH",
     "DEFAULT_MAX_AGENTS_PER_SESSION",
     "FACTORY_API_KEY",
     "DEFAULT_GITHUB_TOKEN",
 ];
 
-/// Variables with the prefix and without a separator that are read elsewhere: by the build.
-const OTHERS: [&str; 3] = ["OUBLIETTE_DEV", "OUBLIETTE_GUEST", "OUBLIETTE_TOKEN"];
+/// Variables with the prefix and without a separator that are read elsewhere, by the build, or told elsewhere.
+const OTHERS: [&str; 4] = ["OUBLIETTE_COMMIT", "OUBLIETTE_DEV", "OUBLIETTE_GUEST", "OUBLIETTE_TOKEN"];
 
 /// The variables of the environment that have a value. Has no `Debug` on purpose: it holds keys.
 pub(crate) struct Environment {
@@ -310,7 +311,7 @@ fn parse_value(text: &str, shape: Shape) -> Result<Node, String> {
         Shape::Value(Kind::Flag | Kind::Usd | Kind::Whole { .. } | Kind::Cpus | Kind::PerSecond) => {
             Ok(jsonc::parse(text).unwrap_or(plain))
         }
-        Shape::Value(Kind::Paths | Kind::Ports | Kind::Variables | Kind::Headers)
+        Shape::Value(Kind::Secrets | Kind::Paths | Kind::Ports | Kind::Variables | Kind::Headers)
         | Shape::Section(_)
         | Shape::Named(_) => jsonc::parse(text)
             .map_err(|error| format!("is not JSON: {} at character {}", error.what, error.column)),

@@ -69,7 +69,9 @@ fn of_kind(kind: Kind) -> Value {
             "type": ["integer", "string", "null"],
             "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGgTt]([Ii]?[Bb])?|[Bb])?\s*$",
         }),
-        Kind::Paths => json!({ "type": ["array", "null"], "items": { "type": "string", "minLength": 1 } }),
+        Kind::Secrets | Kind::Paths => {
+            json!({ "type": ["array", "null"], "items": { "type": "string", "minLength": 1 } })
+        }
         Kind::Ports => {
             json!({ "type": ["array", "null"], "items": { "type": "integer", "minimum": 1, "maximum": 65535 } })
         }

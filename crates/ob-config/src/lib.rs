@@ -76,6 +76,7 @@ pub use settings::RateLimitSettings;
 pub use settings::SandboxSettings;
 pub use settings::ServerSettings;
 pub use settings::Settings;
+pub use settings::is_sensitive_name;
 pub use sizes::parse_size;
 pub use sizes::parse_thousandths;
 pub use values::Change;

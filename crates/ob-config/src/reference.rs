@@ -39,9 +39,20 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     ),
     ("credentials.providers.credentials.<name>.api_key", None, "The key. It never enters a sandbox."),
     (
+        "credentials.providers.credentials.<name>.api_keys",
+        None,
+        "More keys. One that is refused, or whose rate is used up, is passed over for the next.",
+    ),
+    (
+        "credentials.providers.credentials.<name>.wire",
+        None,
+        "What its server speaks: `chat` is OpenAI's chat completions, `responses` OpenAI's responses, `openai` both. A known \
+         provider's own if unset, else `chat`. An agent that speaks another wire is translated.",
+    ),
+    (
         "credentials.providers.credentials.<name>.base_url",
         None,
-        "The base URL of a server that speaks OpenAI's chat completions, with `/v1`.",
+        "The base URL of its server, with the version: `/v1`.",
     ),
     (
         "credentials.providers.credentials.<name>.default_model",
@@ -63,6 +74,7 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     ("models.models.<name>.maxOutputTokens", None, "The most tokens of one answer."),
     ("models.models.<name>.provider", None, "A configured provider; the default one if unset."),
     ("models.models.<name>.extraHeaders", None, "Added to each request."),
+    ("models.models.<name>.wire", None, "Instead of the provider's wire."),
     (
         "models.models.<name>.price.input",
         None,
@@ -75,9 +87,42 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
         "For a million tokens that the provider had cached; the price of input if unset.",
     ),
     (
+        "models.models.<name>.price.cache_write",
+        None,
+        "For a million tokens that the provider puts into its cache; the price of input if unset.",
+    ),
+    (
         "models.defaults.session_model",
         None,
         "The model of sessions that name none: an alias, or `provider/model`.",
+    ),
+    (
+        "models.prices.<name>.<name>.input",
+        None,
+        "The price of the model of this name (at whichever provider; `default` for those that are not here) from a day on, as in \
+         `\"small\": {\"2026-01-31\": {\"input\": 3, \"output\": 15}}`. An alias's own price goes before it.",
+    ),
+    ("models.prices.<name>.<name>.output", None, "For a million tokens that the model writes."),
+    (
+        "models.prices.<name>.<name>.cached_input",
+        None,
+        "For a million tokens that the provider had cached; the price of input if unset.",
+    ),
+    (
+        "models.prices.<name>.<name>.cache_write",
+        None,
+        "For a million tokens that the provider puts into its cache; the price of input if unset.",
+    ),
+    (
+        "models.unpriced",
+        Some("\"free\""),
+        "What becomes of a call of a configured model without a price: `free` counts its tokens and no cost, `refuse` refuses it.",
+    ),
+    (
+        "models.retries",
+        Some("2"),
+        "How often a call is tried again that a provider refuses for now (429, 5xx) or cuts, as long as the agent got nothing of \
+         the answer.",
     ),
     (
         "models.discover_ports",
@@ -226,6 +271,7 @@ fn in_words(kind: Kind) -> String {
     let plain = match kind {
         Kind::Text => "text",
         Kind::Secret => "secret text",
+        Kind::Secrets => "a list of secret texts",
         Kind::Choice(choices) => {
             return choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ");
         }

@@ -75,6 +75,7 @@ pub(crate) fn resolve(
     resolver.server();
     resolver.limits();
     resolver.providers();
+    resolver.prices();
     resolver.aliases();
     resolver.session_model();
     resolver.discovery();
@@ -114,6 +115,7 @@ impl Resolver<'_> {
     takers! {
         text, Text, String;
         secret, Secret, SecretString;
+        secrets, Secrets, Vec<SecretString>;
         flag, Flag, bool;
         usd, Usd, ob_core::MicroUsd;
         whole, Whole, u32;

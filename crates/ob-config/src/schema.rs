@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Text,
     /// A string that is never shown.
     Secret,
+    /// A list of them.
+    Secrets,
     /// One of these.
     Choice(&'static [&'static str]),
     /// True or false.
@@ -83,9 +85,14 @@ const fn later(name: &'static str) -> Key {
 /// The backends that can be asked for.
 pub(crate) const BACKENDS: &[&str] = &["auto", "namespace", "process"];
 
+/// The wires that a provider can be said to speak.
+pub(crate) const WIRES: &[&str] = &["chat", "responses", "openai", "anthropic", "google"];
+
 const PROVIDER: Shape = Shape::Section(&[
     value("provider", Kind::Text),
     value("api_key", Kind::Secret),
+    value("api_keys", Kind::Secrets),
+    value("wire", Kind::Choice(WIRES)),
     value("base_url", Kind::Url),
     value("default_model", Kind::Text),
     value("description", Kind::Text),
@@ -99,11 +106,19 @@ const MODEL: Shape = Shape::Section(&[
     value("maxOutputTokens", Kind::Whole { least: 1, most: 10_000_000 }),
     value("provider", Kind::Text),
     value("extraHeaders", Kind::Headers),
-    section(
-        "price",
-        &[value("input", Kind::Usd), value("output", Kind::Usd), value("cached_input", Kind::Usd)],
-    ),
+    value("wire", Kind::Choice(WIRES)),
+    section("price", PRICE),
 ]);
+
+const PRICE: &[Key] = &[
+    value("input", Kind::Usd),
+    value("output", Kind::Usd),
+    value("cached_input", Kind::Usd),
+    value("cache_write", Kind::Usd),
+];
+
+/// Prices of a model, each by the day from which on it holds.
+const DATED: Shape = Shape::Named(&Shape::Section(PRICE));
 
 /// The whole file.
 pub(crate) const ROOT: Shape = Shape::Section(&[
@@ -148,6 +163,9 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
                     later("reasoning_effort"),
                 ],
             ),
+            named("prices", &DATED),
+            value("unpriced", Kind::Choice(&["free", "refuse"])),
+            value("retries", Kind::Whole { least: 0, most: 10 }),
             value("discover_ports", Kind::Ports),
             value("demonstration", Kind::Flag),
         ],

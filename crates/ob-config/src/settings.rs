@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use ob_core::ledger::MicroUsd;
 use ob_core::model::Price;
+use ob_core::model::Prices;
+use ob_core::model::Wire;
 use secrecy::ExposeSecret as _;
 use secrecy::SecretString;
 
@@ -48,6 +50,9 @@ pub const DEFAULT_OUTPUT_RATE: u64 = 4 << 20;
 pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 /// `sandbox.lease_s` if nobody says otherwise: time enough to restart a server by hand.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(900);
+
+/// `models.retries` if nobody says otherwise.
+pub(crate) const DEFAULT_RETRIES: u32 = 2;
 
 /// `rate_limit.requests_per_second` if nobody says otherwise, in thousandths: ten.
 pub const DEFAULT_REQUESTS_PER_1000_S: NonZeroU32 = NonZeroU32::new(10_000).expect("not 0");
@@ -99,19 +104,29 @@ pub struct ModelSettings {
     pub aliases: BTreeMap<String, ModelAlias>,
     /// The model for sessions that name none: an alias, or `provider/model`.
     pub session_model: Option<String>,
+    /// What models cost, by name; `default` for those that are not here.
+    pub prices: BTreeMap<String, Prices>,
+    /// Calls of configured models without a price are refused; else they cost nothing.
+    pub must_have_price: bool,
+    /// How often a call is tried again of whose answer nothing was delivered.
+    pub retries: u32,
     /// Look for OpenAI-compatible servers on these loopback ports if no provider is configured.
     pub discover_ports: Vec<u16>,
     /// Use the scripted demonstration model if there is nothing else and its program is installed.
     pub demonstration: bool,
 }
 
-/// A provider that speaks OpenAI's chat completions.
+/// A provider of models.
 #[derive(Clone, Debug)]
 pub struct ProviderSettings {
-    /// The base URL, with `/v1`.
+    /// The base URL, with the version.
     pub base_url: String,
+    /// The wires that it speaks; the first is the one to translate to.
+    pub wires: Vec<Wire>,
     /// The key, if it needs one.
     pub api_key: Option<SecretString>,
+    /// Keys to use if that one is refused.
+    pub more_keys: Vec<SecretString>,
     /// The model to use if a session only names the provider.
     pub default_model: Option<String>,
 }
@@ -129,6 +144,8 @@ pub struct ModelAlias {
     pub api_key: Option<SecretString>,
     /// The most tokens of one answer.
     pub max_output_tokens: Option<u32>,
+    /// Overrides the provider's wires.
+    pub wires: Option<Vec<Wire>>,
     /// Added to each request.
     pub extra_headers: BTreeMap<String, String>,
     /// What it costs; nothing is charged if unset, and the usage event says so.
@@ -199,14 +216,14 @@ impl Settings {
         let keys = models
             .providers
             .values()
-            .filter_map(|provider| provider.api_key.as_ref())
+            .flat_map(|provider| provider.api_key.iter().chain(&provider.more_keys))
             .chain(models.aliases.values().filter_map(|alias| alias.api_key.as_ref()))
             .map(|key| key.expose_secret().to_owned());
         let headers = models
             .aliases
             .values()
             .flat_map(|alias| &alias.extra_headers)
-            .filter(|(name, _)| is_sensitive_header(name))
+            .filter(|(name, _)| is_sensitive_name(name))
             .map(|(_, value)| value.clone());
         let mut secrets: Vec<String> = keys.chain(headers).collect();
         secrets.sort();
@@ -247,6 +264,9 @@ impl Default for ModelSettings {
             providers: BTreeMap::new(),
             aliases: BTreeMap::new(),
             session_model: None,
+            prices: BTreeMap::new(),
+            must_have_price: false,
+            retries: DEFAULT_RETRIES,
             discover_ports: DEFAULT_DISCOVER_PORTS.to_vec(),
             demonstration: true,
         }
@@ -297,6 +317,7 @@ impl fmt::Debug for ModelAlias {
             .field("base_url", &self.base_url)
             .field("api_key", &self.api_key)
             .field("max_output_tokens", &self.max_output_tokens)
+            .field("wires", &self.wires)
             .field("extra_headers", &self.extra_headers.keys().collect::<Vec<_>>())
             .field("price", &self.price)
             .finish()
@@ -327,8 +348,8 @@ impl fmt::Debug for SandboxSettings {
     }
 }
 
-/// True if the value of a header of this name is to be kept secret.
-pub(crate) fn is_sensitive_header(name: &str) -> bool {
+/// True if the value of a header, a variable or a key of this name is to be kept secret.
+pub fn is_sensitive_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["auth", "key", "token", "secret", "cookie", "password"].iter().any(|word| name.contains(word))
 }

@@ -115,7 +115,7 @@ fn every_key_has_its_effect() {
             "server": {"address": "127.0.0.1:9000"},
             "credentials": {"providers": {
                 "credentials": {
-                    "main": {"provider": "openai", "api_key": "sk-main", "description": "x", "default_model": "m1"},
+                    "main": {"provider": "openai", "api_key": "sk-main", "api_keys": ["sk-2nd", "sk-3rd"], "wire": "responses", "description": "x", "default_model": "m1"},
                     "own": {"base_url": "http://127.0.0.1:1/v1/"},
                 },
                 "default": "main",
@@ -125,8 +125,13 @@ fn every_key_has_its_effect() {
                 "models": {"fast": {
                     "model": "gpt-x", "displayName": "Fast", "baseUrl": "https://example.org/v1", "apiKey": "k-alias",
                     "maxOutputTokens": 4096, "provider": "own", "extraHeaders": {"X-Title": "t"},
-                    "price": {"input": 3, "output": 15.0, "cached_input": 0.3},
+                    "price": {"input": 3, "output": 15.0, "cached_input": 0.3, "cache_write": 3.75}, "wire": "anthropic",
                 }},
+                "prices": {"large": {
+                    "2026-01-31": {"input": 1, "output": 2, "cached_input": 0.5, "cache_write": 1.5},
+                    "2025-01-31": {"input": 2, "output": 4},
+                }},
+                "unpriced": "refuse", "retries": 4,
                 "discover_ports": [9000, 9001], "demonstration": false,
             },
             "sandbox": {
@@ -154,9 +159,10 @@ fn every_key_has_its_effect() {
         input: MicroUsd(3_000_000),
         output: MicroUsd(15_000_000),
         cached_input: Some(MicroUsd(300_000)),
+        cache_write: Some(MicroUsd(3_750_000)),
     };
     assert_eq!(price, expected);
-    assert_eq!(loaded.settings.redactor_secrets(), ["k-alias", "sk-main"]);
+    assert_eq!(loaded.settings.redactor_secrets(), ["k-alias", "sk-2nd", "sk-3rd", "sk-main"]);
 
     // And the list above is the whole schema.
     let mut keys = Vec::new();

@@ -16,7 +16,7 @@ use crate::check::check;
 use crate::jsonc;
 use crate::reference;
 use crate::schema::new_name;
-use crate::settings::is_sensitive_header;
+use crate::settings::is_sensitive_name;
 use crate::sizes::show_size;
 use crate::tree::Node;
 
@@ -166,6 +166,10 @@ fn shown(value: &Checked) -> Option<(Value, [u8; 32])> {
     Some(match value {
         Checked::Name => return None,
         Checked::Secret(secret) => (MASK.into(), fingerprint(secret.expose_secret())),
+        Checked::Secrets(secrets) => {
+            let all: Vec<&str> = secrets.iter().map(|secret| secret.expose_secret()).collect();
+            (all.iter().map(|_| MASK).collect(), fingerprint(&format!("{all:?}")))
+        }
         Checked::Text(text) => plain(text.clone().into()),
         Checked::Flag(flag) => plain((*flag).into()),
         Checked::Usd(usd) => plain(number(&usd.to_string())),
@@ -176,7 +180,7 @@ fn shown(value: &Checked) -> Option<(Value, [u8; 32])> {
         Checked::Ports(ports) => plain(ports.clone().into()),
         Checked::Texts(texts) => {
             let hidden = |(name, text): (&String, &String)| {
-                let text = if is_sensitive_header(name) { MASK } else { text };
+                let text = if is_sensitive_name(name) { MASK } else { text };
                 (name.clone(), Value::from(text))
             };
             (Value::Object(texts.iter().map(hidden).collect()), fingerprint(&format!("{texts:?}")))

@@ -8,9 +8,13 @@
 //!
 //! The launcher outlives the server, so a later server speaks to an earlier server's launcher: [`ControlRequest`],
 //! [`ControlAnswer`] and [`EndRecord`] only grow. The plan goes to a launcher of the same build.
+//!
+//! Each request names its server's epoch. A server that was stopped for long and goes on may not know yet that it has a
+//! successor; the launcher does, and refuses it.
 
 use std::path::PathBuf;
 
+use crate::epoch::Epoch;
 use crate::resource::Enforcement;
 use crate::resource::LimitHit;
 use crate::resource::Resource;
@@ -25,6 +29,8 @@ pub const END_FILE: &str = "end.json";
 pub const GROUPS_FILE: &str = "groups.json";
 /// How each limit is held, in the runtime folder, for whoever adopts the sandbox: an [`Enforcement`].
 pub const ENFORCEMENT_FILE: &str = "enforcement.json";
+/// The latest server that used the runtime folder, in decimal; see [`Epoch`].
+pub const OWNER_FILE: &str = "owner";
 /// What the launcher itself complained of, in the runtime folder.
 pub const LOG_FILE: &str = "launcher.log";
 /// The most bytes of a plan.
@@ -53,6 +59,9 @@ pub struct LaunchPlan {
     pub command: Vec<String>,
     /// The first process is started without bubblewrap: nothing is isolated.
     pub direct: Option<Direct>,
+    /// The server's environment is kept on the way in. For the control of a test; no backend of a shipped program asks
+    /// for it.
+    pub keeps_environment: bool,
     /// Contents of files that the arguments name by descriptor, in base64.
     pub data: Vec<String>,
     /// Host paths that are made visible to the sandbox's uid; only with `user`.
@@ -73,6 +82,8 @@ pub struct LaunchPlan {
     pub placeholders: Option<Placeholders>,
     /// Milliseconds without a server until the sandbox is ended.
     pub lease_ms: u64,
+    /// The server that makes it. A later one that holds it becomes its owner.
+    pub epoch: Epoch,
 }
 
 /// A host path in the private view.
@@ -223,10 +234,18 @@ pub enum LaunchAnswer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum ControlRequest {
-    /// The asker is there for the sandbox as long as the connection is open.
-    Hold,
+    /// The asker owns the sandbox from now on, and is there for it as long as the connection is open.
+    Hold {
+        /// Which server asks.
+        #[serde(default)]
+        epoch: Epoch,
+    },
     /// End the sandbox, answer when nothing of it is left.
-    End,
+    End {
+        /// Which server asks.
+        #[serde(default)]
+        epoch: Epoch,
+    },
 }
 
 /// What a launcher answers.
@@ -239,6 +258,8 @@ pub enum ControlAnswer {
     Ended,
     /// It goes on, and reached a limit. Told on connections that hold, unasked.
     Limit(LimitHit),
+    /// It belongs to a later server than the asker: nothing was done.
+    Owned,
 }
 
 /// How a sandbox ended.

@@ -7,6 +7,7 @@
 pub mod authorize;
 pub mod cage;
 pub mod check;
+pub mod epoch;
 pub mod event;
 pub mod home;
 pub mod id;
@@ -28,6 +29,7 @@ pub use authorize::Principal;
 pub use authorize::Scope;
 pub use check::Check;
 pub use check::CheckState;
+pub use epoch::Epoch;
 pub use event::Event;
 pub use event::EventBody;
 pub use event::EventKind;

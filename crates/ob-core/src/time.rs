@@ -34,6 +34,13 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// The beginning of a day, `YYYY-MM-DD`, in UTC.
+    pub fn from_day(day: &str) -> Option<Self> {
+        let day: jiff::civil::Date = (day.len() == 10).then(|| day.parse().ok()).flatten()?;
+        let begins = day.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+        Some(Self(begins.timestamp().as_microsecond()))
+    }
+
     fn to_jiff(self) -> jiff::Timestamp {
         jiff::Timestamp::from_microsecond(self.0).unwrap_or(jiff::Timestamp::MAX)
     }

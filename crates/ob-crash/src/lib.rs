@@ -183,6 +183,10 @@ crash_points! {
     PatchStarted = "engine.patch.started";
     /// A patch is made; its sandbox runs.
     PatchMade = "engine.patch.made";
+    /// A project or workspace is to be made or deleted; nothing of it is durable.
+    RecordBefore = "engine.record.before";
+    /// The record of a project or workspace is made or deleted; whoever asked for it was not told.
+    RecordCommitted = "engine.record.committed";
     /// The record of a project or workspace is deleted; its files are there.
     DeleteRecorded = "engine.delete.recorded";
     /// The record and the files of a project or workspace are deleted; nobody was told.

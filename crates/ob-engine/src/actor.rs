@@ -36,6 +36,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::actors::Place;
 use crate::shared::Shared;
@@ -57,6 +58,8 @@ const MAX_STARTS: u32 = 3;
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
 /// One that sleeps and could not leave its place, since somebody was about to tell it something, tries again after this.
 const LEAVE_AGAIN: Duration = Duration::from_secs(1);
+/// Requests to stop a turn that wait while its sandbox is being found: one would do, and each has somebody who waits.
+const STOPS: usize = 64;
 /// While the store cannot write, it is tried again after this.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
@@ -171,7 +174,7 @@ pub(crate) struct Actor {
     end_asked: Option<String>,
     /// The last limit that cost the sandbox a process.
     last_hit: Option<LimitHit>,
-    /// Who asked to stop the turn while the sandbox is being found again.
+    /// Who asked to stop the turn while the sandbox is being found again; at most [`STOPS`].
     stops: Vec<oneshot::Sender<Result<(), Refusal>>>,
     /// The number of the first event of the newest commit.
     first_index: u64,
@@ -242,8 +245,15 @@ impl Actor {
         }
     }
 
-    /// Drives the session until it is over, asleep, parked or taken by another server.
-    pub(crate) async fn run(mut self, begin: Begin) {
+    /// Drives the session until it is over, asleep, parked or taken by another server. Whatever is logged meanwhile
+    /// bears the session's id.
+    pub(crate) fn run(self, begin: Begin) -> impl Future<Output = ()> + Send {
+        // Of the highest level, so that no filter lets a line through without it.
+        let span = tracing::error_span!("session", id = %self.record.id);
+        self.drive(begin).instrument(span)
+    }
+
+    async fn drive(mut self, begin: Begin) {
         match begin {
             Begin::Fresh => self.input(Input::Start).await,
             Begin::Recover => self.recover().await,
@@ -282,12 +292,14 @@ impl Actor {
                 }
             }
         }
-        if self.dispossessed
-            && let Some(starting) = self.starting.take()
-        {
-            // What it would make belongs to nobody; what it made already ends by its lease, or by its new owner.
-            self.unwanted.cancel();
-            starting.abort();
+        if self.dispossessed {
+            if let Some(starting) = self.starting.take() {
+                // What it would make belongs to nobody; what it made already ends by its lease, or by its new owner.
+                self.unwanted.cancel();
+                starting.abort();
+            }
+            // If it is a later server's, the whole of this one is told.
+            self.shared.still_owns(&self.record.id).await.ok();
         }
     }
 
@@ -356,6 +368,7 @@ pub(crate) async fn take_over(shared: Arc<Shared>, mut place: Place, turn: Optio
         // Whoever asked for it learns that it is not driven here.
         Err(error @ (StoreError::Fenced { .. } | StoreError::Closed | StoreError::Missing { .. })) => {
             tracing::info!(session = %id, %error, "a session was not taken over");
+            shared.still_owns(&id).await.ok();
         }
         Err(error) => tracing::error!(session = %id, %error, "a session was not taken over"),
     }

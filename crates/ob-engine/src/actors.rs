@@ -92,6 +92,11 @@ impl Actors {
         self.table().by_suffix.contains_key(suffix)
     }
 
+    /// How many sessions are driven.
+    pub(crate) fn count(&self) -> usize {
+        self.table().by_suffix.len()
+    }
+
     /// From now on nobody enters; those who are there.
     pub(crate) fn close(&self) -> Vec<mpsc::Sender<Command>> {
         let mut table = self.table();

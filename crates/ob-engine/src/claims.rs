@@ -50,6 +50,11 @@ impl Claims {
         Ok(Held { claims: self.clone(), id })
     }
 
+    /// How many things are used or being deleted.
+    pub(crate) fn count(&self) -> usize {
+        self.held.lock().expect("no one panics with it").len()
+    }
+
     /// Deletes a thing.
     ///
     /// # Errors

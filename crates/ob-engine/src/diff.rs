@@ -57,7 +57,7 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
     let inside = backend.inside(&spec);
     let base_dir = inside.read_only_at.first().map_or(workspace::BASE_DIR, String::as_str).to_owned();
     let guest = Guest::new();
-    let gate = shared.open_gate(record, &spec, guest.clone()).await?;
+    let gate = shared.open_gate(&**backend, record, &spec, guest.clone()).await?;
     let work = async {
         guest.connected(DIAL).await.map_err(|error| no_sandbox(&error))?;
         let mut outputs = Vec::new();
@@ -97,7 +97,7 @@ pub(crate) async fn diff(shared: &Arc<Shared>, record: &SessionRecord) -> Result
     reach(CrashPoint::PatchMade);
     guest.close();
     drop(gate);
-    if let Err(error) = backend.end(&spec.id, &spec.runtime).await {
+    if let Err(error) = backend.end(&spec.id, &spec.runtime, spec.epoch).await {
         tracing::error!(%error, "cannot end the sandbox of a patch");
     }
     let mut outputs = outcome

@@ -42,7 +42,7 @@ pub(crate) async fn look(home: &Home) -> Found {
 pub(crate) async fn remove(shared: &Shared, claims: &Claims, found: &Found) {
     for (id, runtime) in &found.patches {
         if let Ok(backend) = shared.backend()
-            && let Err(error) = backend.end(id, runtime).await
+            && let Err(error) = backend.end(id, runtime, shared.epoch).await
         {
             tracing::warn!(sandbox = id, %error, "cannot end a sandbox that made a patch");
         }

@@ -43,6 +43,7 @@ use ob_telemetry::Metrics;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use actor::Command;
@@ -116,6 +117,17 @@ pub struct EngineOptions {
     pub metrics: Metrics,
 }
 
+/// What an engine holds in memory for what it does. It is back at nothing when nothing is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Sessions that are driven.
+    pub actors: usize,
+    /// Projects and workspaces that operations use or delete.
+    pub claims: usize,
+    /// Workspaces that are being prepared.
+    pub preparing: usize,
+}
+
 /// The live system. Shared by all doors.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -160,6 +172,7 @@ impl Engine {
             is_root: options.is_root,
             uid: options.uid,
             epoch,
+            superseded: CancellationToken::new(),
             preparing: Mutex::default(),
             takeovers: Arc::new(Semaphore::new(TAKEOVERS)),
             starts: Arc::new(Semaphore::new(STARTS)),
@@ -209,6 +222,16 @@ impl Engine {
         }
     }
 
+    /// What is held right now for sessions that are driven and operations that are under way.
+    pub fn held(&self) -> Held {
+        let preparing = self.shared.preparing.lock().expect("no one panics with it");
+        Held {
+            actors: self.actors.count(),
+            claims: self.claims.count(),
+            preparing: preparing.values().filter(|turn| turn.strong_count() > 0).count(),
+        }
+    }
+
     /// Ready, or why not.
     pub fn ready(&self) -> Result<(), String> {
         if self.draining.load(Ordering::Relaxed) { Err("the server is stopping".to_owned()) } else { Ok(()) }
@@ -219,6 +242,12 @@ impl Engine {
         let mut asked = self.stop.subscribe();
         let keep = asked.wait_for(Option::is_some).await.ok().and_then(|keep| *keep);
         keep.unwrap_or(false)
+    }
+
+    /// Resolves when it turned out that a later server has taken this one's place. What is left to do is to go, and to leave
+    /// everything as it is.
+    pub async fn superseded(&self) {
+        self.shared.superseded.cancelled().await;
     }
 
     /// Takes no more work, ends (or keeps) sandboxes, books what models did, flushes and closes the store.

@@ -9,6 +9,9 @@ use ob_core::Refusal;
 use ob_core::check::Check;
 use ob_core::model::ModelRef;
 use ob_core::model::ModelSource;
+use ob_core::model::Prices;
+use ob_core::model::Wire;
+use ob_gate::models::Keys;
 use ob_gate::models::Models;
 use ob_gate::models::Provider;
 use secrecy::SecretString;
@@ -17,6 +20,8 @@ use crate::live::Live;
 
 /// The most tokens of one answer, where the configuration says nothing.
 const DEFAULT_MAX_OUTPUT: u32 = 8192;
+/// What `models.prices` calls the price of models that have none there.
+const DEFAULT_PRICE: &str = "default";
 /// How to get a model.
 const WAYS: &str = "set OPENAI_API_KEY (and OPENAI_BASE_URL, OPENAI_MODEL), configure `credentials.providers`, or start \
                     a local OpenAI-compatible server";
@@ -89,14 +94,14 @@ impl Catalogue {
             ModelSource::Configured => configured(&self.settings.get(), model)?,
             ModelSource::Local => {
                 match ob_gate::discovery::find_local(&self.settings.get().discover_ports).await {
-                    Some((base_url, _)) => plain(base_url),
+                    Some((base_url, _)) => plain(&self.settings.get(), base_url),
                     None => {
                         return Err(Refusal::unavailable("the local model server does not answer any more")
                             .fix("start it again, or configure a provider"));
                     }
                 }
             }
-            ModelSource::Demonstration => plain(self.demonstration()?.start().await?),
+            ModelSource::Demonstration => plain(&self.settings.get(), self.demonstration()?.start().await?),
         };
         self.models.put(model.clone(), provider);
         Ok(())
@@ -220,31 +225,55 @@ fn configured(settings: &ModelSettings, model: &ModelRef) -> Result<Provider, Re
             Refusal::not_found("provider", owner)
                 .fix("configure it under `credentials.providers.credentials`")
         })?;
-    let api_key: Option<SecretString> = alias
-        .and_then(|alias| alias.api_key.clone())
-        .or_else(|| provider.and_then(|provider| provider.api_key.clone()));
+    let keys: Vec<SecretString> = match alias.and_then(|alias| alias.api_key.clone()) {
+        Some(own) => vec![own],
+        None => provider
+            .map(|provider| provider.api_key.iter().chain(&provider.more_keys).cloned().collect())
+            .unwrap_or_default(),
+    };
+    let wires = alias
+        .and_then(|alias| alias.wires.clone())
+        .or_else(|| provider.map(|provider| provider.wires.clone()))
+        .unwrap_or_else(|| vec![Wire::Chat]);
     Ok(Provider {
         base_url,
-        api_key,
+        wires,
+        keys: Arc::new(Keys::new(keys)),
         extra_headers: alias
             .map(|alias| alias.extra_headers.clone().into_iter().collect())
             .unwrap_or_default(),
         max_output_tokens: alias.and_then(|alias| alias.max_output_tokens).unwrap_or(DEFAULT_MAX_OUTPUT),
-        price: alias.and_then(|alias| alias.price),
+        prices: match alias.and_then(|alias| alias.price) {
+            Some(price) => Prices::always(price),
+            None => prices(settings, &model.model),
+        },
+        must_have_price: settings.must_have_price,
+        retries: settings.retries,
     })
+}
+
+/// The prices of a model: by its name, or what stands behind the last `/` of it.
+fn prices(settings: &ModelSettings, model: &str) -> Prices {
+    let short = model.rsplit('/').next().unwrap_or(model);
+    let found = [model, short, DEFAULT_PRICE].into_iter().find_map(|name| settings.prices.get(name));
+    found.cloned().unwrap_or_default()
 }
 
 fn reference(provider: &str, model: String, source: ModelSource) -> ModelRef {
     ModelRef { provider: provider.to_owned(), model, source }
 }
 
-fn plain(base_url: String) -> Provider {
+/// Who answers for a model of this machine, which costs nothing.
+fn plain(settings: &ModelSettings, base_url: String) -> Provider {
     Provider {
         base_url,
-        api_key: None,
+        wires: vec![Wire::Chat],
+        keys: Arc::default(),
         extra_headers: Vec::new(),
         max_output_tokens: DEFAULT_MAX_OUTPUT,
-        price: None,
+        prices: Prices::default(),
+        must_have_price: false,
+        retries: settings.retries,
     }
 }
 

@@ -113,7 +113,7 @@ impl Engine {
             } else if !self.actors.is_driven(suffix)
                 && let Ok(backend) = self.shared.backend()
             {
-                match backend.end(suffix, runtime).await {
+                match backend.end(suffix, runtime, self.shared.epoch).await {
                     Ok(()) => tracing::warn!(sandbox = suffix, "ended a sandbox that nobody owned"),
                     Err(error) => {
                         tracing::error!(sandbox = suffix, %error, "cannot end a sandbox that nobody owns");

@@ -40,6 +40,7 @@ use ob_store::Write;
 use ob_store::tokens::SharedTokens;
 use ob_telemetry::Metrics;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::FIRST_HOST_UID;
 use crate::SANDBOX;
@@ -67,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) is_root: bool,
     pub(crate) uid: u32,
     pub(crate) epoch: Epoch,
+    /// Cancelled once a session turned out to belong to a later server: this one has a successor.
+    pub(crate) superseded: CancellationToken,
     /// One turn for each workspace that is being prepared.
     pub(crate) preparing: Mutex<HashMap<WorkspaceId, Weak<tokio::sync::Mutex<()>>>>,
     /// Turns to take a session over.
@@ -102,9 +105,16 @@ impl Shared {
 
     /// Makes sure that no later server has taken the session over. For what is done outside of the store, where no fence
     /// is: right before it.
+    ///
+    /// A successor may come a moment later all the same; what ends or adopts a sandbox is therefore fenced by the sandbox,
+    /// too.
     pub(crate) async fn still_owns(&self, session: &SessionId) -> Result<(), Refusal> {
         match self.store.claim(session, self.epoch).await {
-            Err(error @ StoreError::Fenced { .. }) => Err(error.refusal().fix("ask the server that owns it")),
+            Err(error @ StoreError::Fenced { .. }) => {
+                // Only a later server's claim refuses ours.
+                self.superseded.cancel();
+                Err(error.refusal().fix("ask the server that owns it"))
+            }
             // A sandbox is ended although the store cannot be written, and although the session was deleted.
             Ok(()) | Err(_) => Ok(()),
         }
@@ -209,15 +219,22 @@ impl Shared {
             host_uid: self.host_uid(project),
             limits: self.project_limits(project),
             lease: sandbox.lease,
+            epoch: self.epoch,
         }
     }
 
+    /// Opens the gate of a sandbox of this specification, in the place of an earlier server's.
     pub(crate) async fn open_gate(
         &self,
+        backend: &dyn Backend,
         record: &SessionRecord,
         spec: &SandboxSpec,
         guest: Guest,
     ) -> Result<OpenGate, Refusal> {
+        // A late owner must not put its gate in the place of its successor's.
+        let _turn = backend.turn(&spec.id, &spec.runtime, spec.epoch).await.map_err(|error| {
+            Refusal::unavailable(error.to_string()).fix("see the log, and `oubliette doctor`")
+        })?;
         let session = GateSession {
             id: record.id.clone(),
             tree: record.tree.clone(),

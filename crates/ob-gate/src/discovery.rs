@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use ob_core::model::Wire;
 use secrecy::ExposeSecret as _;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -66,8 +67,13 @@ pub enum Answer {
 
 /// Asks a provider for its models, with its key; no model is called and nothing is spent. Also says whom it asked: scheme,
 /// host and port, since the rest of a URL may hold a key.
-pub async fn ask(base_url: &str, key: Option<&SecretString>, within: Duration) -> (String, Answer) {
-    let url = format!("{}/models", base_url.trim_end_matches('/'));
+pub async fn ask(
+    base_url: &str,
+    wire: Wire,
+    key: Option<&SecretString>,
+    within: Duration,
+) -> (String, Answer) {
+    let url = format!("{}/models", upstream::base(base_url, wire));
     let Some(url) = reqwest::Url::parse(&url).ok().filter(|url| url.has_host()) else {
         return ("the provider".to_owned(), Answer::Malformed);
     };
@@ -75,8 +81,12 @@ pub async fn ask(base_url: &str, key: Option<&SecretString>, within: Duration) -
     let asked = async {
         let client = upstream::client(within).ok()?;
         let mut request = client.get(url);
+        if wire == Wire::Messages {
+            request = request.header("anthropic-version", upstream::ANTHROPIC_VERSION);
+        }
         if let Some(key) = key {
-            request = request.bearer_auth(key.expose_secret());
+            let (name, value) = upstream::credential(wire, key.expose_secret());
+            request = request.header(name, value);
         }
         Some(request.send().await.ok()?.status())
     };
@@ -144,19 +154,38 @@ mod tests {
         ] {
             let model = ModelServer::start().await.expect("a port");
             model.otherwise(answer);
-            let (host, found) = ask(&model.base_url(), Some(&key), LONG).await;
+            let (host, found) = ask(&model.base_url(), Wire::Chat, Some(&key), LONG).await;
             assert_eq!((host, found), (format!("http://{}", model.address()), expected));
             let authorization = model.requests()[0].headers.get("authorization").cloned();
             assert!(authorization.is_some_and(|value| value.to_str().is_ok_and(|v| v.ends_with("fghij"))));
         }
+        for (wire, base, header, path) in [
+            (Wire::Messages, "", "x-api-key", "/v1/models"),
+            (Wire::Google, "/openai", "x-goog-api-key", "/v1/models"),
+        ] {
+            let model = ModelServer::start().await.expect("a port");
+            model.otherwise(Scripted::status(200, "{}"));
+            let base = format!("{}{base}", model.base_url());
+            assert_eq!(ask(&base, wire, Some(&key), LONG).await.1, Answer::Lists);
+            let asked = &model.requests()[0];
+            assert_eq!(
+                (asked.headers[header].to_str().ok(), asked.path.as_str()),
+                (Some(key.expose_secret()), path)
+            );
+            assert!(asked.headers.get("authorization").is_none());
+        }
         let mute = ModelServer::start().await.expect("a port");
         mute.otherwise(Scripted::text("x").before_head(Step::Hang));
-        assert_eq!(ask(&mute.base_url(), None, Duration::from_millis(50)).await.1, Answer::Late);
+        assert_eq!(ask(&mute.base_url(), Wire::Chat, None, Duration::from_millis(50)).await.1, Answer::Late);
         let free =
             std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
-        assert_eq!(ask(&format!("http://{free}/v1"), None, LONG).await.1, Answer::Unreachable);
-        assert_eq!(ask("nonsense", None, LONG).await.1, Answer::Malformed);
-        let (host, _) = ask(&format!("http://user:secret@{free}/v1?key=secret"), None, LONG).await;
+        assert_eq!(
+            ask(&format!("http://{free}/v1"), Wire::Messages, None, LONG).await.1,
+            Answer::Unreachable
+        );
+        assert_eq!(ask("nonsense", Wire::Chat, None, LONG).await.1, Answer::Malformed);
+        let (host, _) =
+            ask(&format!("http://user:secret@{free}/v1?key=secret"), Wire::Google, None, LONG).await;
         assert!(!host.contains("secret"), "{host}");
     }
 

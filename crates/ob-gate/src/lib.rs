@@ -1,7 +1,7 @@
 //! The gate: the only way out of a sandbox. One unix socket for each session, and the socket is the identity.
 //!
-//! It carries the guest link (an upgrade) and the model routes. Keys are added outside; what a call may cost is reserved
-//! before it is made and settled when it is known:
+//! It carries the guest link (an upgrade) and the model routes, in four wires, translated where agent and provider differ.
+//! Keys are added outside; what a call may cost is reserved before it is made and settled when it is known:
 //!
 //! ```text
 //! agent -> gate.sock -> check -> reserve (commit) -> provider -> relay -> settle + usage event (one commit) -> agent
@@ -9,7 +9,8 @@
 //!                       refusal   over limit         refusal   cut, hang-up, panic: settled with what was seen
 //! ```
 //!
-//! - Invariant 3, `one_way_out`: only the two routes of models and the link are here; everything else is refused.
+//! - Invariant 3, `one_way_out`: only the routes of models and the link are here; everything else is refused, and so is a
+//!   request that would make the provider reach out for the sandbox.
 //! - Invariant 4, `no_secret_inside`: a key goes to its provider's host and nowhere else; redirects are not followed,
 //!   and a provider's words are redacted before anyone sees them.
 //! - Invariant 5, `limits_hold`: nothing is sent before its reservation is durable, and every reservation is settled on
@@ -28,6 +29,7 @@ use ob_store::SharedStore;
 use ob_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 
+mod body;
 pub mod discovery;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -38,12 +40,14 @@ pub mod outside;
 mod proxy;
 mod refuse;
 mod relay;
-mod request;
 mod route;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod translate;
+mod tries;
 mod upstream;
+mod wire;
 
 pub use listen::OpenGate;
 pub use listen::SOCKET;

@@ -21,13 +21,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::GateSession;
 use crate::Shared;
+use crate::body;
 use crate::meter::Meter;
 use crate::outside::Accepted;
 use crate::outside::Incoming;
 use crate::outside::Io;
 use crate::outside::Listening;
 use crate::outside::Peer;
-use crate::proxy;
 use crate::route;
 
 /// The name of the socket in a gate's folder.
@@ -93,7 +93,7 @@ pub(crate) async fn open(
     tasks.close();
     let gate = Arc::new(Gate {
         meter: Meter::new(&shared, session.clone(), tasks.clone()),
-        body_room: Arc::new(Semaphore::new(proxy::body_units(shared.options.max_body))),
+        body_room: Arc::new(Semaphore::new(body::body_units(shared.options.max_body))),
         closing: CancellationToken::new(),
         shared,
         session,

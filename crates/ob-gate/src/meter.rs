@@ -27,6 +27,7 @@ use ob_core::id::ChargeId;
 use ob_core::ledger::Amount;
 use ob_core::ledger::OverLimit;
 use ob_core::model::Price;
+use ob_core::model::Tokens;
 use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_store::Commit;
@@ -44,12 +45,12 @@ use crate::Shared;
 use crate::outside::Outside;
 use crate::refuse::GateRefusal;
 use crate::refuse::LIMIT_EXCEEDED;
-use crate::sse::Reported;
+use crate::wire::Reported;
 
 /// How often a settlement is tried; with the default backoff, for a minute and a half. The engine settles what is still
 /// open at the next start.
 const SETTLE_ATTEMPTS: u32 = 9;
-/// Bytes of an answer that count as one token in an estimate.
+/// Bytes of an answer that count as one token in an estimate. A stream that is cut is charged so.
 const BYTES_PER_TOKEN: u64 = 3;
 
 /// Reserves and settles for one session. Cheap to clone.
@@ -231,6 +232,11 @@ impl Charge {
         });
     }
 
+    /// Its name, which no other charge has.
+    pub(crate) fn id(&self) -> Option<ChargeId> {
+        self.open.as_ref().map(|open| open.id)
+    }
+
     /// The answer is whole.
     pub(crate) fn whole(&mut self) {
         self.seen(|seen| seen.whole = true);
@@ -268,13 +274,21 @@ impl Drop for Charge {
 impl OpenCharge {
     /// Settles in a task that no one can cut off.
     fn settle(mut self) -> tokio::task::JoinHandle<()> {
-        let usage = self.usage();
+        let tokens = self.tokens();
+        let usage = tokens.map(|tokens| self.usage(tokens));
         let used = usage.as_ref().map_or(Amount::default(), |usage| {
             Amount::new(usage.input_tokens.saturating_add(usage.output_tokens), usage.cost)
         });
         self.count(usage.as_ref());
-        if let Some(usage) = usage {
+        if let (Some(tokens), Some(usage)) = (tokens, usage) {
             let mut data = json!({ "charge": self.id });
+            for (name, tokens) in
+                [("cache_write_tokens", tokens.cache_written), ("reasoning_tokens", tokens.reasoning)]
+            {
+                if tokens > 0 {
+                    data[name] = json!(tokens);
+                }
+            }
             if self.price.is_none() {
                 data["unpriced"] = json!(true);
             }
@@ -312,24 +326,31 @@ impl OpenCharge {
     }
 
     /// What the call used; `None` if nothing was sent.
-    fn usage(&self) -> Option<Usage> {
+    fn tokens(&self) -> Option<Tokens> {
         if !self.seen.sent {
             return None;
         }
-        let Reported { input, output, cached } = self.seen.reported.unwrap_or_else(|| Reported {
-            input: self.input_tokens,
-            // A chunk holds a token or more.
-            output: self.seen.written_bytes.div_ceil(BYTES_PER_TOKEN).max(self.seen.chunks),
-            cached: 0,
-        });
-        Some(Usage {
-            input_tokens: input,
-            output_tokens: output,
-            cached_tokens: cached,
-            cost: self.price.map_or(MicroUsd(0), |price| price.cost(input, cached, output)),
-            model: self.meter.session.model.model.clone(),
-            estimated: self.seen.reported.is_none(),
+        // A chunk holds a token or more.
+        let output = self.seen.written_bytes.div_ceil(BYTES_PER_TOKEN).max(self.seen.chunks);
+        Some(match self.seen.reported {
+            Some(Reported { tokens, is_final: true }) => tokens,
+            // What was read is known, and of what was written at least this.
+            Some(Reported { tokens, is_final: false }) => {
+                Tokens { output: tokens.output.max(output), ..tokens }
+            }
+            None => Tokens { input: self.input_tokens, output, ..Tokens::default() },
         })
+    }
+
+    fn usage(&self, tokens: Tokens) -> Usage {
+        Usage {
+            input_tokens: tokens.input,
+            output_tokens: tokens.output,
+            cached_tokens: tokens.cached,
+            cost: self.price.map_or(MicroUsd(0), |price| price.cost(tokens)),
+            model: self.meter.session.model.model.clone(),
+            estimated: !self.seen.reported.is_some_and(|reported| reported.is_final),
+        }
     }
 }
 

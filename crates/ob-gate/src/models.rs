@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ob_core::Refusal;
 use ob_core::RefusalCode;
 use ob_core::model::ModelRef;
 use ob_core::model::ModelSource;
+use ob_core::model::Prices;
+use ob_core::model::Wire;
 use ob_core::redact::Redactor;
 use secrecy::ExposeSecret as _;
+use secrecy::SecretString;
 use tokio::sync::watch;
 
 /// The models of this server.
@@ -24,16 +29,37 @@ pub struct Models {
 /// A provider, ready to be asked.
 #[derive(Clone)]
 pub struct Provider {
-    /// The base URL, with `/v1`.
+    /// The base URL, with the version: `/v1`, `/v1beta`.
     pub base_url: String,
-    /// The key. Has no `Debug`.
-    pub api_key: Option<secrecy::SecretString>,
+    /// The wires that it speaks. An agent's own is used if it is among them, else the first, with translation.
+    pub wires: Vec<Wire>,
+    /// Its keys.
+    pub keys: Arc<Keys>,
     /// Added to each request.
     pub extra_headers: Vec<(String, String)>,
     /// The most tokens of one answer; part of the reservation.
     pub max_output_tokens: u32,
     /// What it costs.
-    pub price: Option<ob_core::model::Price>,
+    pub prices: Prices,
+    /// A call without a price is refused; else it costs nothing.
+    pub must_have_price: bool,
+    /// How often a call is tried again of whose answer nothing was delivered.
+    pub retries: u32,
+}
+
+/// The keys of a provider, of which one is in use. Has no `Debug`.
+#[derive(Default)]
+pub struct Keys {
+    keys: Vec<SecretString>,
+    /// The one in use.
+    at: AtomicUsize,
+}
+
+/// A key that a call uses.
+#[derive(Clone, Copy)]
+pub(crate) struct Key<'a> {
+    pub(crate) secret: &'a SecretString,
+    index: usize,
 }
 
 struct Table {
@@ -52,8 +78,13 @@ impl Models {
     }
 
     /// Adds or replaces the provider that answers for this model.
-    pub fn put(&self, model: ModelRef, provider: Provider) {
+    pub fn put(&self, model: ModelRef, mut provider: Provider) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let known = table.providers.get(&(model.provider.clone(), model.model.clone()));
+        if let Some((_, known)) = known.filter(|(_, known)| known.keys.is_same(&provider.keys)) {
+            // A key that was passed over stays so.
+            provider.keys = Arc::clone(&known.keys);
+        }
         table.providers.insert((model.provider.clone(), model.model.clone()), (model, provider));
         table.renew_redactor();
         drop(table);
@@ -135,13 +166,56 @@ impl Table {
 // === impl Provider ===
 
 impl Provider {
+    /// The wire in which it is asked for an agent that speaks this one.
+    pub(crate) fn wire_for(&self, agent: Wire) -> Wire {
+        if self.wires.contains(&agent) { agent } else { self.wires.first().copied().unwrap_or(Wire::Chat) }
+    }
+
     /// Everything about it that must not be shown: the key, and the values of the headers, which often are keys too.
     pub(crate) fn secrets(&self) -> Vec<String> {
-        let key = self.api_key.iter().map(|key| key.expose_secret().to_string());
+        let keys = self.keys.keys.iter().map(|key| key.expose_secret().to_string());
         // `Bearer abc` is as secret as `abc`.
         let headers =
             self.extra_headers.iter().map(|(_, value)| value.rsplit(' ').next().unwrap_or(value).to_string());
-        key.chain(headers).filter(|secret| !secret.is_empty()).collect()
+        keys.chain(headers).filter(|secret| !secret.is_empty()).collect()
+    }
+}
+
+// === impl Keys ===
+
+impl Keys {
+    /// These keys, of which the first is used first. Without any, requests carry none.
+    pub fn new(keys: Vec<SecretString>) -> Self {
+        Self { keys, at: AtomicUsize::new(0) }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The one in use.
+    pub(crate) fn current(&self) -> Option<Key<'_>> {
+        let index = self.at.load(Ordering::Relaxed).checked_rem(self.keys.len())?;
+        Some(Key { secret: self.keys.get(index)?, index })
+    }
+
+    /// Uses the next one from now on, unless another call did so already.
+    pub(crate) fn pass_over(&self, key: Key<'_>) {
+        let next = (key.index + 1) % self.keys.len().max(1);
+        let exchanged = self.at.compare_exchange(key.index, next, Ordering::Relaxed, Ordering::Relaxed);
+        tracing::info!(
+            from = key.index,
+            to = next,
+            is_news = exchanged.is_ok(),
+            "a provider's key is passed over"
+        );
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        let exposed =
+            |keys: &Self| keys.keys.iter().map(|key| key.expose_secret().to_owned()).collect::<Vec<_>>();
+        exposed(self) == exposed(other)
     }
 }
 
@@ -158,10 +232,13 @@ mod tests {
     fn provider(key: &str) -> Provider {
         Provider {
             base_url: "http://127.0.0.1:1/v1".into(),
-            api_key: Some(key.to_string().into()),
+            wires: vec![Wire::Chat],
+            keys: Arc::new(Keys::new(vec![key.to_string().into()])),
             extra_headers: vec![("x-token".into(), "Bearer header-secret-1".into())],
             max_output_tokens: 1,
-            price: None,
+            prices: Prices::default(),
+            must_have_price: false,
+            retries: 0,
         }
     }
 
@@ -194,5 +271,33 @@ mod tests {
         models.remove(&model("b"));
         assert!(!models.redactor().finds("key-of-acme-2"));
         assert!(models.provider(&model("b")).is_err() && models.provider(&model("a")).is_ok());
+    }
+
+    #[test]
+    fn a_key_that_was_passed_over_stays_so_until_the_keys_change() {
+        let keys = |names: &[&str]| {
+            Arc::new(Keys::new(names.iter().map(|name| SecretString::from((*name).to_owned())).collect()))
+        };
+        let models = Models::new();
+        let put = |names: &[&str]| models.put(model("a"), Provider { keys: keys(names), ..provider("x") });
+        let current = || {
+            let provider = models.provider(&model("a")).expect("it is there");
+            provider.keys.current().map(|key| key.secret.expose_secret().to_owned())
+        };
+        put(&["one", "two"]);
+        assert_eq!(current().as_deref(), Some("one"));
+        let provider = models.provider(&model("a")).expect("it is there");
+        let first = provider.keys.current().expect("a key");
+        provider.keys.pass_over(first);
+        // Two calls that failed with the same key pass over it once.
+        provider.keys.pass_over(first);
+        put(&["one", "two"]);
+        assert_eq!(current().as_deref(), Some("two"));
+        provider.keys.pass_over(provider.keys.current().expect("a key"));
+        assert_eq!(current().as_deref(), Some("one"), "round again");
+        put(&["three"]);
+        assert_eq!(current().as_deref(), Some("three"));
+        put(&[]);
+        assert_eq!(current(), None);
     }
 }

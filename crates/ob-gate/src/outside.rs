@@ -10,9 +10,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use ob_core::Timestamp;
 use ob_core::id::ChargeId;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
@@ -34,6 +37,9 @@ pub trait Outside: Send + Sync + 'static {
 
     /// A name that no other charge has.
     fn charge_id(&self) -> ChargeId;
+
+    /// What time it is, for the price of the day.
+    fn now(&self) -> Timestamp;
 }
 
 /// A socket that takes connections.
@@ -118,6 +124,11 @@ impl Outside for Machine {
 
     fn charge_id(&self) -> ChargeId {
         ChargeId::from_uuid(uuid::Uuid::now_v7())
+    }
+
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_micros(0).saturating_add(since)
     }
 }
 

@@ -1,98 +1,244 @@
-//! `POST /v1/chat/completions`: checked, reserved, sent with the key, relayed, settled.
+//! A call of a model: checked, reserved, sent with a key, relayed, settled; tried again where nothing was delivered yet.
+//!
+//! ```text
+//! body -> plan (pure: checked, translated) -> try -> relay or whole answer
+//!                                             ^  |
+//!                                             +--+ refused, cut before its first event: settled, next key or a pause
+//! ```
+//!
+//! Every try has a reservation of its own, so what a failed one may have cost is kept within the limits too.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream;
+use http::HeaderMap;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
 use http::StatusCode;
-use http_body::Body as _;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use http_body_util::Full;
-use http_body_util::LengthLimitError;
-use http_body_util::Limited;
 use http_body_util::StreamBody;
 use hyper::body::Incoming;
 use ob_core::Refusal;
+use ob_core::RefusalCode;
+use ob_core::model::Price;
+use ob_core::model::Wire;
 
+use crate::body;
 use crate::listen::Gate;
 use crate::meter::Charge;
+use crate::models::Key;
+use crate::models::Provider;
+use crate::refuse::Again;
 use crate::refuse::GateRefusal;
+use crate::refuse::json_response;
 use crate::relay::BAD_STREAM;
+use crate::relay::Manner;
 use crate::relay::Mask;
 use crate::relay::Relay;
-use crate::request;
-use crate::request::Prepared;
 use crate::route::Body;
-use crate::sse::Chunk;
+use crate::translate;
+use crate::translate::Origin;
+use crate::translate::Translator;
+use crate::tries::Tries;
 use crate::upstream;
+use crate::upstream::Ask;
+use crate::wire;
+use crate::wire::Prepared;
+use crate::wire::Watch;
 
 /// An answer that is not a stream and not what it should be.
 const BAD_ANSWER: &str = "bad_model_answer";
-/// The unit in which the memory of request bodies is counted.
-const BODY_UNIT: usize = 64 * 1024;
 
-/// Answers a request for a chat completion.
-pub(crate) async fn chat(
+/// A call that was checked and can be made.
+struct Plan {
+    /// The wire of the agent.
+    agent: Wire,
+    /// The wire in which the provider is asked.
+    wire: Wire,
+    /// What it is asked.
+    prepared: Prepared,
+    /// The agent wants to see the usage, where its wire leaves that to it.
+    wants_usage: bool,
+}
+
+/// A try that came to nothing, and of whose answer nothing was delivered.
+struct Failed {
+    refused: GateRefusal,
+    charge: Option<Charge>,
+}
+
+/// Answers a request for an answer of the model.
+pub(crate) async fn generate(
     gate: &Arc<Gate>,
+    agent: Wire,
+    streams: bool,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, GateRefusal> {
-    let session = &gate.session;
-    let provider = gate
-        .shared
-        .models
-        .provider_within(&session.model, gate.shared.options.model_patience)
-        .await
-        .map_err(|refusal| GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_model", refusal))?;
+    let provider = provider(gate).await?;
+    let price = price(gate, &provider)?;
     let (head, body) = request.into_parts();
-    let room = room_for(gate, &body).await?;
-    let body = read(gate, body).await?;
-    let prepared = request::prepare(&body, &session.model.model, provider.max_output_tokens)?;
+    let room = body::room_for(gate, &body).await?;
+    let body = body::read(gate, body).await?;
+    let plan = plan(agent, &provider, &gate.session.model.model, &body, streams)?;
     drop(body);
-    let mut outgoing = upstream::request(&provider, &head.headers, prepared.stream)?;
+    let mut tries = Tries::of(&provider);
+    loop {
+        let key = provider.keys.current();
+        let failed = match attempt(gate, &provider, price, key, &plan, &head.headers).await {
+            Ok(answer) => {
+                drop(room);
+                return Ok(answer);
+            }
+            Err(failed) => failed,
+        };
+        let Some(pause) = tries.after(&failed.refused, &provider, key) else {
+            return fail(failed).await;
+        };
+        let (session, reason) = (&gate.session.id, failed.refused.code);
+        tracing::info!(%session, reason, ?pause, "a call of a model is tried again");
+        if let Some(charge) = failed.charge {
+            charge.finish(None).await;
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
 
-    let Prepared { body, stream, hide_usage, input_tokens, output_tokens } = prepared;
-    let mut charge = gate.meter.reserve(input_tokens, output_tokens, provider.price).await?;
-    charge.sent();
-    let options = &gate.shared.options;
+/// Answers a request to count tokens. That costs nothing at the providers that have it; where there is none, the gate's own
+/// estimate is given, and said to be one.
+pub(crate) async fn count(
+    gate: &Arc<Gate>,
+    agent: Wire,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, GateRefusal> {
+    let (session, options) = (&gate.session, &gate.shared.options);
+    let provider = provider(gate).await?;
+    let (head, body) = request.into_parts();
+    let room = body::room_for(gate, &body).await?;
+    let body = body::read(gate, body).await?;
+    let model = session.model.model.as_str();
+    let prepared = wire::prepare_count(agent, &body, model)?;
+    drop(body);
+    if provider.wire_for(agent) != agent {
+        let name = if agent == Wire::Google { "totalTokens" } else { "input_tokens" };
+        let mut answer = json_response(StatusCode::OK, &serde_json::json!({ name: prepared.input_tokens }));
+        answer.headers_mut().insert("x-estimated", HeaderValue::from_static("true"));
+        return Ok(answer);
+    }
+    let key = provider.keys.current();
+    let mut outgoing = upstream::request(&provider, key, agent, model, Ask::Count, (agent, &head.headers))?;
+    *outgoing.body_mut() = Some(prepared.body.into());
     let redactor = gate.shared.models.redactor();
-    *outgoing.body_mut() = Some(body.into());
-    let answered = tokio::time::timeout(options.head_timeout, gate.shared.outside.ask(outgoing)).await;
+    let asking = gate.shared.outside.ask(outgoing);
+    let mut response = match tokio::time::timeout(options.head_timeout, asking).await {
+        Err(_) => return Err(upstream::no_head(session, options.head_timeout)),
+        Ok(Err(error)) => return Err(upstream::no_answer(&error, session).0),
+        Ok(Ok(response)) if !response.status().is_success() => {
+            return Err(upstream::refused(response, session, &redactor, options.stream_idle_timeout).await);
+        }
+        Ok(Ok(response)) => response,
+    };
     drop(room);
+    let body = collect(gate, &mut response).await.map_err(|(refused, _)| refused)?;
+    if !serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|answer| answer.is_object()) {
+        return Err(upstream::malformed(session, BAD_ANSWER, "a body that is no count of tokens"));
+    }
+    Ok(json_body(Mask::new(&provider).hide(body.into())))
+}
+
+async fn provider(gate: &Gate) -> Result<Provider, GateRefusal> {
+    let models = &gate.shared.models;
+    let found = models.provider_within(&gate.session.model, gate.shared.options.model_patience).await;
+    found.map_err(|refusal| GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_model", refusal))
+}
+
+/// What the model costs today.
+fn price(gate: &Gate, provider: &Provider) -> Result<Option<Price>, GateRefusal> {
+    let price = provider.prices.at(gate.shared.outside.now());
+    if price.is_none() && provider.must_have_price {
+        let model = &gate.session.model;
+        let what = format!("the model {model} has no price today, and `models.unpriced` refuses such calls");
+        let fix = format!("set `models.prices.{}`, or `models.unpriced` to `free`", model.model);
+        let refusal = Refusal::new(RefusalCode::LimitExceeded, what).fix(fix);
+        return Err(GateRefusal::new(StatusCode::FORBIDDEN, "model_unpriced", refusal));
+    }
+    Ok(price)
+}
+
+/// Checks a request, and translates it if the provider does not speak the agent's wire.
+fn plan(
+    agent: Wire,
+    provider: &Provider,
+    model: &str,
+    body: &[u8],
+    streams: bool,
+) -> Result<Plan, GateRefusal> {
+    let wire = provider.wire_for(agent);
+    let most = provider.max_output_tokens;
+    if wire == agent {
+        let prepared = wire::prepare(wire, body, model, most, streams)?;
+        return Ok(Plan { agent, wire, prepared, wants_usage: false });
+    }
+    let translated = translate::request(agent, wire, body, streams)?;
+    let prepared = wire::prepare(wire, &translated.body, model, most, translated.stream)?;
+    Ok(Plan { agent, wire, prepared, wants_usage: translated.wants_usage })
+}
+
+/// Reserves, asks, and begins to deliver.
+async fn attempt(
+    gate: &Arc<Gate>,
+    provider: &Provider,
+    price: Option<Price>,
+    key: Option<Key<'_>>,
+    plan: &Plan,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Failed> {
+    let (session, options) = (&gate.session, &gate.shared.options);
+    let Prepared { stream, input_tokens, output_tokens, .. } = plan.prepared;
+    let ask = if stream { Ask::Stream } else { Ask::Whole };
+    let mut outgoing =
+        upstream::request(provider, key, plan.wire, &session.model.model, ask, (plan.agent, headers))?;
+    let mut charge = gate.meter.reserve(input_tokens, output_tokens, price).await?;
+    charge.sent();
+    let redactor = gate.shared.models.redactor();
+    *outgoing.body_mut() = Some(plan.prepared.body.clone().into());
+    let answered = tokio::time::timeout(options.head_timeout, gate.shared.outside.ask(outgoing)).await;
     let response = match answered {
-        Err(_) => return fail(charge, upstream::no_head(session, options.head_timeout)).await,
+        Err(_) => return Err(Failed::new(upstream::no_head(session, options.head_timeout), charge)),
         Ok(Err(error)) => {
             let (refused, not_taken) = upstream::no_answer(&error, session);
             if not_taken {
                 charge.not_taken();
             }
-            return fail(charge, refused).await;
+            return Err(Failed::new(refused, charge));
         }
         Ok(Ok(response)) if !response.status().is_success() => {
             charge.not_taken();
             let refused = upstream::refused(response, session, &redactor, options.stream_idle_timeout).await;
-            return fail(charge, refused).await;
+            return Err(Failed::new(refused, charge));
         }
         Ok(Ok(response)) => response,
     };
     let passed_back = upstream::passed_back(response.headers(), &redactor);
-    let mask = Mask::new(&provider);
+    let mask = Mask::new(provider);
     let mut answer = if stream {
-        streamed(gate, response, charge, mask, hide_usage).await?
+        streamed(gate, response, charge, mask, plan).await?
     } else {
-        whole(gate, response, charge, &mask).await?
+        whole(gate, response, charge, &mask, plan).await?
     };
     answer.headers_mut().extend(passed_back);
     Ok(answer)
 }
 
 /// Settles and tells of the failure before the agent learns of it.
-async fn fail<T>(charge: Charge, refused: GateRefusal) -> Result<T, GateRefusal> {
-    charge.finish(Some(&refused)).await;
+async fn fail<T>(Failed { refused, charge }: Failed) -> Result<T, GateRefusal> {
+    if let Some(charge) = charge {
+        charge.finish(Some(&refused)).await;
+    }
     Err(refused)
 }
 
@@ -101,29 +247,29 @@ async fn streamed(
     response: reqwest::Response,
     charge: Charge,
     mask: Mask,
-    hide_usage: bool,
-) -> Result<Response<Body>, GateRefusal> {
+    plan: &Plan,
+) -> Result<Response<Body>, Failed> {
     let content_type = content_type(&response);
     if content_type != "text/event-stream" {
         let named = upstream::shown(&content_type, &gate.shared.models.redactor());
         let what = format!("`{named}` instead of an event stream");
-        return fail(charge, upstream::malformed(&gate.session, BAD_STREAM, &what)).await;
+        return Err(Failed::new(upstream::malformed(&gate.session, BAD_STREAM, &what), charge));
     }
-    let options = &gate.shared.options;
-    let mut relay = Relay::new(response, charge, gate.session.clone(), mask, options, hide_usage);
-    // The first event decides the status: what fails before it is a plain refusal.
-    let first = match relay.next().await {
-        Some(Err(refused)) => return Err(refused),
-        Some(Ok(bytes)) => Some(bytes),
-        None => None,
+    let translator = (plan.wire != plan.agent)
+        .then(|| Translator::new(plan.wire, plan.agent, origin(gate, &charge), plan.wants_usage));
+    let manner = Manner {
+        watch: Watch::new(plan.wire),
+        agent: plan.agent,
+        hide_usage: plan.prepared.hide_usage,
+        translator,
     };
+    let relay = Relay::new(response, charge, gate.session.clone(), mask, &gate.shared.options, manner);
+    // The first event decides the status: what fails before it is a plain refusal.
+    let (first, relay) = relay.begin().await.map_err(|(refused, charge)| Failed { refused, charge })?;
     let frames = stream::unfold((first, relay), async |(first, mut relay)| {
         let bytes = match first {
             Some(first) => first,
-            None => match relay.next().await? {
-                Ok(bytes) => bytes,
-                Err(refused) => refused.sse(),
-            },
+            None => relay.next().await?,
         };
         Some((Ok::<_, Infallible>(Frame::data(bytes)), (None, relay)))
     });
@@ -139,7 +285,42 @@ async fn whole(
     mut response: reqwest::Response,
     mut charge: Charge,
     mask: &Mask,
-) -> Result<Response<Body>, GateRefusal> {
+    plan: &Plan,
+) -> Result<Response<Body>, Failed> {
+    let malformed = |what: &str| upstream::malformed(&gate.session, BAD_ANSWER, what);
+    let length = |body: &[u8]| u64::try_from(body.len()).unwrap_or(u64::MAX);
+    let body = match collect(gate, &mut response).await {
+        Ok(body) => body,
+        Err((refused, seen)) => {
+            // What was seen of it was paid for.
+            charge.wrote(seen);
+            return Err(Failed::new(refused, charge));
+        }
+    };
+    let Some(chunk) = Watch::new(plan.wire).whole(&body) else {
+        charge.wrote(length(&body));
+        return Err(Failed::new(malformed("a body that is no answer of its wire"), charge));
+    };
+    charge.wrote(chunk.written_bytes);
+    if let Some(usage) = chunk.usage {
+        charge.reported(usage);
+    }
+    let body = if plan.wire == plan.agent {
+        Bytes::from(body)
+    } else {
+        let tokens = chunk.usage.unwrap_or_default().tokens;
+        match translate::answer(plan.wire, plan.agent, &body, &origin(gate, &charge), tokens) {
+            Ok(translated) => translated,
+            Err(broken) => return Err(Failed::new(malformed(&broken.to_string()), charge)),
+        }
+    };
+    charge.whole();
+    charge.finish(None).await;
+    Ok(json_body(mask.hide(body)))
+}
+
+/// A whole body, or why there is none and how much of it came.
+async fn collect(gate: &Gate, response: &mut reqwest::Response) -> Result<Vec<u8>, (GateRefusal, u64)> {
     let options = &gate.shared.options;
     let malformed = |what: &str| upstream::malformed(&gate.session, BAD_ANSWER, what);
     let mut body = Vec::new();
@@ -149,28 +330,26 @@ async fn whole(
                 body.extend_from_slice(&chunk);
                 continue;
             }
-            Ok(Ok(None)) => break,
+            Ok(Ok(None)) => return Ok(body),
             Ok(Ok(Some(_))) => malformed("a body that is too large"),
-            Ok(Err(_)) => malformed("a body that breaks off in the middle"),
+            Ok(Err(_)) => malformed("a body that breaks off in the middle").again(Again::Soon),
             Err(_) => upstream::silent(&gate.session, options.stream_idle_timeout),
         };
-        // What was seen of it was paid for.
-        charge.wrote(u64::try_from(body.len()).unwrap_or(u64::MAX));
-        return fail(charge, failure).await;
+        return Err((failure, u64::try_from(body.len()).unwrap_or(u64::MAX)));
     }
-    let Some(chunk) = Chunk::parse(&body).filter(Chunk::is_answer) else {
-        charge.wrote(u64::try_from(body.len()).unwrap_or(u64::MAX));
-        return fail(charge, malformed("a body that is no chat completion")).await;
-    };
-    charge.wrote(chunk.written_bytes);
-    if let Some(usage) = chunk.usage {
-        charge.reported(usage);
-    }
-    charge.whole();
-    charge.finish(None).await;
-    let mut answer = Response::new(Full::new(mask.hide(body.into())).boxed_unsync());
+}
+
+/// What a translated answer says of itself.
+fn origin(gate: &Gate, charge: &Charge) -> Origin {
+    let id = charge.id().map(|id| id.as_uuid().simple().to_string()).unwrap_or_default();
+    let created = u64::try_from(gate.shared.outside.now().as_micros() / 1_000_000).unwrap_or_default();
+    Origin { id, model: gate.session.model.model.clone(), created }
+}
+
+fn json_body(body: Bytes) -> Response<Body> {
+    let mut answer = Response::new(Full::new(body).boxed_unsync());
     answer.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(answer)
+    answer
 }
 
 fn content_type(response: &reqwest::Response) -> String {
@@ -179,46 +358,16 @@ fn content_type(response: &reqwest::Response) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Waits until this session's requests in flight leave room in memory for this one.
-async fn room_for(gate: &Gate, body: &Incoming) -> Result<tokio::sync::OwnedSemaphorePermit, GateRefusal> {
-    let max = gate.shared.options.max_body;
-    let length = body.size_hint().upper().and_then(|length| usize::try_from(length).ok()).unwrap_or(max);
-    if length > max {
-        return Err(too_large(max));
-    }
-    let units = u32::try_from(length.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX).max(1);
-    let room = Arc::clone(&gate.body_room).acquire_many_owned(units).await;
-    room.map_err(|_| {
-        let refusal = Refusal::unavailable("the gate is closing").fix("nothing to do: the session is ending");
-        GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "closing", refusal)
-    })
-}
+// === impl Failed ===
 
-/// Units of memory that the bodies of one session may take at once: two of the largest.
-pub(crate) fn body_units(max_body: usize) -> usize {
-    2 * max_body.div_ceil(BODY_UNIT).max(1)
-}
-
-async fn read(gate: &Gate, body: Incoming) -> Result<Bytes, GateRefusal> {
-    let options = &gate.shared.options;
-    let collecting = Limited::new(body, options.max_body).collect();
-    match tokio::time::timeout(options.body_timeout, collecting).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(options.max_body)),
-        Ok(Err(_)) => {
-            Err(GateRefusal::invalid(None, "the body breaks off in the middle", "send the whole body"))
-        }
-        Err(_) => {
-            let refusal =
-                Refusal::invalid(format!("the body did not arrive within {:?}", options.body_timeout))
-                    .fix("send it at once");
-            Err(GateRefusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", refusal))
-        }
+impl Failed {
+    fn new(refused: GateRefusal, charge: Charge) -> Self {
+        Self { refused, charge: Some(charge) }
     }
 }
 
-fn too_large(max: usize) -> GateRefusal {
-    let refusal = Refusal::invalid(format!("the body has more than {max} bytes"))
-        .fix("shorten the conversation: leave out old results of tools");
-    GateRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", refusal)
+impl From<GateRefusal> for Failed {
+    fn from(refused: GateRefusal) -> Self {
+        Self { refused, charge: None }
+    }
 }

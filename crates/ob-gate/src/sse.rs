@@ -1,9 +1,7 @@
-//! Splits an event stream into its events without changing a byte, and reads what a chunk of a chat completion tells.
+//! Splits an event stream into its events without changing a byte.
 
 use bytes::Bytes;
 use bytes::BytesMut;
-use serde::Deserialize;
-use serde_json::Value;
 
 /// One event with the blank line that ends it, or a block of comments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,51 +25,6 @@ pub(crate) struct Splitter {
     /// Where the line that is being looked at begins.
     line: usize,
     limit: usize,
-}
-
-/// What one data of the stream tells.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Chunk {
-    /// The tokens used, if it reports them.
-    pub(crate) usage: Option<Reported>,
-    /// It has no choices: it is there for its usage alone.
-    pub(crate) is_only_usage: bool,
-    /// Some choice came to its end.
-    pub(crate) finishes: bool,
-    /// Bytes of text, reasoning and calls in it.
-    pub(crate) written_bytes: u64,
-    /// The provider's error, if it is one.
-    pub(crate) error: Option<Value>,
-}
-
-/// Tokens as a provider reports them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reported {
-    pub(crate) input: u64,
-    pub(crate) output: u64,
-    pub(crate) cached: u64,
-}
-
-#[derive(Deserialize)]
-struct WireChunk {
-    #[serde(default)]
-    usage: Option<Value>,
-    #[serde(default)]
-    choices: Option<Vec<WireChoice>>,
-    #[serde(default)]
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct WireChoice {
-    #[serde(default)]
-    delta: Value,
-    #[serde(default)]
-    message: Value,
-    #[serde(default)]
-    text: Value,
-    #[serde(default)]
-    finish_reason: Option<Value>,
 }
 
 // === impl Splitter ===
@@ -163,74 +116,9 @@ fn data_of(raw: &[u8]) -> Option<Vec<u8>> {
     data.filter(|data| !data.is_empty())
 }
 
-// === impl Chunk ===
-
-impl Chunk {
-    /// Reads a chunk, or a whole answer that is no stream. `None` if it is not a JSON object of that form.
-    pub(crate) fn parse(data: &[u8]) -> Option<Self> {
-        let wire: WireChunk = serde_json::from_slice(data).ok()?;
-        // A list would pass as an object with its fields in order.
-        if data.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-            return None;
-        }
-        let has_choices = wire.choices.as_ref().is_some_and(|choices| !choices.is_empty());
-        let choices = wire.choices.unwrap_or_default();
-        let usage = wire.usage.as_ref().and_then(Reported::parse);
-        Some(Self {
-            is_only_usage: usage.is_some() && !has_choices,
-            usage,
-            finishes: choices
-                .iter()
-                .any(|choice| choice.finish_reason.as_ref().is_some_and(|r| !r.is_null())),
-            written_bytes: choices.iter().map(WireChoice::written_bytes).sum(),
-            error: wire.error.filter(|error| !error.is_null()),
-        })
-    }
-
-    /// True if a whole answer has an answer in it.
-    pub(crate) fn is_answer(&self) -> bool {
-        self.finishes || self.written_bytes > 0
-    }
-}
-
-// === impl Reported ===
-
-impl Reported {
-    fn parse(usage: &Value) -> Option<Self> {
-        let input = usage.get("prompt_tokens")?.as_u64()?;
-        let output = usage.get("completion_tokens").and_then(Value::as_u64).unwrap_or(0);
-        let details = usage.get("prompt_tokens_details");
-        let cached = details.and_then(|details| details.get("cached_tokens")).and_then(Value::as_u64);
-        Some(Self { input, output, cached: cached.unwrap_or(0).min(input) })
-    }
-}
-
-// === impl WireChoice ===
-
-impl WireChoice {
-    fn written_bytes(&self) -> u64 {
-        text_bytes(&self.delta) + text_bytes(&self.message) + text_bytes(&self.text)
-    }
-}
-
-/// Bytes of the texts in a value, names and roles left out.
-fn text_bytes(value: &Value) -> u64 {
-    match value {
-        Value::String(text) => u64::try_from(text.len()).unwrap_or(u64::MAX),
-        Value::Array(items) => items.iter().map(text_bytes).sum(),
-        Value::Object(fields) => fields
-            .iter()
-            .filter(|(name, _)| !matches!(name.as_str(), "role" | "type" | "id"))
-            .map(|(_, item)| text_bytes(item))
-            .sum(),
-        _ => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 
@@ -279,32 +167,6 @@ mod tests {
         assert_eq!(splitter.next_block(), Err(TooLarge));
     }
 
-    #[test]
-    fn chunks_tell_usage_end_and_error() {
-        let parse = |value: Value| Chunk::parse(value.to_string().as_bytes()).expect("an object");
-        let usage = json!({"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}});
-        let only = parse(json!({"choices": [], "usage": usage}));
-        assert!(only.is_only_usage);
-        assert_eq!(only.usage, Some(Reported { input: 9, output: 4, cached: 3 }));
-        let last = parse(json!({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage}));
-        assert!(last.finishes && !last.is_only_usage && last.usage.is_some());
-        let delta = json!({"role": "assistant", "content": "four", "tool_calls": [{"function": {"arguments": "{}"}}]});
-        let middle = parse(json!({"choices": [{"delta": delta, "finish_reason": null}], "usage": null}));
-        assert_eq!((middle.written_bytes, middle.finishes, middle.usage), (6, false, None));
-        assert!(parse(json!({"error": {"message": "x"}})).error.is_some());
-        for wrong in ["", "[]", "1", "{", "{\"choices\": 1}", "[null, null, null]"] {
-            assert_eq!(Chunk::parse(wrong.as_bytes()), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn hostile_numbers_are_no_usage() {
-        for usage in [json!({"prompt_tokens": -1}), json!({"prompt_tokens": 1.5}), json!("x"), json!([])] {
-            let chunk = json!({"choices": [], "usage": usage});
-            assert_eq!(Chunk::parse(chunk.to_string().as_bytes()).expect("an object").usage, None, "{usage}");
-        }
-    }
-
     proptest! {
         /// However a stream is cut into pieces, the same blocks come out, and together they are the stream.
         #[test]
@@ -322,9 +184,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let (blocks, rest) = split(&bytes, 3);
-            for block in blocks.into_iter().chain(rest) {
-                drop(block.data.as_deref().map(Chunk::parse));
-            }
+            prop_assert!(blocks.len() + usize::from(rest.is_some()) <= bytes.len());
         }
     }
 }

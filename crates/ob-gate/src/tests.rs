@@ -5,4 +5,5 @@ mod faults;
 mod ledger;
 mod secrecy;
 mod socket;
+mod wires;
 mod world;

@@ -8,19 +8,27 @@ use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use ob_core::Refusal;
+use ob_core::model::Wire;
 use ob_core::redact::Redactor;
 use reqwest::Url;
 use secrecy::ExposeSecret as _;
 
 use crate::GateSession;
+use crate::models::Key;
 use crate::models::Provider;
 use crate::outside::NoAnswer;
+use crate::refuse::Again;
 use crate::refuse::GateRefusal;
 
 /// Headers of an agent's request that are passed on. None of them can carry a credential that matters to us.
-const PASSED_ON: [&str; 3] = ["idempotency-key", "openai-beta", "x-request-id"];
+const PASSED_ON: [&str; 2] = ["idempotency-key", "x-request-id"];
+/// The same, of agents that speak the provider's own wire.
+const PASSED_ON_OPENAI: [&str; 1] = ["openai-beta"];
+const PASSED_ON_ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
 /// Headers of a provider's answer that are passed back.
-const PASSED_BACK: [&str; 2] = ["retry-after", "x-request-id"];
+const PASSED_BACK: [&str; 3] = ["retry-after", "x-request-id", "request-id"];
+/// The version of Anthropic's wire that is spoken if the agent names none.
+pub(crate) const ANTHROPIC_VERSION: &str = "2023-06-01";
 /// The most bytes of a provider's error that are read.
 const MAX_ERROR: usize = 64 * 1024;
 /// The most characters of a provider's error that are shown.
@@ -45,26 +53,50 @@ pub(crate) fn client(connect_timeout: Duration) -> Result<reqwest::Client, Strin
     builder().build().or_else(|_| builder().tls_certs_only([]).build()).map_err(|error| error.to_string())
 }
 
-/// A request for a chat completion, with the provider's key.
+/// What a provider is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// An answer of the model, in one piece.
+    Whole,
+    /// An answer of the model, as an event stream.
+    Stream,
+    /// A count of tokens.
+    Count,
+}
+
+/// A request in a wire, with one of the provider's keys. `agent` are the headers of the agent's request; what belongs to
+/// its wire alone is passed on if it speaks the same.
 pub(crate) fn request(
     provider: &Provider,
-    agent: &HeaderMap,
-    stream: bool,
+    key: Option<Key<'_>>,
+    wire: Wire,
+    model: &str,
+    ask: Ask,
+    agent: (Wire, &HeaderMap),
 ) -> Result<reqwest::Request, GateRefusal> {
-    let url = completions_url(&provider.base_url)?;
-    let mut request = reqwest::Request::new(Method::POST, url);
+    let mut request = reqwest::Request::new(Method::POST, url(&provider.base_url, wire, model, ask)?);
     let headers = request.headers_mut();
-    for name in PASSED_ON {
-        if let Some(value) = agent.get(name) {
+    let (spoken, agent) = agent;
+    let own: &[&'static str] = match wire {
+        _ if spoken != wire => &[],
+        Wire::Chat | Wire::Responses => &PASSED_ON_OPENAI,
+        Wire::Messages => &PASSED_ON_ANTHROPIC,
+        Wire::Google => &[],
+    };
+    for name in PASSED_ON.iter().chain(own) {
+        if let Some(value) = agent.get(*name) {
             headers.insert(HeaderName::from_static(name), value.clone());
         }
     }
-    let accept = if stream { "text/event-stream" } else { "application/json" };
+    if wire == Wire::Messages && !headers.contains_key("anthropic-version") {
+        headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
+    }
+    let accept = if ask == Ask::Stream { "text/event-stream" } else { "application/json" };
     headers.insert(http::header::ACCEPT, HeaderValue::from_static(accept));
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(key) = &provider.api_key {
-        headers
-            .insert(http::header::AUTHORIZATION, secret_value(&format!("Bearer {}", key.expose_secret()))?);
+    if let Some(key) = key {
+        let (name, value) = credential(wire, key.secret.expose_secret());
+        headers.insert(name, secret_value(&value)?);
     }
     for (name, value) in &provider.extra_headers {
         let name = HeaderName::try_from(name)
@@ -72,6 +104,15 @@ pub(crate) fn request(
         headers.insert(name, secret_value(value)?);
     }
     Ok(request)
+}
+
+/// The header in which a wire carries a key.
+pub(crate) fn credential(wire: Wire, key: &str) -> (HeaderName, String) {
+    match wire {
+        Wire::Chat | Wire::Responses => (http::header::AUTHORIZATION, format!("Bearer {key}")),
+        Wire::Messages => (HeaderName::from_static("x-api-key"), key.to_owned()),
+        Wire::Google => (HeaderName::from_static("x-goog-api-key"), key.to_owned()),
+    }
 }
 
 /// What a failure to get an answer means. True if the provider cannot have taken the request.
@@ -87,12 +128,12 @@ pub(crate) fn no_answer(why: &NoAnswer, session: &GateSession) -> (GateRefusal, 
         NoAnswer::NoConnection => {
             let refusal = Refusal::unavailable(format!("no connection to the provider of {model}"))
                 .fix("check its base URL and that it runs");
-            (GateRefusal::bad_gateway("provider_unreachable", refusal), true)
+            (GateRefusal::bad_gateway("provider_unreachable", refusal).again(Again::Soon), true)
         }
         NoAnswer::BrokenOff => {
             let what = format!("the provider of {model} broke the connection before it answered");
             let refusal = Refusal::unavailable(what).fix("try again");
-            (GateRefusal::bad_gateway("provider_broke_off", refusal), false)
+            (GateRefusal::bad_gateway("provider_broke_off", refusal).again(Again::Soon), false)
         }
     }
 }
@@ -116,7 +157,7 @@ pub(crate) fn silent(session: &GateSession, within: Duration) -> GateRefusal {
 /// The provider's answer is none.
 pub(crate) fn malformed(session: &GateSession, code: &'static str, what: &str) -> GateRefusal {
     let refusal = Refusal::unavailable(format!("the provider of {} answered with {what}", session.model))
-        .fix("check that its base URL leads to an OpenAI-compatible server (it usually ends in `/v1`)");
+        .fix("check that its base URL leads to a server that speaks its `wire` (it usually ends in `/v1`)");
     GateRefusal::bad_gateway(code, refusal)
 }
 
@@ -133,7 +174,7 @@ pub(crate) async fn refused(
         // Such a body likes to repeat the key, sometimes in parts: nothing of it is shown.
         let refusal = Refusal::unavailable(format!("the provider of {model} refused our key"))
             .fix("check the provider's key in the server's configuration or environment");
-        GateRefusal::bad_gateway("provider_refused_key", refusal)
+        GateRefusal::bad_gateway("provider_refused_key", refusal).again(Again::OtherKey)
     } else if status.is_redirection() || !(status.is_client_error() || status.is_server_error()) {
         let refusal = Refusal::unavailable(format!("the provider of {model} answered with status {status}"))
             .fix("set its base URL to the final address: redirects are not followed, since they could lead the key away");
@@ -147,7 +188,12 @@ pub(crate) async fn refused(
             400..=499 => "change the request as the provider says",
             _ => "try again, or use another model",
         };
-        GateRefusal::new(status, "provider_error", Refusal::unavailable(message).fix(fix))
+        let again = match status.as_u16() {
+            429 => Again::Slower,
+            408 | 500 | 502 | 503 | 504 | 529 => Again::Soon,
+            _ => Again::No,
+        };
+        GateRefusal::new(status, "provider_error", Refusal::unavailable(message).fix(fix)).again(again)
     };
     refused.upstream = Some(status.as_u16());
     let retry_after = headers.get(http::header::RETRY_AFTER).filter(|value| is_shown(value, redactor));
@@ -178,14 +224,46 @@ fn is_shown(value: &HeaderValue, redactor: &Redactor) -> bool {
     value.to_str().is_ok_and(|text| !redactor.finds(text))
 }
 
-fn completions_url(base_url: &str) -> Result<Url, GateRefusal> {
-    let url = Url::parse(&format!("{}/chat/completions", base_url.trim_end_matches('/')))
+/// The base URL of a wire: Google's OpenAI-compatible form lies under its own.
+pub(crate) fn base(base_url: &str, wire: Wire) -> &str {
+    let base = base_url.trim_end_matches('/');
+    if wire == Wire::Google { base.strip_suffix("/openai").unwrap_or(base) } else { base }
+}
+
+/// Where a wire asks a model.
+fn url(base_url: &str, wire: Wire, model: &str, ask: Ask) -> Result<Url, GateRefusal> {
+    let mut url = Url::parse(base(base_url, wire))
         .map_err(|error| misconfigured(format!("its base URL is malformed ({error})")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(misconfigured("its base URL is neither http nor https".into()));
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(misconfigured("its base URL has a query or a fragment".into()));
+    }
+    if wire == Wire::Google {
+        let verb = match ask {
+            Ask::Whole => "generateContent",
+            Ask::Stream => "streamGenerateContent",
+            Ask::Count => "countTokens",
+        };
+        // `tunedModels/x` is a whole name; `x` is one of `models`.
+        let name = if model.contains('/') { model.to_owned() } else { format!("models/{model}") };
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(format!("{name}:{verb}").split('/'));
+        }
+        if ask == Ask::Stream {
+            url.set_query(Some("alt=sse"));
+        }
+        return Ok(url);
+    }
+    let rest: &[&str] = match (wire, ask) {
+        (Wire::Messages, Ask::Count) => &["messages", "count_tokens"],
+        (Wire::Messages, _) => &["messages"],
+        (Wire::Responses, _) => &["responses"],
+        (Wire::Chat | Wire::Google, _) => &["chat", "completions"],
+    };
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(rest);
     }
     Ok(url)
 }
@@ -219,7 +297,8 @@ async fn error_text(mut response: reqwest::Response, redactor: &Redactor, within
     body.truncate(MAX_ERROR);
     let json: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
     let message = json.as_ref().and_then(|json| {
-        let error = json.get("error")?;
+        // Google answers with a list where it would have streamed.
+        let error = json.get(0).unwrap_or(json).get("error")?;
         error.get("message").or(Some(error))?.as_str()
     });
     let text = match message {
@@ -234,17 +313,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_url_leads_to_its_completions() {
-        for (base, expected) in [
-            ("https://api.example.com/v1", "https://api.example.com/v1/chat/completions"),
-            ("http://127.0.0.1:9/v1/", "http://127.0.0.1:9/v1/chat/completions"),
+    fn a_base_url_leads_to_each_wire() {
+        const GOOGLE: &str = "https://google.example/v1beta";
+        for (base, wire, ask, expected) in [
+            (
+                "https://api.example.com/v1",
+                Wire::Chat,
+                Ask::Stream,
+                "https://api.example.com/v1/chat/completions",
+            ),
+            ("http://127.0.0.1:9/v1/", Wire::Chat, Ask::Whole, "http://127.0.0.1:9/v1/chat/completions"),
+            ("https://a.example/v1", Wire::Responses, Ask::Whole, "https://a.example/v1/responses"),
+            ("https://a.example/v1", Wire::Messages, Ask::Stream, "https://a.example/v1/messages"),
+            (
+                "https://a.example/v1",
+                Wire::Messages,
+                Ask::Count,
+                "https://a.example/v1/messages/count_tokens",
+            ),
+            (GOOGLE, Wire::Google, Ask::Whole, "https://google.example/v1beta/models/m-1:generateContent"),
+            (
+                "https://google.example/v1beta/openai",
+                Wire::Google,
+                Ask::Stream,
+                "https://google.example/v1beta/models/m-1:streamGenerateContent?alt=sse",
+            ),
+            (
+                "https://google.example/v1beta/openai",
+                Wire::Chat,
+                Ask::Whole,
+                "https://google.example/v1beta/openai/chat/completions",
+            ),
         ] {
-            assert_eq!(completions_url(base).expect("a URL").as_str(), expected);
+            assert_eq!(url(base, wire, "m-1", ask).expect("a URL").as_str(), expected);
         }
+        let tuned = url(GOOGLE, Wire::Google, "tunedModels/a?b#c/../d", Ask::Count).expect("a URL");
+        assert_eq!(tuned.as_str(), "https://google.example/v1beta/tunedModels/a%3Fb%23c/d:countTokens");
         for wrong in
             ["", "api.example.com", "ftp://h/v1", "https://h/v1?key=abc", "file:///etc", "https://h/#x"]
         {
-            let refused = completions_url(wrong).expect_err(wrong);
+            let refused = url(wrong, Wire::Chat, "m", Ask::Whole).expect_err(wrong);
             assert_eq!(refused.code, "provider_misconfigured");
             assert!(!refused.refusal.message.contains("abc"), "{wrong}");
         }

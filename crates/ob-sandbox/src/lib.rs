@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ob_core::Epoch;
 use ob_core::Refusal;
 use ob_core::Timestamp;
 use ob_core::link::GUEST_PROGRAM;
@@ -31,6 +32,7 @@ pub mod turns;
 
 pub use host::GuestImage;
 pub use host::Hierarchy;
+pub use host::Turn;
 pub use host::give_to;
 
 /// What to make.
@@ -60,6 +62,8 @@ pub struct SandboxSpec {
     pub limits: Limits,
     /// How long it lives without its server before it ends itself.
     pub lease: Duration,
+    /// The server that makes it.
+    pub epoch: Epoch,
 }
 
 /// A workspace inside a sandbox, always at [`ob_core::link::WORKSPACE_DIR`].
@@ -142,6 +146,12 @@ pub enum SandboxError {
     /// This machine or this build cannot; says what mends it.
     #[error("{0}")]
     Refused(Refusal),
+    /// A later server owns it.
+    #[error("sandbox {id} belongs to a later server")]
+    Owned {
+        /// Which.
+        id: String,
+    },
     /// It was tried and failed.
     #[error("sandbox {id}: {what}")]
     Failed {
@@ -189,13 +199,31 @@ pub trait Backend: Send + Sync + 'static {
         Walls::default()
     }
 
+    /// Waits for this server's turn in a sandbox's runtime folder, for what others than the backend put there: the gate's
+    /// socket. Makes the folder. No other server touches it meanwhile, and neither does a start or an end of this one.
+    ///
+    /// # Errors
+    /// [`SandboxError::Owned`] if a later server owns it.
+    async fn turn(&self, id: &str, runtime: &std::path::Path, epoch: Epoch) -> Result<Turn, SandboxError> {
+        let _: (&str, &std::path::Path, Epoch) = (id, runtime, epoch);
+        Ok(Turn::default())
+    }
+
     /// Starts the guest in a new sandbox. Returns when the sandbox is being set up; the guest dials the gate when it is
     /// there. The sandbox outlives this process.
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError>;
 
     /// Takes care of a sandbox that an earlier server started: `None` if it still runs, else how it ended (also if
-    /// nothing is known of it).
-    async fn adopt(&self, id: &str, runtime: &std::path::Path) -> Result<Option<SandboxEnd>, SandboxError>;
+    /// nothing is known of it). From now on it belongs to the server of this epoch.
+    ///
+    /// # Errors
+    /// [`SandboxError::Owned`] if a later server owns it.
+    async fn adopt(
+        &self,
+        id: &str,
+        runtime: &std::path::Path,
+        epoch: Epoch,
+    ) -> Result<Option<SandboxEnd>, SandboxError>;
 
     /// How the limits of a sandbox are held, also of one that an earlier server started. `None` if nothing is known.
     async fn enforcement(&self, runtime: &std::path::Path) -> Option<Enforcement> {
@@ -213,7 +241,11 @@ pub trait Backend: Send + Sync + 'static {
     async fn ended(&self, id: &str, runtime: &std::path::Path) -> SandboxEnd;
 
     /// Ends it and everything in it, waits for that, and removes its runtime folder. Idempotent.
-    async fn end(&self, id: &str, runtime: &std::path::Path) -> Result<(), SandboxError>;
+    ///
+    /// # Errors
+    /// [`SandboxError::Owned`] if a later server than that of this epoch owns it: it goes on then. Whether that is so is
+    /// looked at and acted upon in one step, so that a server which was stopped in between ends nobody else's sandbox.
+    async fn end(&self, id: &str, runtime: &std::path::Path, epoch: Epoch) -> Result<(), SandboxError>;
 }
 
 // === impl Limits ===

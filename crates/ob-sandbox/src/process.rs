@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use async_trait::async_trait;
+use ob_core::Epoch;
 use ob_core::Refusal;
 use ob_core::launch::Direct;
 use ob_core::launch::LaunchPlan;
@@ -30,6 +31,7 @@ use crate::SandboxEnd;
 use crate::SandboxError;
 use crate::SandboxSpec;
 use crate::Started;
+use crate::Turn;
 use crate::host::GuestImage;
 use crate::host::GuestProgram;
 use crate::host::Hierarchy;
@@ -132,6 +134,7 @@ impl ProcessBackend {
             args: Vec::new(),
             command: vec![places.guest.clone(), "init".to_owned(), "--outside".to_owned()],
             direct: Some(Direct { env: environment(spec, &places)?, cwd: places.workspace.into() }),
+            keeps_environment: false,
             data: Vec::new(),
             stage: sources.stage,
             user: sources.user,
@@ -142,6 +145,7 @@ impl ProcessBackend {
             enforcement: self.enforcement_of(&spec.runtime, &spec.limits),
             placeholders: None,
             lease_ms: u64::try_from(spec.lease.as_millis()).unwrap_or(u64::MAX),
+            epoch: spec.epoch,
         })
     }
 }
@@ -184,6 +188,10 @@ impl Backend for ProcessBackend {
         )
     }
 
+    async fn turn(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<Turn, SandboxError> {
+        self.launched.turn(id, runtime, epoch).await
+    }
+
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
         check_spec(spec, self.is_root).map_err(SandboxError::Refused)?;
         self.holds(&spec.limits).map_err(SandboxError::Refused)?;
@@ -200,8 +208,13 @@ impl Backend for ProcessBackend {
         self.launched.start(spec, &guest, &plan).await
     }
 
-    async fn adopt(&self, id: &str, runtime: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
-        self.launched.adopt(id, runtime).await
+    async fn adopt(
+        &self,
+        id: &str,
+        runtime: &Path,
+        epoch: Epoch,
+    ) -> Result<Option<SandboxEnd>, SandboxError> {
+        self.launched.adopt(id, runtime, epoch).await
     }
 
     fn limit_hits(&self, id: &str) -> Option<mpsc::Receiver<LimitHit>> {
@@ -212,8 +225,8 @@ impl Backend for ProcessBackend {
         self.launched.ended(id, runtime).await
     }
 
-    async fn end(&self, id: &str, runtime: &Path) -> Result<(), SandboxError> {
-        self.launched.end(id, runtime).await
+    async fn end(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<(), SandboxError> {
+        self.launched.end(id, runtime, epoch).await
     }
 }
 

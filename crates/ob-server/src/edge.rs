@@ -208,7 +208,8 @@ pub(crate) async fn pass(State(site): State<Arc<Site>>, mut request: Request, ne
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     let probe = matches!(route, "/health" | "/ready");
     let started = Instant::now();
-    let span = tracing::info_span!("request", id = %id.0, method, route);
+    // Of the highest level, so that no filter lets a line through without it.
+    let span = tracing::error_span!("request", id = %id.0, method, route);
     let mut response = async {
         if let Err((status, refusal)) = head_fits(request.uri(), request.headers()) {
             return reply::problem(status, &refusal, &id);
@@ -234,14 +235,15 @@ pub(crate) async fn pass(State(site): State<Arc<Site>>, mut request: Request, ne
             ),
         }
     }
-    .instrument(span)
+    .instrument(span.clone())
     .await;
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !probe && route != "/metrics" {
-        (site.observe)(method, route, response.status().as_u16(), started.elapsed().as_secs_f64());
+        let (status, seconds) = (response.status().as_u16(), started.elapsed().as_secs_f64());
+        span.in_scope(|| (site.observe)(method, route, status, seconds));
     }
     response
 }

@@ -30,6 +30,8 @@ use ob_core::session::SessionStatus;
 use ob_core::session::TurnStop;
 use tokio::sync::watch;
 
+pub use ob_core::Epoch;
+
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod sqlite;
@@ -104,10 +106,6 @@ pub struct Commit {
     /// If set, every session written here must be owned by this epoch (invariant 6, `one_owner`).
     pub fence: Option<Epoch>,
 }
-
-/// Counts the servers that owned this state; a later one is higher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch(pub u64);
 
 /// What became of a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

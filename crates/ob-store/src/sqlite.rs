@@ -50,6 +50,7 @@ mod change;
 mod checkpoint;
 mod copies;
 mod doorbell;
+mod errno;
 mod fault;
 mod file;
 mod ledger;

@@ -133,6 +133,7 @@ impl Bench {
             host_uid,
             limits: LIMITS,
             lease: Duration::from_secs(60),
+            epoch: Epoch(1),
         };
         let session = GateSession {
             id: SessionId::new(Timestamp::default(), self.number),
@@ -154,7 +155,10 @@ impl Bench {
 
     async fn end(&self, sandbox: Sandbox) {
         sandbox.guest.close();
-        self.backend(sandbox.kind).end(&sandbox.spec.id, &sandbox.spec.runtime).await.unwrap();
+        self.backend(sandbox.kind)
+            .end(&sandbox.spec.id, &sandbox.spec.runtime, sandbox.spec.epoch)
+            .await
+            .unwrap();
     }
 
     /// From asking for a sandbox to the first byte that a command in it wrote.

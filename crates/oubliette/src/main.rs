@@ -7,8 +7,10 @@
 
 mod cli;
 mod guest;
+mod inherit;
 mod names;
 mod server;
+mod version;
 
 use std::process::ExitCode;
 
@@ -25,5 +27,5 @@ fn main() -> ExitCode {
     if let Some(plan) = context.env.get(std::ffi::OsStr::new("CRASH_POINT")) {
         ob_crash::arm(&plan.to_string_lossy()).expect("CRASH_POINT is NAME:N");
     }
-    ExitCode::from(cli::main(&context))
+    ExitCode::from(cli::guarded(|| cli::main(&context)))
 }

@@ -39,8 +39,10 @@ pub struct Figure {
 }
 
 /// Programs that measure, by package; what [`server`] measures goes by that name.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("ob-store", "store"),
+    ("ob-gate", "gate"),
+    ("oubliette", "cli"),
     ("oubliette", "sandbox"),
     ("oubliette", "life"),
     ("oubliette", "neighbours"),
@@ -206,6 +208,8 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "events_durable_depth1_per_s" => Some((40_000.0, false)),
         "append_alone_p50" => Some((3.0 * value("fdatasync_p50")? + 1.0, true)),
         "append_to_subscriber_p99" => Some((3.0 * value("fdatasync_p99")? + 2.0, true)),
+        "cli_start" => Some((10.0, true)),
+        "cli_list" => Some((60.0, true)),
         "start_empty" => Some((50.0, true)),
         "idle_rss" | "binary_size" => Some((25.0, true)),
         "start_loaded" | "reattach_p99" => Some((1000.0, true)),
@@ -214,6 +218,9 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "bomb_neighbour_exec_p99" | "bomb_neighbour_read_p99" => Some((2.0, true)),
         "idle_session_rss" => Some((16.0, true)),
         "rss_after_churn" => Some((45.0, true)),
+        "gate_added_ttfb_p50" => Some((1.0 + value("gate_reservation_p50")?, true)),
+        "gate_throughput_ratio" => Some((0.9, false)),
+        "gate_streams" => Some((500.0, false)),
         "http_reads_per_s" => Some((15_000.0, false)),
         "http_read_p99" => Some((10.0, true)),
         "sse_streams" => Some((2000.0, false)),

@@ -1,6 +1,9 @@
 //! What the keys of providers, aliases and models mean together.
 
+use ob_core::Timestamp;
 use ob_core::model::Price;
+use ob_core::model::Prices;
+use ob_core::model::Wire;
 
 use super::Placed;
 use super::Resolver;
@@ -10,16 +13,16 @@ use crate::schema::nearest;
 use crate::settings::ModelAlias;
 use crate::settings::ProviderSettings;
 
-/// Base URLs of providers that speak OpenAI's chat completions.
-const KNOWN_PROVIDERS: [(&str, &str); 8] = [
-    ("openai", "https://api.openai.com/v1"),
-    ("anthropic", "https://api.anthropic.com/v1"),
-    ("deepseek", "https://api.deepseek.com/v1"),
-    ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai"),
-    ("groq", "https://api.groq.com/openai/v1"),
-    ("mistral", "https://api.mistral.ai/v1"),
-    ("ollama", "http://127.0.0.1:11434/v1"),
-    ("openrouter", "https://openrouter.ai/api/v1"),
+/// Base URLs of providers, and what they speak.
+const KNOWN_PROVIDERS: [(&str, &str, &str); 8] = [
+    ("openai", "https://api.openai.com/v1", "openai"),
+    ("anthropic", "https://api.anthropic.com/v1", "anthropic"),
+    ("deepseek", "https://api.deepseek.com/v1", "chat"),
+    ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", "google"),
+    ("groq", "https://api.groq.com/openai/v1", "chat"),
+    ("mistral", "https://api.mistral.ai/v1", "chat"),
+    ("ollama", "http://127.0.0.1:11434/v1", "chat"),
+    ("openrouter", "https://openrouter.ai/api/v1", "chat"),
 ];
 
 /// Providers that no configuration names: a local server that was found, and the demonstration model.
@@ -38,6 +41,8 @@ impl Resolver<'_> {
             let kind = self.text(&key("provider"));
             let api_key = self.secret(&key("api_key"));
             let base_url = self.text(&key("base_url"));
+            let more_keys = self.secrets(&key("api_keys"));
+            let wire = self.text(&key("wire"));
             let default_model = self.text(&key("default_model"));
             // Read for its effect on people only.
             drop(self.text(&key("description")));
@@ -45,18 +50,17 @@ impl Resolver<'_> {
             let leads = base_url.as_ref().or(kind.as_ref().filter(|kind| kind.value != name));
             let leads = leads.filter(|value| value.in_file).map(|value| value.place.clone());
             let kind = kind.map_or_else(|| name.clone(), |kind| kind.value);
-            let known = KNOWN_PROVIDERS.iter().find(|(known, _)| *known == kind).map(|(_, url)| *url);
-            let Some(url) = base_url.as_ref().map(|url| url.value.clone()).or(known.map(str::to_owned))
-            else {
+            let known = KNOWN_PROVIDERS.iter().find(|(known, ..)| *known == kind);
+            let known_url = known.map(|(_, url, _)| (*url).to_owned());
+            let Some(url) = base_url.as_ref().map(|url| url.value.clone()).or(known_url) else {
                 if self.is_broken(&path) {
                     continue;
                 }
-                let names = KNOWN_PROVIDERS.map(|(known, _)| known);
+                let names = KNOWN_PROVIDERS.map(|(known, ..)| known);
                 let what = match nearest(&kind, names) {
                     Some(meant) => format!("unknown provider {}; did you mean `{meant}`?", show(&kind)),
                     None => format!(
-                        "provider {} needs the `base_url` of an OpenAI-compatible server; \
-                         known without one: {}",
+                        "provider {} needs the `base_url` of its server; known without one: {}",
                         show(&kind),
                         names.join(", ")
                     ),
@@ -64,11 +68,14 @@ impl Resolver<'_> {
                 self.mistake(&place, &path, what);
                 continue;
             };
-            let is_env_key = api_key.as_ref().is_some_and(|key| !key.in_file);
+            let is_env_key = api_key.as_ref().is_some_and(|key| !key.in_file)
+                || more_keys.as_ref().is_some_and(|keys| !keys.in_file);
             if is_env_key {
                 self.env_keys.insert(name.clone());
             }
             let own_key = api_key.as_ref().filter(|key| key.in_file).map(|key| key.place.clone());
+            let own_keys = more_keys.as_ref().filter(|keys| keys.in_file).map(|keys| keys.place.clone());
+            let own_key = own_key.or(own_keys);
             match (leads, base_url.as_ref().filter(|url| url.in_file)) {
                 (Some(place), _) if is_env_key => self.check_trust(&place, &path),
                 (_, said) => {
@@ -77,14 +84,24 @@ impl Resolver<'_> {
                     }
                 }
             }
-            if api_key.is_some() && is_plain_http(&url) {
+            if (api_key.is_some() || more_keys.is_some()) && is_plain_http(&url) {
                 let warning =
                     format!("{place}: {path}: its key goes over the network without encryption, to {url}");
                 self.out.warnings.push(warning);
             }
+            // Others that have OpenAI's form have its chat completions; few have the rest.
+            let spoken =
+                known.map_or(
+                    "chat",
+                    |(name, of_known, spoken)| {
+                        if *name == "openai" && *of_known != url { "chat" } else { *spoken }
+                    },
+                );
             let provider = ProviderSettings {
+                wires: wires(wire.as_ref().map_or(spoken, |wire| wire.value.as_str()), &url),
                 base_url: url,
                 api_key: api_key.map(|key| key.value),
+                more_keys: more_keys.map(|keys| keys.value).unwrap_or_default(),
                 default_model: default_model.map(|model| model.value),
             };
             self.out.settings.models.providers.insert(name, provider);
@@ -142,7 +159,8 @@ impl Resolver<'_> {
             let max_output_tokens = self.whole(&key(&["maxOutputTokens"])).map(|most| most.value);
             let extra_headers = self.texts(&key(&["extraHeaders"])).map(|headers| headers.value);
             let provider = self.text(&key(&["provider"]));
-            let price = self.price(&key(&["price"]), &place, &path);
+            let price = self.price(&key(&["price"]), &place, &format!("{path}.price"));
+            let wire = self.text(&key(&["wire"]));
             drop(self.text(&key(&["displayName"])));
             let provider = match provider {
                 Some(provider) => {
@@ -179,7 +197,9 @@ impl Resolver<'_> {
                     self.check_destination(&place, &path, &url);
                 }
             }
+            let alias_url = base_url.as_ref().map(|url| url.value.clone()).unwrap_or_default();
             let alias = ModelAlias {
+                wires: wire.map(|wire| wires(&wire.value, &alias_url)),
                 provider,
                 model: model.map_or_else(|| name.clone(), |model| model.value),
                 base_url: base_url.map(|url| url.value),
@@ -196,21 +216,54 @@ impl Resolver<'_> {
         let input = self.usd(&[key, &["input"]].concat());
         let output = self.usd(&[key, &["output"]].concat());
         let cached = self.usd(&[key, &["cached_input"]].concat());
-        match (input, output, cached) {
-            (Some(input), Some(output), cached) => Some(Price {
+        let cache_write = self.usd(&[key, &["cache_write"]].concat());
+        match (input, output, &cached, &cache_write) {
+            (Some(input), Some(output), ..) => Some(Price {
                 input: input.value,
                 output: output.value,
                 cached_input: cached.map(|cached| cached.value),
+                cache_write: cache_write.map(|written| written.value),
             }),
-            (None, None, None) => None,
+            (None, None, None, None) => None,
             _ => {
                 self.mistake(
                     place,
-                    &format!("{path}.price"),
+                    path,
                     "needs both `input` and `output`, in US dollars for a million tokens",
                 );
                 None
             }
+        }
+    }
+
+    /// What models cost, and what becomes of those of which it is not known.
+    pub(super) fn prices(&mut self) {
+        const PRICES: [&str; 2] = ["models", "prices"];
+        for (model, _) in self.names(&PRICES) {
+            let days = [&PRICES[..], &[model.as_str()]].concat();
+            let mut dated = Vec::new();
+            for (day, place) in self.names(&days) {
+                let path = format!("{}.{model}.{day}", PRICES.join("."));
+                let mistakes = self.out.mistakes.len();
+                let price = self.price(&[&days[..], &[day.as_str()]].concat(), &place, &path);
+                match (Timestamp::from_day(&day), price) {
+                    (None, _) => self.mistake(&place, &path, "is no day; allowed: `YYYY-MM-DD`"),
+                    (Some(since), Some(price)) => dated.push((since, price)),
+                    (Some(_), None) if self.out.mistakes.len() > mistakes || self.is_broken(&path) => {}
+                    (Some(_), None) => self.mistake(
+                        &place,
+                        &path,
+                        "needs both `input` and `output`, in US dollars for a million tokens",
+                    ),
+                }
+            }
+            self.out.settings.models.prices.insert(model, Prices::new(dated));
+        }
+        if let Some(unpriced) = self.text(&["models", "unpriced"]) {
+            self.out.settings.models.must_have_price = unpriced.value == "refuse";
+        }
+        if let Some(retries) = self.whole(&["models", "retries"]) {
+            self.out.settings.models.retries = retries.value;
         }
     }
 
@@ -220,7 +273,7 @@ impl Resolver<'_> {
         if providers.contains_key(&name.value) || BUILT_IN.contains(&name.value.as_str()) {
             return;
         }
-        if KNOWN_PROVIDERS.iter().any(|(known, _)| *known == name.value) {
+        if KNOWN_PROVIDERS.iter().any(|(known, ..)| *known == name.value) {
             self.out.warnings.push(format!(
                 "{}: {path}: the provider `{}` has no credentials, so this cannot be used yet",
                 name.place, name.value
@@ -287,6 +340,20 @@ impl Resolver<'_> {
             Some(provider) => Some(format!("{provider}/{name}")),
             None => Some(model.value),
         }
+    }
+}
+
+/// The wires that a word of the configuration stands for.
+fn wires(word: &str, url: &str) -> Vec<Wire> {
+    match word {
+        "responses" => vec![Wire::Responses],
+        // Its newest models want bounds and effort as this wire says them, so it is the one to translate to.
+        "openai" => vec![Wire::Responses, Wire::Chat],
+        "anthropic" => vec![Wire::Messages],
+        // Google's own form, and the OpenAI-compatible one that lies under it.
+        "google" if url.trim_end_matches('/').ends_with("/openai") => vec![Wire::Google, Wire::Chat],
+        "google" => vec![Wire::Google],
+        _ => vec![Wire::Chat],
     }
 }
 

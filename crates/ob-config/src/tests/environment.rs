@@ -1,5 +1,7 @@
 //! Variables go over the file.
 
+use ob_core::model::Wire;
+
 use super::*;
 
 #[test]
@@ -67,6 +69,7 @@ fn a_key_in_the_environment_is_a_provider() {
         Place::new("{}").env("OPENAI_API_KEY", "sk-1").env("OPENAI_MODEL", "m").load().expect("fine");
     let provider = &loaded.settings.models.providers["openai"];
     assert_eq!(provider.base_url, "https://api.openai.com/v1");
+    assert_eq!(provider.wires, [Wire::Responses, Wire::Chat]);
     assert!(provider.api_key.is_some());
     assert_eq!(loaded.settings.models.session_model.as_deref(), Some("openai/m"));
     assert_eq!(loaded.origins["credentials.providers.credentials.openai.api_key"], "OPENAI_API_KEY");
@@ -74,6 +77,7 @@ fn a_key_in_the_environment_is_a_provider() {
     let local = Place::new("{}").env("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/").load().expect("fine");
     let provider = &local.settings.models.providers["openai"];
     assert_eq!(provider.base_url, "http://127.0.0.1:9/v1");
+    assert_eq!(provider.wires, [Wire::Chat], "what others with that form have for sure");
     assert!(provider.api_key.is_none());
 
     let none = Place::new("{}").env("OPENAI_MODEL", "m").load().expect("fine");
@@ -87,6 +91,8 @@ fn of_several_keys_the_one_with_a_model_is_the_default() {
     let both = place().load().expect("fine").settings.models;
     assert_eq!(both.providers["anthropic"].base_url, "https://api.anthropic.com/v1");
     assert_eq!(both.providers["gemini"].base_url, "https://generativelanguage.googleapis.com/v1beta/openai");
+    assert_eq!(both.providers["anthropic"].wires, [Wire::Messages]);
+    assert_eq!(both.providers["gemini"].wires, [Wire::Google, Wire::Chat]);
     assert_eq!(both.session_model, None, "nobody said which");
     let told = place().env("OPENAI_API_KEY", "k-3").env("OPENAI_MODEL", "m").load().expect("fine");
     assert_eq!(told.settings.models.session_model.as_deref(), Some("openai/m"));
@@ -108,4 +114,36 @@ fn every_variable_is_documented_once() {
     names.dedup();
     assert_eq!(names.len(), all);
     assert!(VARIABLES.iter().all(|variable| variable.doc.ends_with('.')));
+}
+
+/// W51: defaults, and a mode, that were read and had no effect. Each has one, or says that it has none.
+#[test]
+fn w51_a_default_counts_or_is_told_to_count_for_nothing() {
+    let model = |file: &str| Place::new(file).load().expect(file).settings.models.session_model;
+    let provider = r#""credentials": { "providers": { "credentials": { "p": { "base_url": "http://127.0.0.1:9/v1" } } } }"#;
+    let with = |rest: &str| format!("{{ {provider}, {rest} }}");
+    assert_eq!(model(&with(r#""defaults": { "agent": { "model": "p/a" } }"#)).as_deref(), Some("p/a"));
+    assert_eq!(
+        model(&with(r#""models": { "defaults": { "session_model": "p/b" } }"#)).as_deref(),
+        Some("p/b")
+    );
+    let told = |file: &str, env: &str, name: &str| {
+        let mut place = Place::new(file);
+        if !env.is_empty() {
+            place = place.env(env, "1");
+        }
+        let warnings = place.load().expect(file).warnings;
+        assert!(
+            warnings.iter().any(|w| w.contains(name) && w.contains("not used yet")),
+            "{name}: {warnings:?}"
+        );
+    };
+    told(r#"{ "defaults": { "container": { "type": "dev" } } }"#, "", "defaults.container");
+    told(r#"{ "defaults": { "agent": { "autonomy": "high" } } }"#, "", "defaults.agent.autonomy");
+    told(
+        r#"{ "models": { "defaults": { "reasoning_effort": "high" } } }"#,
+        "",
+        "models.defaults.reasoning_effort",
+    );
+    told("{}", "OUBLIETTE_DEV", "OUBLIETTE_DEV");
 }

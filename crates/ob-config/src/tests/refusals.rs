@@ -126,3 +126,40 @@ fn an_exposed_address_is_warned_about() {
         assert_eq!(!warnings.is_empty(), warned, "{address}: {warnings:?}");
     }
 }
+
+#[test]
+fn prices_keys_and_wires_that_make_no_sense_have_a_place() {
+    for (file, expected) in [
+        (
+            r#"{"models": {"prices": {"m": {"someday": {"input": 1, "output": 1}}}}}"#,
+            "m.someday: is no day; allowed: `YYYY-MM-DD`",
+        ),
+        (r#"{"models": {"prices": {"m": {"2026-02-30": {"input": 1, "output": 1}}}}}"#, "is no day"),
+        (
+            r#"{"models": {"prices": {"m": {"2026-01-31": {"input": 1}}}}}"#,
+            "2026-01-31: needs both `input` and `output`",
+        ),
+        (
+            r#"{"models": {"prices": {"m": {"2026-01-31": {}}}}}"#,
+            "2026-01-31: needs both `input` and `output`",
+        ),
+        (r#"{"models": {"unpriced": "cheap"}}"#, "allowed: `free`, `refuse`"),
+        (r#"{"models": {"retries": 11}}"#, "from 0 to 10"),
+        (
+            r#"{"credentials": {"providers": {"credentials": {"openai": {"wire": "grpc"}}}}}"#,
+            "allowed: `chat`, `responses`, `openai`, `anthropic`, `google`",
+        ),
+        (
+            r#"{"credentials": {"providers": {"credentials": {"openai": {"api_keys": ["sk-fine", "sk bad"]}}}}}"#,
+            "a key in it holds a space",
+        ),
+        (
+            r#"{"credentials": {"providers": {"credentials": {"openai": {"api_keys": "sk"}}}}}"#,
+            "expected a list of keys",
+        ),
+    ] {
+        let text = Place::new(file).load().expect_err(file).to_string();
+        assert!(text.contains(expected), "{file}: {text}");
+        assert!(!text.contains("sk bad") && !text.contains("sk-fine"), "a key is in a message: {text}");
+    }
+}

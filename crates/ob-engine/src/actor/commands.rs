@@ -17,6 +17,7 @@ use super::Actor;
 use super::CANCEL_GRACE;
 use super::Command;
 use super::Deadline;
+use super::STOPS;
 use super::step::Step;
 
 // === impl Actor ===
@@ -28,7 +29,13 @@ impl Actor {
                 let outcome = self.message(text).await;
                 drop(reply.send(outcome));
             }
-            Command::Interrupt { reply } if self.is_being_found() => self.stops.push(reply),
+            Command::Interrupt { reply } if self.is_being_found() && self.stops.len() < STOPS => {
+                self.stops.push(reply);
+            }
+            Command::Interrupt { reply } if self.is_being_found() => {
+                let refusal = Refusal::unavailable("many wait for the session to be stopped already");
+                drop(reply.send(Err(refusal.fix("wait for its state to change: `oubliette session get`"))));
+            }
             Command::Interrupt { reply } => self.interrupt(reply).await,
             Command::End { reason, reply } => {
                 self.end(reason, Some(reply)).await;

@@ -231,8 +231,9 @@ impl Live {
     pub(super) fn kill(&self) {
         let backend = Arc::clone(&self.backend);
         let place = self.place.clone();
+        let epoch = self.counted.0.epoch;
         tokio::spawn(async move {
-            if let Err(error) = backend.end(&place.id, &place.runtime).await {
+            if let Err(error) = backend.end(&place.id, &place.runtime, epoch).await {
                 tracing::error!(%error, "cannot end a sandbox");
             }
         });

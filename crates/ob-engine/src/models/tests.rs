@@ -30,7 +30,9 @@ impl Demonstration for Demo {
 fn provider(default_model: Option<&str>) -> ProviderSettings {
     ProviderSettings {
         base_url: "http://127.0.0.1:1/v1".to_owned(),
+        wires: vec![Wire::Chat],
         api_key: None,
+        more_keys: Vec::new(),
         default_model: default_model.map(ToOwned::to_owned),
     }
 }
@@ -42,6 +44,7 @@ fn alias(provider: &str, model: &str) -> ModelAlias {
         base_url: None,
         api_key: None,
         max_output_tokens: None,
+        wires: None,
         extra_headers: std::collections::BTreeMap::new(),
         price: None,
     }
@@ -150,6 +153,32 @@ async fn another_configuration_counts_from_the_next_call_on() {
     catalogue.apply(settings);
     let provider = models.provider(&large).expect("still configured");
     assert_eq!(provider.base_url, "http://127.0.0.1:2/v1");
-    assert!(provider.api_key.is_some(), "with its new key");
+    assert!(provider.keys.count() > 0, "with its new key");
     assert!(models.provider(&quick).is_err(), "what is not configured any more is not asked");
+}
+
+#[tokio::test]
+async fn a_model_costs_what_its_alias_its_name_or_the_default_says() {
+    let price = |input: u64| ob_core::model::Price {
+        input: ob_core::MicroUsd(input),
+        output: ob_core::MicroUsd(1),
+        ..ob_core::model::Price::default()
+    };
+    let mut settings = configured();
+    settings.must_have_price = true;
+    settings.prices.insert("large".to_owned(), Prices::always(price(2)));
+    settings.prices.insert("default".to_owned(), Prices::always(price(3)));
+    let dear =
+        ModelAlias { price: Some(price(1)), wires: Some(vec![Wire::Google]), ..alias("beta", "large") };
+    settings.aliases.insert("dear".to_owned(), dear);
+    let models = Arc::new(Models::new());
+    let catalogue = Catalogue::new(settings, Arc::clone(&models), None);
+    for (name, expected) in [("dear", 1), ("beta/large", 2), ("alpha/vendor/large", 2), ("alpha/other", 3)] {
+        let model = catalogue.resolve(Some(name)).await.expect("configured");
+        let provider = models.provider(&model).expect("it was resolved");
+        let now = ob_core::Timestamp::from_micros(0);
+        assert_eq!(provider.prices.at(now), Some(price(expected)), "{name}");
+        assert!(provider.must_have_price);
+        assert_eq!(provider.wires, [if name == "dear" { Wire::Google } else { Wire::Chat }], "{name}");
+    }
 }

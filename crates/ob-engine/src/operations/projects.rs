@@ -171,7 +171,10 @@ impl Engine {
 
     pub(super) async fn write(&self, writes: Vec<Write>) -> Result<(), Refusal> {
         let commit = Commit { writes, fence: None };
-        self.shared.store.commit(commit).await.map(|_| ()).map_err(|error| error.refusal())
+        reach(CrashPoint::RecordBefore);
+        self.shared.store.commit(commit).await.map_err(|error| error.refusal())?;
+        reach(CrashPoint::RecordCommitted);
+        Ok(())
     }
 }
 

@@ -89,7 +89,10 @@ async fn a_sandbox_that_is_lost_comes_again_and_the_turn_is_finished() {
     world.model.otherwise(Answer::text("done after all"));
     let session = spawn(&engine, project, json!({})).await;
     world.model.requests_reached(1).await;
-    backend.end(session.suffix(), &world.home.sandbox_runtime(&session)).await.expect("ended");
+    backend
+        .end(session.suffix(), &world.home.sandbox_runtime(&session), ob_core::Epoch(1))
+        .await
+        .expect("ended");
     let log = world.state(&session, "idle", 1).await;
     assert!(has_text(&log, "the sandbox is gone"), "{:?}", texts(&log));
     assert_eq!(log.iter().filter(|event| event.body.text.as_deref() == Some("sandbox started")).count(), 2);

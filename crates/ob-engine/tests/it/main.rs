@@ -3,10 +3,12 @@
 
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
+mod churn;
 mod doors;
 mod health;
 mod life;
 mod owner;
+mod panics;
 mod resume;
 mod sleep;
 mod standing;

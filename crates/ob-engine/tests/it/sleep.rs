@@ -1,10 +1,23 @@
 //! Sessions that have nothing to do: they sleep, and keep nothing but what is in the store.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use ob_core::Epoch;
 use ob_core::Event;
 use ob_core::EventKind;
+use ob_core::Refusal;
 use ob_core::operation::Operation;
+use ob_sandbox::Backend;
+use ob_sandbox::Inside;
+use ob_sandbox::SandboxEnd;
+use ob_sandbox::SandboxError;
+use ob_sandbox::SandboxSpec;
+use ob_sandbox::SharedBackend;
+use ob_sandbox::Started;
 use ob_testkit::Answer;
 use ob_testkit::model_server::Latch;
 use ob_testkit::model_server::Step;
@@ -166,4 +179,112 @@ async fn an_ended_session_leaves_no_process_and_its_project_can_be_deleted() {
     ask(&engine, Operation::ProjectDelete, json!({ "project_id": project })).await;
     assert!(!world.home.project(project).exists());
     engine.shutdown(false).await;
+}
+
+/// W39: whatever the old run still does, it neither ends nor completes the new one, which does not begin before it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_goes_on_is_not_touched_by_the_run_before() {
+    let mut world = World::new().await;
+    world.idle = Duration::from_millis(1);
+    let Some(inner) = world.sandboxes() else { return };
+    let latch = tokio::sync::watch::Sender::new(false);
+    let slow = Arc::new(SlowEnd { inner, latch: latch.clone(), seen: Mutex::default() });
+    let engine = world.engine(Arc::<SlowEnd>::clone(&slow)).await;
+    let project = project(&engine, json!({})).await;
+    world.model.push(Answer::text("first answer"));
+    world.model.otherwise(Answer::text("second answer"));
+    let session = spawn(&engine, project, json!({})).await;
+    world.state(&session, "asleep", 1).await;
+    // The old run is being ended, which takes long.
+    ask(&engine, Operation::SessionMessage, json!({ "session_id": session, "message": "and now?" })).await;
+    world.state(&session, "starting", 2).await;
+    // Time for a start that does not wait.
+    for _ in 0..200 {
+        ask(&engine, Operation::SessionGet, json!({ "session_id": session })).await;
+    }
+    latch.send_replace(true);
+    let log = world.until(&session, "the second answer", |log| answers_in(log) == 2).await;
+    assert!(has_text(&log, "second answer"), "{:?}", texts(&log));
+    world.state(&session, "asleep", 2).await;
+    let log = world.store.log(&session);
+    assert_eq!(
+        states(&log),
+        ["created", "starting", "running", "idle", "asleep", "starting", "running", "idle", "asleep"],
+        "neither completed, nor failed, nor started again"
+    );
+    assert!(!has_text(&log, "the sandbox is gone"), "{:?}", texts(&log));
+    let seen = slow.seen.lock().expect("no one panics with it").clone();
+    let second = seen.iter().rposition(|what| *what == "start").expect("it started");
+    assert!(
+        seen[..second].contains(&"first ended"),
+        "the old run is over before the new one begins: {seen:?}"
+    );
+    engine.shutdown(false).await;
+}
+
+/// A backend whose first sandbox is ended only when a test lets it.
+struct SlowEnd {
+    inner: SharedBackend,
+    latch: tokio::sync::watch::Sender<bool>,
+    /// What was done, in order.
+    seen: Mutex<Vec<&'static str>>,
+}
+
+impl SlowEnd {
+    fn saw(&self, what: &'static str) -> usize {
+        let mut seen = self.seen.lock().expect("no one panics with it");
+        let before = seen.iter().filter(|known| **known == what).count();
+        seen.push(what);
+        before
+    }
+
+    fn has_started(&self) -> bool {
+        self.seen.lock().expect("no one panics with it").contains(&"start")
+    }
+}
+
+#[async_trait]
+impl Backend for SlowEnd {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    async fn check(&self) -> Result<(), Refusal> {
+        self.inner.check().await
+    }
+
+    fn inside(&self, spec: &SandboxSpec) -> Inside {
+        self.inner.inside(spec)
+    }
+
+    async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
+        self.saw("start");
+        self.inner.start(spec).await
+    }
+
+    async fn adopt(
+        &self,
+        id: &str,
+        runtime: &Path,
+        epoch: Epoch,
+    ) -> Result<Option<SandboxEnd>, SandboxError> {
+        self.inner.adopt(id, runtime, epoch).await
+    }
+
+    async fn ended(&self, id: &str, runtime: &Path) -> SandboxEnd {
+        self.inner.ended(id, runtime).await
+    }
+
+    async fn end(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<(), SandboxError> {
+        // A start ends what may be left of an earlier one; that is none of a run.
+        let is_first = self.has_started() && self.saw("end") == 0;
+        if is_first {
+            drop(self.latch.subscribe().wait_for(|open| *open).await);
+        }
+        let ended = self.inner.end(id, runtime, epoch).await;
+        if is_first {
+            self.saw("first ended");
+        }
+        ended
+    }
 }

@@ -14,6 +14,7 @@ use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
 use ob_config::SandboxSettings;
+use ob_core::Epoch;
 use ob_core::Event;
 use ob_core::EventKind;
 use ob_core::Home;
@@ -29,6 +30,7 @@ use ob_core::operation::Operation;
 use ob_engine::Catalogue;
 use ob_engine::Engine;
 use ob_engine::EngineOptions;
+use ob_engine::Files;
 use ob_engine::HostFiles;
 use ob_engine::SystemClock;
 use ob_gate::Gates;
@@ -63,6 +65,8 @@ pub(crate) struct World {
     pub(crate) idle: Duration,
     /// True if the next engine knows no provider and looks for a model server on this machine.
     pub(crate) discovers: bool,
+    /// The files of the next engine.
+    pub(crate) files: Arc<dyn Files>,
 }
 
 /// A backend that never makes a sandbox.
@@ -83,7 +87,15 @@ impl World {
         let home = Home::new(root.join("home"), Layout::V2, root.join("run"));
         std::fs::create_dir_all(home.data()).expect("a folder");
         let model = ModelServer::start().await.expect("a loopback port");
-        Self { folder, home, store: MemoryStore::new(), model, idle: LONG, discovers: false }
+        Self {
+            folder,
+            home,
+            store: MemoryStore::new(),
+            model,
+            idle: LONG,
+            discovers: false,
+            files: Arc::new(HostFiles),
+        }
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
@@ -131,7 +143,7 @@ impl World {
             max_cost: MicroUsd(10_000_000),
             gates: Gates::new(Arc::clone(&store), Arc::clone(&models), ob_telemetry::Metrics::new("test")),
             store,
-            files: Arc::new(HostFiles),
+            files: Arc::clone(&self.files),
             tokens,
             registry,
             catalogue: Catalogue::new(self.models(), models, None),
@@ -154,7 +166,9 @@ impl World {
         }
         let provider = ProviderSettings {
             base_url: self.model.base_url(),
+            wires: vec![ob_core::model::Wire::Chat],
             api_key: None,
+            more_keys: Vec::new(),
             default_model: Some("cheap".to_owned()),
         };
         let dear = ModelAlias {
@@ -163,11 +177,13 @@ impl World {
             base_url: None,
             api_key: None,
             max_output_tokens: Some(100),
+            wires: None,
             extra_headers: std::collections::BTreeMap::new(),
             price: Some(Price {
                 input: MicroUsd(1_000_000_000_000),
                 output: MicroUsd(1_000_000_000_000),
                 cached_input: None,
+                cache_write: None,
             }),
         };
         ModelSettings {
@@ -176,6 +192,7 @@ impl World {
             session_model: None,
             discover_ports: Vec::new(),
             demonstration: false,
+            ..ModelSettings::default()
         }
     }
 
@@ -325,7 +342,7 @@ impl Backend for Broken {
         Err(SandboxError::Failed { id: spec.id.clone(), what: "the walls fell down".to_owned() })
     }
 
-    async fn adopt(&self, _: &str, _: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
+    async fn adopt(&self, _: &str, _: &Path, _: Epoch) -> Result<Option<SandboxEnd>, SandboxError> {
         Ok(Some(SandboxEnd { reason: "it never was".to_owned(), at: Timestamp::from_micros(0), limit: None }))
     }
 
@@ -333,7 +350,7 @@ impl Backend for Broken {
         std::future::pending().await
     }
 
-    async fn end(&self, _: &str, _: &Path) -> Result<(), SandboxError> {
+    async fn end(&self, _: &str, _: &Path, _: Epoch) -> Result<(), SandboxError> {
         Ok(())
     }
 }

@@ -91,7 +91,7 @@ pub(crate) async fn run(world: Arc<World>, servers: Arc<Servers>, projects: Vec<
     }
 }
 
-async fn spawn(world: &World, server: &Server, project: ProjectId) {
+pub(crate) async fn spawn(world: &World, server: &Server, project: ProjectId) {
     let task = world.told.new_task(world, None);
     let params = json!({
         "project_id": project,

@@ -30,6 +30,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
+use ob_core::Epoch;
 use ob_core::SessionId;
 use ob_core::link::Ack;
 use ob_core::link::GUEST_PROGRAM;
@@ -70,6 +71,8 @@ pub(crate) struct Sandbox {
     pub(crate) gate: PathBuf,
     pub(crate) uid: u32,
     lease: Duration,
+    /// The latest server that made or adopted it.
+    owner: Mutex<Epoch>,
     processes: Mutex<BTreeMap<String, Arc<Process>>>,
     /// Cancelled when it ends.
     pub(crate) gone: CancellationToken,
@@ -92,6 +95,7 @@ impl Sandbox {
             gate: spec.gate_dir.join(SOCKET),
             uid: spec.host_uid,
             lease: spec.lease,
+            owner: Mutex::new(spec.epoch),
             processes: Mutex::default(),
             gone: CancellationToken::new(),
             ended: watch::Sender::new(None),
@@ -101,6 +105,16 @@ impl Sandbox {
         let gone = sandbox.gone.clone();
         tokio::spawn(async move { gone.run_until_cancelled_owned(guest.run()).await });
         sandbox
+    }
+
+    /// True if this server may say what becomes of it; then it is its owner.
+    pub(crate) fn belongs_to(&self, epoch: Epoch) -> bool {
+        let mut owner = self.owner.lock().expect("no one panics with it");
+        if epoch.is_late_for(*owner) {
+            return false;
+        }
+        *owner = epoch.max(*owner);
+        true
     }
 
     /// It is over, with everything in it.

@@ -5,6 +5,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ob_core::Epoch;
 use ob_core::Home;
 use ob_core::ProjectId;
 use ob_core::Refusal;
@@ -69,6 +70,9 @@ impl Backend for SimBackend {
 
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
         let world = &self.0.world;
+        if self.0.is_ending(&spec.id) {
+            world.wrong(&format!("{} is made while its predecessor is still being ended", spec.id));
+        }
         let failed = |what: &str| SandboxError::Failed { id: spec.id.clone(), what: what.to_owned() };
         self.0.pause(world.chance.millis(1..=120)).await.map_err(|_| failed("dead"))?;
         if world.weather.is(&world.weather.no_sandboxes) {
@@ -87,12 +91,16 @@ impl Backend for SimBackend {
         Ok(Started { enforcement: Enforcement::default() })
     }
 
-    async fn adopt(&self, id: &str, _: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
+    async fn adopt(&self, id: &str, _: &Path, epoch: Epoch) -> Result<Option<SandboxEnd>, SandboxError> {
         self.0
             .pass()
             .await
             .map_err(|_| SandboxError::Failed { id: id.to_owned(), what: "dead".to_owned() })?;
-        let runs = self.0.world.sandboxes().contains_key(id);
+        let sandbox = self.0.world.sandboxes().get(id).cloned();
+        if sandbox.as_ref().is_some_and(|sandbox| !sandbox.belongs_to(epoch)) {
+            return Err(SandboxError::Owned { id: id.to_owned() });
+        }
+        let runs = sandbox.is_some();
         self.0.world.note(&format!("adopt {} {id} {runs}", self.0.number));
         Ok((!runs).then(|| SandboxEnd {
             reason: "nothing is known of it".to_owned(),
@@ -117,11 +125,16 @@ impl Backend for SimBackend {
         SandboxEnd { reason, at: Timestamp::default(), limit: None }
     }
 
-    async fn end(&self, id: &str, _: &Path) -> Result<(), SandboxError> {
+    async fn end(&self, id: &str, _: &Path, epoch: Epoch) -> Result<(), SandboxError> {
         let failed = |_: Dead| SandboxError::Failed { id: id.to_owned(), what: "dead".to_owned() };
+        let _ends = self.0.ends(id);
         self.0.pause(self.0.world.chance.millis(0..=40)).await.map_err(failed)?;
         let sandbox = self.0.world.sandboxes().get(id).cloned();
         if let Some(sandbox) = sandbox {
+            if !sandbox.belongs_to(epoch) {
+                self.0.world.note(&format!("late {} {id}", self.0.number));
+                return Err(SandboxError::Owned { id: id.to_owned() });
+            }
             self.0.world.note(&format!("end {} {id}", self.0.number));
             sandbox.end("ended by its server");
         }

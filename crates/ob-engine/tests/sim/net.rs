@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use ob_core::Timestamp;
 use ob_core::id::ChargeId;
 use ob_engine::Clock as _;
 use ob_gate::outside::Accepted;
@@ -204,6 +205,10 @@ impl Outside for SimOutside {
 
     fn charge_id(&self) -> ChargeId {
         ChargeId::from_uuid(self.life.world.uuid())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.life.world.now()
     }
 }
 

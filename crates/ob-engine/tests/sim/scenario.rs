@@ -115,10 +115,12 @@ async fn play(world: &Arc<World>) {
     calm_down(world, &servers).await;
     check::rest(world).await;
     end_all(world, &servers).await;
+    give_back(world, &servers).await;
     if tokio::time::timeout(Duration::from_secs(120), followers.join_all()).await.is_err() {
         world.wrong("readers did not come to the ends of their logs");
     }
     close_books(world, &servers).await;
+    cut_calls(world, &servers).await;
     check::logs(world).await;
     leave(world, &servers).await;
 }
@@ -171,6 +173,47 @@ async fn end(world: &World, servers: &Servers, session: &SessionId) {
         world.wrong(&format!("{session} cannot be ended in calm weather: {refusal}"));
     }
     world.told.ended(session);
+}
+
+/// What was used is nobody's by now, for the very server on which it was: its workspaces can be deleted.
+async fn give_back(world: &World, servers: &Servers) {
+    let server = servers.any().await;
+    for record in check::records(world).await {
+        if !matches!(world.disk.workspace(record.workspace).await, Ok(Some(_))) {
+            continue;
+        }
+        let params = json!({ "project_id": record.project, "workspace_id": record.workspace });
+        let asked = clients::ask(world, &server, Operation::WorkspaceDelete, params).await;
+        if let Asked::Refused(refusal) = asked {
+            world.wrong(&format!(
+                "the workspace of {}, which is over, cannot be deleted: {refusal}",
+                record.id
+            ));
+        }
+    }
+}
+
+/// A server books the calls that are cut off while it lives: none of them waits for the next start.
+async fn cut_calls(world: &World, servers: &Servers) {
+    let server = servers.any().await;
+    let before = world.disk.session_ids();
+    for project in world.disk.projects().await.unwrap_or_default() {
+        for _ in 0..3 {
+            clients::spawn(world, &server, project.id).await;
+        }
+    }
+    for session in world.disk.session_ids().into_iter().filter(|session| !before.contains(session)) {
+        tokio::time::sleep(world.chance.millis(0..=1500)).await;
+        end(world, servers, &session).await;
+    }
+    let over = async || check::records(world).await.iter().all(|record| record.core.state.is_over());
+    if !check::eventually(over).await {
+        world.wrong("not all sessions ended in calm weather");
+    }
+    let open = async || world.disk.open_charges().await.unwrap_or_default();
+    if !check::eventually(async || open().await.is_empty()).await {
+        world.wrong(&format!("limits_hold: calls that were cut off are not booked: {:?}", open().await));
+    }
 }
 
 /// What a server could not book, the next one books.

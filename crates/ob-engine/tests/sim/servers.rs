@@ -205,19 +205,26 @@ impl Servers {
 
 /// One model, of which a call costs some cents, so that limits are reached.
 fn model_settings() -> ModelSettings {
-    let provider =
-        ProviderSettings { base_url: "http://model.sim/v1".to_owned(), api_key: None, default_model: None };
+    let provider = ProviderSettings {
+        base_url: "http://model.sim/v1".to_owned(),
+        wires: vec![ob_core::model::Wire::Chat],
+        api_key: None,
+        more_keys: Vec::new(),
+        default_model: None,
+    };
     let alias = ModelAlias {
         provider: "sim".to_owned(),
         model: "dear".to_owned(),
         base_url: None,
         api_key: None,
         max_output_tokens: Some(200),
+        wires: None,
         extra_headers: BTreeMap::new(),
         price: Some(Price {
             input: MicroUsd(100_000_000),
             output: MicroUsd(1_000_000_000),
             cached_input: None,
+            cache_write: None,
         }),
     };
     ModelSettings {
@@ -226,5 +233,6 @@ fn model_settings() -> ModelSettings {
         session_model: Some("dear".to_owned()),
         discover_ports: Vec::new(),
         demonstration: false,
+        ..ModelSettings::default()
     }
 }

@@ -95,6 +95,8 @@ pub(crate) struct Life {
     epoch: AtomicU64,
     /// When it last went on after it was frozen.
     thawed: Mutex<Instant>,
+    /// Sandboxes that it is ending, and how many times over.
+    ending: Mutex<BTreeMap<String, u32>>,
 }
 
 /// The server is dead.
@@ -276,6 +278,22 @@ pub(crate) fn show(line: &str) {
     eprintln!("{line}");
 }
 
+/// A sandbox that is being ended.
+pub(crate) struct Ends {
+    life: Arc<Life>,
+    id: String,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let mut ending = self.life.ending();
+        match ending.get_mut(&self.id) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(ending.remove(&self.id)),
+        }
+    }
+}
+
 // === impl Life ===
 
 impl Life {
@@ -288,7 +306,23 @@ impl Life {
             closed: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             thawed: Mutex::new(Instant::now()),
+            ending: Mutex::default(),
         })
+    }
+
+    /// This server ends a sandbox, until what is returned is dropped.
+    pub(crate) fn ends(self: &Arc<Self>, id: &str) -> Ends {
+        *self.ending().entry(id.to_owned()).or_default() += 1;
+        Ends { life: Arc::clone(self), id: id.to_owned() }
+    }
+
+    /// True while this server is still ending a sandbox of this name.
+    pub(crate) fn is_ending(&self, id: &str) -> bool {
+        self.ending().contains_key(id)
+    }
+
+    fn ending(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.ending.lock().expect("no one panics with it")
     }
 
     /// Nothing that this server does has an effect any more.

@@ -72,6 +72,7 @@ targets! {
     link_streams: a_guest_that_cuts_anywhere_loses_and_adds_nothing,
     model_request: a_model_request_is_sent_within_our_bounds,
     model_stream: a_providers_stream_is_passed_on_unchanged_however_it_is_cut,
+    model_translation: a_translated_stream_is_one_of_its_wire_and_has_an_end,
     redaction: no_secret_passes_redaction,
     request: a_request_is_taken_whole_or_refused_in_few_words,
 }

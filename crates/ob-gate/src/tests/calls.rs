@@ -149,7 +149,10 @@ async fn without_a_report_the_usage_is_estimated_and_without_a_price_it_is_free_
     let world = World::new().await;
     world.models.put(
         world.session.model.clone(),
-        crate::models::Provider { price: None, ..super::world::acme(&world.provider.base_url()) },
+        crate::models::Provider {
+            prices: ob_core::model::Prices::default(),
+            ..super::world::acme(&world.provider.base_url())
+        },
     );
     for request in [hello(), hello_stream()] {
         world.provider.push(Answer::text("a few words of an answer").without_usage());

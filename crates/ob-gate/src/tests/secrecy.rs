@@ -74,7 +74,7 @@ async fn what_the_gate_says_of_a_broken_configuration_holds_no_secret() {
         with_url(format!("http://user:{KEY}@127.0.0.1:1/v1")),
         with_url(format!("http://127.0.0.1:1/v1?key={KEY}")),
         with_url(format!("{KEY}://x")),
-        crate::models::Provider { api_key: Some(format!("{KEY}\n").into()), ..good.clone() },
+        crate::models::Provider { keys: super::world::keys(&[&format!("{KEY}\n")]), ..good.clone() },
         crate::models::Provider { extra_headers: vec![("x y".into(), KEY.into())], ..good.clone() },
     ] {
         world.models.put(world.session.model.clone(), provider);

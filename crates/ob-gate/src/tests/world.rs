@@ -24,6 +24,8 @@ use ob_core::ledger::TreeLimits;
 use ob_core::model::ModelRef;
 use ob_core::model::ModelSource;
 use ob_core::model::Price;
+use ob_core::model::Prices;
+use ob_core::model::Wire;
 use ob_core::record::SessionRecord;
 use ob_store::Store as _;
 use ob_telemetry::Metrics;
@@ -39,6 +41,7 @@ use crate::Gates;
 use crate::OpenGate;
 use crate::listen;
 use crate::listen::LinkEnd;
+use crate::models::Keys;
 use crate::models::Models;
 use crate::models::Provider;
 use crate::outside::Io;
@@ -163,15 +166,23 @@ impl World {
 pub(crate) fn acme(base_url: &str) -> Provider {
     Provider {
         base_url: base_url.into(),
-        api_key: Some(KEY.to_string().into()),
+        wires: vec![Wire::Chat],
+        keys: keys(&[KEY]),
         extra_headers: vec![("x-acme-team".into(), HEADER_SECRET.into())],
         max_output_tokens: 1000,
-        price: Some(Price {
+        prices: Prices::always(Price {
             input: MicroUsd(10_000_000),
             output: MicroUsd(100_000_000),
             cached_input: Some(MicroUsd(1_000_000)),
+            cache_write: Some(MicroUsd(20_000_000)),
         }),
+        must_have_price: false,
+        retries: 0,
     }
+}
+
+pub(crate) fn keys(keys: &[&str]) -> Arc<Keys> {
+    Arc::new(Keys::new(keys.iter().map(|key| (*key).to_owned().into()).collect()))
 }
 
 pub(crate) fn hello() -> Value {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
+use ob_core::Epoch;
 use ob_core::link::ProcessSpec;
 use ob_core::resource::LimitHit;
 use ob_core::resource::Means;
@@ -29,6 +30,10 @@ use crate::link::CommandOutput;
 use crate::link::Guest;
 use crate::link::LinkError;
 
+/// The server that a promise plays.
+pub(super) const EPOCH: Epoch = Epoch(1);
+/// The one after it.
+pub(super) const LATER: Epoch = Epoch(2);
 /// How long anything here may take before it counts as never.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The host uid of sandboxes, if the tests run as root.
@@ -118,6 +123,7 @@ impl Ground {
             host_uid: HOST_UID,
             limits: Limits::NONE,
             lease: Duration::from_secs(60),
+            epoch: EPOCH,
         }
     }
 
@@ -129,7 +135,7 @@ impl Ground {
         let started = backend.start(&spec).await.expect("it starts");
         let connected = guest.connected(Duration::from_secs(20)).await;
         if connected.is_err() {
-            let end = backend.adopt(&spec.id, &spec.runtime).await;
+            let end = backend.adopt(&spec.id, &spec.runtime, spec.epoch).await;
             panic!("no link: {connected:?}, {end:?}");
         }
         let backend = SharedBackend::clone(backend);
@@ -207,7 +213,7 @@ impl Live {
     /// Ends it.
     pub async fn end(self) {
         self.guest.close();
-        self.backend.end(&self.spec.id, &self.spec.runtime).await.expect("ends");
+        self.backend.end(&self.spec.id, &self.spec.runtime, self.spec.epoch).await.expect("ends");
         self.gate.abort();
     }
 }

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use ob_core::RefusalCode;
+use ob_core::launch::CONTROL_SOCKET;
 use ob_core::link::ProcessSpec;
+use tokio::net::UnixStream;
 
 use super::Ground;
+use super::ground::EPOCH;
+use super::ground::LATER;
 use super::until;
 use crate::Limits;
 use crate::SandboxError;
+use crate::SandboxSpec;
 
 /// Its commands begin in the workspace, and what they write there is the host's.
 pub async fn a_command_runs_in_the_workspace_and_what_it_writes_is_on_the_host(ground: &Ground) {
@@ -71,7 +76,7 @@ pub async fn an_end_leaves_no_process_group_or_folder(ground: &Ground) {
     assert_eq!(with_argument(&mark), 0);
     assert!(!groups.iter().any(|group| group.exists()));
     assert!(!runtime.exists());
-    ground.backend().end("gone", &runtime).await.expect("a second end changes nothing");
+    ground.backend().end("gone", &runtime, EPOCH).await.expect("a second end changes nothing");
 }
 
 /// A sandbox outlives its server; how its limits are held is known to the next one.
@@ -81,12 +86,60 @@ pub async fn a_later_server_adopts_it_and_knows_how_its_limits_are_held(ground: 
     let Some(live) = ground.limited("adopted", limits).await else { return };
     let later = ground.later_backend();
     let runtime = live.spec.runtime.clone();
-    assert_eq!(later.adopt("adopted", &runtime).await.expect("answers"), None, "it runs");
+    assert_eq!(later.adopt("adopted", &runtime, LATER).await.expect("answers"), None, "it runs");
     assert_eq!(later.enforcement(&runtime).await, Some(live.started.enforcement.clone()));
     assert!(!live.started.enforcement.0.is_empty(), "the control: there is something to know");
-    later.end("adopted", &runtime).await.expect("ends");
-    assert!(later.adopt("adopted", &runtime).await.expect("answers").is_some(), "it has ended");
+    later.end("adopted", &runtime, LATER).await.expect("ends");
+    assert!(later.adopt("adopted", &runtime, LATER).await.expect("answers").is_some(), "it has ended");
     assert_eq!(later.enforcement(&runtime).await, None);
+}
+
+/// A server that was stopped for long and goes on does not know that it has a successor. It does not end the successor's
+/// sandbox, and where that has gone it does not take away the folder.
+pub async fn a_late_owner_ends_nothing_that_a_later_server_has(ground: &Ground) {
+    let live = ground.start(ground.spec("fenced")).await;
+    let (late, later) = (ground.backend(), ground.later_backend());
+    let runtime = live.spec.runtime.clone();
+    let is_fenced = |what: Result<(), SandboxError>| matches!(what, Err(SandboxError::Owned { .. }));
+    assert_eq!(later.adopt("fenced", &runtime, LATER).await.expect("answers"), None, "it runs");
+    assert!(is_fenced(late.end("fenced", &runtime, EPOCH).await));
+    assert!(is_fenced(late.adopt("fenced", &runtime, EPOCH).await.map(drop)));
+    assert_eq!(live.said("echo on").await, "on\n", "it goes on");
+    later.end("fenced", &runtime, LATER).await.expect("ends");
+
+    // In its place its successor has another one, and loses it.
+    let second = ground.start(SandboxSpec { epoch: LATER, ..live.spec.clone() }).await;
+    assert!(is_fenced(late.end("fenced", &runtime, EPOCH).await));
+    assert_eq!(second.said("echo on").await, "on\n", "it goes on");
+    let control = UnixStream::connect(runtime.join(CONTROL_SOCKET)).await.expect("its launcher listens");
+    let launcher = control.peer_cred().expect("a peer").pid().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(launcher.expect("a pid"), rustix::process::Signal::KILL).expect("ours");
+    second.ended().await;
+    assert!(is_fenced(late.end("fenced", &runtime, EPOCH).await));
+    assert!(is_fenced(late.start(&live.spec).await.map(drop)));
+    assert!(runtime.exists(), "it is still there");
+    later.end("fenced", &runtime, LATER).await.expect("its owner may");
+    assert!(!runtime.exists());
+    late.end("fenced", &runtime, EPOCH).await.expect("where nothing is, nobody is late");
+}
+
+/// The lease is its owner's: an earlier one that is still connected does not keep the sandbox alive.
+pub async fn a_late_owner_keeps_nothing_alive(ground: &Ground) {
+    let mut spec = ground.spec("left");
+    spec.lease = Duration::from_millis(1200);
+    let live = ground.start(spec).await;
+    let runtime = live.spec.runtime.clone();
+    // A later server of its own, which goes: its connections close.
+    let (later, place) = (ground.later_backend(), runtime.clone());
+    let server = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async { later.adopt("left", &place, LATER).await.expect("answers") })
+    });
+    let adopted = tokio::task::spawn_blocking(move || server.join().expect("no panic")).await;
+    assert_eq!(adopted.expect("no panic"), None, "it ran");
+    until("its end", || runtime.join("end.json").exists()).await;
+    assert_eq!(live.ended().await.reason, "lease ran out");
+    ground.later_backend().end("left", &runtime, LATER).await.expect("ends");
 }
 
 /// Nobody holds it, so it goes.
@@ -103,9 +156,9 @@ pub async fn it_ends_itself_when_its_lease_runs_out(ground: &Ground) {
     });
     tokio::task::spawn_blocking(move || server.join().expect("no panic")).await.expect("no panic");
     until("its end", || runtime.join("end.json").exists()).await;
-    let end = ground.backend().adopt("lease", &runtime).await.expect("answers").expect("ended");
+    let end = ground.backend().adopt("lease", &runtime, LATER).await.expect("answers").expect("ended");
     assert_eq!((end.reason.as_str(), end.limit), ("lease ran out", None));
-    ground.backend().end("lease", &runtime).await.expect("ends");
+    ground.backend().end("lease", &runtime, LATER).await.expect("ends");
 }
 
 /// The one that runs goes on.

@@ -165,7 +165,7 @@ pub async fn what_nobody_heard_is_told_to_the_next_server(ground: &Ground) {
     // By its link alone: nobody holds it.
     live.sh(FORKS).await;
     let later = ground.later_backend();
-    assert_eq!(later.adopt("unheard", &live.spec.runtime).await.expect("answers"), None);
+    assert_eq!(later.adopt("unheard", &live.spec.runtime, live.spec.epoch).await.expect("answers"), None);
     let mut hits = later.limit_hits("unheard").expect("it is held");
     assert_eq!(told(&mut hits, Resource::Pids).await.bound, 40);
     live.end().await;

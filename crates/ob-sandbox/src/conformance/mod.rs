@@ -27,6 +27,8 @@ macro_rules! conformance_tests {
             life: nothing_of_the_servers_environment_is_inside
             life: an_end_leaves_no_process_group_or_folder
             life: a_later_server_adopts_it_and_knows_how_its_limits_are_held
+            life: a_late_owner_ends_nothing_that_a_later_server_has
+            life: a_late_owner_keeps_nothing_alive
             life: it_ends_itself_when_its_lease_runs_out
             life: a_second_start_of_the_same_name_is_refused_and_harms_nothing
             life: the_guest_program_starts_by_the_name_it_has_inside

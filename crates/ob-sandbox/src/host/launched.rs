@@ -12,6 +12,7 @@ use std::sync::PoisonError;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
+use ob_core::Epoch;
 use ob_core::Refusal;
 use ob_core::Timestamp;
 use ob_core::launch::CONTROL_SOCKET;
@@ -30,10 +31,14 @@ use ob_core::resource::LimitHit;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
+use super::claim::Claim;
+use super::claim::Turn;
 use super::give_to;
 use super::launcher;
 use super::launcher::GroupsMark;
 use super::launcher::Hold;
+use super::launcher::Taken;
+use super::launcher::Told;
 use crate::SandboxEnd;
 use crate::SandboxError;
 use crate::SandboxSpec;
@@ -86,6 +91,7 @@ impl Launched {
                     .fix("end it first, or adopt it"),
             ));
         }
+        let _turn = self.turn(&spec.id, &spec.runtime, spec.epoch).await?;
         launcher::remove_leftover_groups(&spec.runtime).await;
         for name in [CONTROL_SOCKET, END_FILE, GROUPS_FILE, ENFORCEMENT_FILE] {
             match std::fs::remove_file(spec.runtime.join(name)) {
@@ -95,11 +101,6 @@ impl Launched {
                 _ => {}
             }
         }
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&spec.runtime)
-            .map_err(|error| failed("cannot make", &spec.runtime, error))?;
         std::fs::create_dir_all(&spec.gate_dir)
             .map_err(|error| failed("cannot make", &spec.gate_dir, error))?;
         if is_root {
@@ -114,6 +115,18 @@ impl Launched {
         }
     }
 
+    /// See [`crate::Backend::turn`].
+    pub(crate) async fn turn(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<Turn, SandboxError> {
+        match Claim::make(runtime, epoch).await {
+            Ok(Claim::Ours(turn)) => Ok(turn),
+            Ok(Claim::Later | Claim::Missing) => Err(SandboxError::Owned { id: id.to_owned() }),
+            Err(error) => Err(SandboxError::Failed {
+                id: id.to_owned(),
+                what: format!("cannot make {}: {error}", runtime.display()),
+            }),
+        }
+    }
+
     /// Starts a launcher with this plan, and holds it. A limit that turned out not to be held ends it again, unless
     /// the specification accepts that.
     pub(crate) async fn start(
@@ -125,26 +138,30 @@ impl Launched {
         let enforcement = launcher::start(program, plan)
             .await
             .map_err(|what| SandboxError::Failed { id: spec.id.clone(), what })?;
-        if !self.hold(&spec.id, &spec.runtime).await? {
+        if !self.hold(&spec.id, &spec.runtime, spec.epoch).await? {
             // It ended before it could be held: that is an end and not a failure to start.
             let (_, ending) = watch::channel(Some(launcher::recorded_end(&spec.runtime, now())));
             self.held().insert(spec.id.clone(), Held { ending, hits: None });
         }
         let missing = enforcement.missing();
         if !missing.is_empty() && !spec.limits.best_effort {
-            self.end(&spec.id, &spec.runtime).await?;
+            self.end(&spec.id, &spec.runtime, spec.epoch).await?;
             return Err(SandboxError::Refused(Enforcement::refusal(&missing)));
         }
         Ok(Started { enforcement })
     }
 
     /// Holds the sandbox and watches for its end. False if no launcher is there.
-    async fn hold(&self, id: &str, runtime: &Path) -> Result<bool, SandboxError> {
-        let held = Hold::take(runtime).await.map_err(|error| SandboxError::Failed {
+    async fn hold(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<bool, SandboxError> {
+        let taken = Hold::take(runtime, epoch).await.map_err(|error| SandboxError::Failed {
             id: id.to_owned(),
             what: format!("its launcher does not answer: {error}"),
         })?;
-        let Some(mut hold) = held else { return Ok(false) };
+        let mut hold = match taken {
+            Taken::Held(hold) => hold,
+            Taken::Owned => return Err(SandboxError::Owned { id: id.to_owned() }),
+            Taken::Missing => return Ok(false),
+        };
         let (sender, ending) = watch::channel(None);
         let (hit, hits) = mpsc::channel(HITS);
         let runtime = runtime.to_owned();
@@ -155,8 +172,10 @@ impl Launched {
                 hit.try_send(reached).ok();
             }
             let end = launcher::recorded_end(&runtime, now());
-            // A later server may have a sandbox in this place by now, with groups of the same names.
-            if GroupsMark::of(&runtime) == groups {
+            // By now another one may be in this place, with groups of the same names: a later server's, or ours.
+            if let Ok(Claim::Ours(_turn)) = Claim::take(&runtime, epoch).await
+                && GroupsMark::of(&runtime) == groups
+            {
                 launcher::remove_leftover_groups(&runtime).await;
             }
             sender.send_replace(Some(end));
@@ -166,8 +185,18 @@ impl Launched {
     }
 
     /// See [`crate::Backend::adopt`].
-    pub(crate) async fn adopt(&self, id: &str, runtime: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
-        if self.hold(id, runtime).await? {
+    pub(crate) async fn adopt(
+        &self,
+        id: &str,
+        runtime: &Path,
+        epoch: Epoch,
+    ) -> Result<Option<SandboxEnd>, SandboxError> {
+        // The mark outlives the launcher. Where it cannot be written the launcher still knows its owner.
+        let turn = Claim::take(runtime, epoch).await;
+        if matches!(turn, Ok(Claim::Later)) {
+            return Err(SandboxError::Owned { id: id.to_owned() });
+        }
+        if self.hold(id, runtime, epoch).await? {
             return Ok(None);
         }
         let end = launcher::recorded_end(runtime, now());
@@ -182,17 +211,8 @@ impl Launched {
 
     /// See [`crate::Backend::ended`].
     pub(crate) async fn ended(&self, id: &str, runtime: &Path) -> SandboxEnd {
-        let known = || self.held().get(id).map(|held| held.ending.clone());
-        let mut ending = match known() {
-            Some(ending) => ending,
-            None => match self.hold(id, runtime).await {
-                Ok(true) => match known() {
-                    Some(ending) => ending,
-                    None => return launcher::recorded_end(runtime, now()),
-                },
-                Ok(false) | Err(_) => return launcher::recorded_end(runtime, now()),
-            },
-        };
+        let known = self.held().get(id).map(|held| held.ending.clone());
+        let Some(mut ending) = known else { return launcher::recorded_end(runtime, now()) };
         match ending.wait_for(Option::is_some).await.map(|end| end.clone()) {
             Ok(Some(end)) => end,
             // The runtime that watched is shutting down.
@@ -201,19 +221,30 @@ impl Launched {
     }
 
     /// See [`crate::Backend::end`].
-    pub(crate) async fn end(&self, id: &str, runtime: &Path) -> Result<(), SandboxError> {
+    pub(crate) async fn end(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<(), SandboxError> {
         let failed = |what: String| SandboxError::Failed { id: id.to_owned(), what };
-        let told = launcher::end(runtime).await;
-        let held = self.held().remove(id);
-        if let Err(error) = told {
-            launcher::remove_leftover_groups(runtime).await;
-            return Err(failed(format!("its launcher did not end it and was killed: {error}")));
+        let told = launcher::end(runtime, epoch).await;
+        if matches!(told, Ok(Told::Owned)) {
+            return Err(SandboxError::Owned { id: id.to_owned() });
         }
+        let held = self.held().remove(id);
         // Whoever waits for the end reads its record before it goes.
-        if let Some(mut held) = held {
+        if let Some(mut held) = held
+            && told.is_ok()
+        {
             held.ending.wait_for(Option::is_some).await.ok();
         }
+        let _turn = match Claim::take(runtime, epoch).await {
+            Ok(turn @ Claim::Ours(_)) => turn,
+            // What is there by now is a later server's, who ends it.
+            Ok(Claim::Later) => return Err(SandboxError::Owned { id: id.to_owned() }),
+            Ok(Claim::Missing) => return Ok(()),
+            Err(error) => return Err(failed(format!("cannot look after {}: {error}", runtime.display()))),
+        };
         launcher::remove_leftover_groups(runtime).await;
+        if let Err(error) = told {
+            return Err(failed(format!("its launcher did not end it and was killed: {error}")));
+        }
         match std::fs::remove_dir_all(runtime) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(failed(format!("cannot remove {}: {error}", runtime.display())))

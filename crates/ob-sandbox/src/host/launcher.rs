@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use ob_core::Epoch;
 use ob_core::Timestamp;
 use ob_core::launch::CONTROL_SOCKET;
 use ob_core::launch::ControlAnswer;
@@ -27,6 +28,7 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
+use super::claim::Claim;
 use crate::SandboxEnd;
 
 /// The name that processes of a sandbox show: neutral, so that a search for the product finds servers only.
@@ -44,6 +46,28 @@ const BUSY_TRIES: u32 = 20;
 #[derive(Debug)]
 pub(super) struct Hold {
     stream: BufReader<UnixStream>,
+}
+
+/// What became of asking to hold a sandbox.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// It runs, and knows that we are there.
+    Held(Hold),
+    /// A later server owns it.
+    Owned,
+    /// No launcher is there.
+    Missing,
+}
+
+/// What became of telling a sandbox to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing of it is left.
+    Ended,
+    /// A later server owns it: it goes on.
+    Owned,
+    /// No launcher is there.
+    Missing,
 }
 
 /// Tells one launcher's list of groups from another one's in the same folder.
@@ -74,11 +98,13 @@ pub(super) async fn start(program: &Path, plan: &LaunchPlan) -> Result<Enforceme
     command
         .arg0(ARGV0)
         .arg("launch")
-        .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
         .kill_on_drop(false);
+    if !plan.keeps_environment {
+        command.env_clear();
+    }
     let mut tries = 0;
     let mut child = loop {
         match command.spawn() {
@@ -124,13 +150,14 @@ pub(super) async fn start(program: &Path, plan: &LaunchPlan) -> Result<Enforceme
 // === impl Hold ===
 
 impl Hold {
-    /// Tells the launcher in `runtime` that its server is there. `None` if no launcher is.
-    pub(super) async fn take(runtime: &Path) -> io::Result<Option<Self>> {
-        let Some(mut stream) = dial(runtime).await? else { return Ok(None) };
-        match ask(&mut stream, ControlRequest::Hold, ANSWER_TIMEOUT).await? {
-            Some(ControlAnswer::Running) => Ok(Some(Self { stream })),
-            Some(ControlAnswer::Ended | ControlAnswer::Limit(_)) | None => Ok(None),
-        }
+    /// Tells the launcher in `runtime` that its server is there.
+    pub(super) async fn take(runtime: &Path, epoch: Epoch) -> io::Result<Taken> {
+        let Some(mut stream) = dial(runtime).await? else { return Ok(Taken::Missing) };
+        Ok(match ask(&mut stream, ControlRequest::Hold { epoch }, ANSWER_TIMEOUT).await? {
+            Some(ControlAnswer::Running) => Taken::Held(Self { stream }),
+            Some(ControlAnswer::Owned) => Taken::Owned,
+            Some(ControlAnswer::Ended | ControlAnswer::Limit(_)) | None => Taken::Missing,
+        })
     }
 
     /// The next limit that the sandbox reached; `None` once the launcher is gone.
@@ -149,17 +176,20 @@ impl Hold {
     }
 }
 
-/// Ends the sandbox whose launcher is in `runtime`; returns when nothing of it is left. False if no launcher is there.
-pub(super) async fn end(runtime: &Path) -> io::Result<bool> {
-    let Some(mut stream) = dial(runtime).await? else { return Ok(false) };
+/// Ends the sandbox whose launcher is in `runtime`; returns when nothing of it is left.
+pub(super) async fn end(runtime: &Path, epoch: Epoch) -> io::Result<Told> {
+    let Some(mut stream) = dial(runtime).await? else { return Ok(Told::Missing) };
     let peer = stream.get_ref().peer_cred()?.pid();
-    match ask(&mut stream, ControlRequest::End, END_TIMEOUT).await {
-        Ok(Some(ControlAnswer::Ended)) => Ok(true),
-        // Ended for another reason while we asked.
-        Ok(_) => Ok(true),
+    match ask(&mut stream, ControlRequest::End { epoch }, END_TIMEOUT).await {
+        Ok(Some(ControlAnswer::Owned)) => Ok(Told::Owned),
+        // Or it ended for another reason while we asked.
+        Ok(_) => Ok(Told::Ended),
         Err(error) => {
-            // Stuck or broken: the kernel ends the rest with it. The peer is who listens, so it is the launcher.
-            if let Some(pid) = peer.and_then(rustix::process::Pid::from_raw) {
+            // Stuck or broken: the kernel ends the rest with it. The peer is who listens, so it is the launcher. One that
+            // says nothing cannot say either whose it is; its folder does.
+            if let Ok(Claim::Ours(_)) = Claim::take(runtime, epoch).await
+                && let Some(pid) = peer.and_then(rustix::process::Pid::from_raw)
+            {
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
             }
             Err(error)

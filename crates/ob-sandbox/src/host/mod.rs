@@ -1,12 +1,14 @@
 //! What all backends of this machine share: the guest program, the launcher, control groups, owners of files.
 
 mod cgroup;
+mod claim;
 mod image;
 mod launched;
 mod launcher;
 mod ownership;
 
 pub use self::cgroup::Hierarchy;
+pub use self::claim::Turn;
 pub use self::image::GuestImage;
 pub use self::ownership::give_to;
 

@@ -62,14 +62,22 @@ fn judge(unified: &[String], legacy: &[String], distribution: Distribution) -> C
         return Check::ok(NAME, found.join(", "));
     }
     let missing: Vec<&str> = missing.into_iter().map(|(name, _)| name).collect();
-    let cost = format!("no sandbox can be held to its limit of {}", missing.join(", "));
+    let mut cost = format!(
+        "no session is started while `sandbox.limits` is `strict`: no sandbox can be held to its limit of {}",
+        missing.join(", ")
+    );
+    if missing.contains(&"pids") {
+        cost.push_str(
+            "; of processes a resource limit may still hold each sandbox, which then is not reported",
+        );
+    }
     let check = if found.is_empty() {
         Check::missing(NAME, "none may be used by this user", cost)
     } else {
         Check::warn(NAME, format!("only {}", found.join(", ")), cost)
     };
-    let what =
-        "start the server in a group of its own that is handed down to it (a unit needs `Delegate=yes`)";
+    let what = "accept it with `sandbox.limits` set to `best_effort`, or start the server in a group of its own that is handed \
+                down to it (a unit needs `Delegate=yes`)";
     let user = if distribution.is_root() { "" } else { "--user " };
     check.mend(what, [format!("systemd-run {user}--scope -p Delegate=yes oubliette --daemon")])
 }
@@ -96,10 +104,15 @@ mod tests {
         assert_eq!((mixed.state, mixed.found.as_str()), (CheckState::Ok, "memory (v1), pids (v1), cpu (v1)"));
         let some = judged("pids", "", false);
         assert_eq!(some.state, CheckState::Warn);
-        assert!(some.cost.as_ref().is_some_and(|cost| cost.contains("memory, cpu")), "{some:?}");
+        assert!(
+            some.cost.as_ref().is_some_and(|cost| cost.contains("memory, cpu") && cost.contains("`strict`")),
+            "{some:?}"
+        );
         assert!(some.commands[0].contains("--user"), "{some:?}");
+        assert!(some.fix.as_ref().is_some_and(|fix| fix.contains("`best_effort`")), "{some:?}");
         let none = judged("", "", true);
         assert_eq!(none.state, CheckState::Missing);
+        assert!(none.cost.as_ref().is_some_and(|cost| cost.contains("resource limit")), "{none:?}");
         assert!(
             !none.commands[0].contains("--user") && none.commands[0].contains("Delegate=yes"),
             "{none:?}"

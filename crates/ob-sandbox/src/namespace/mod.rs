@@ -28,6 +28,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use base64::Engine as _;
+use ob_core::Epoch;
 use ob_core::Refusal;
 use ob_core::cage::Cage;
 use ob_core::launch::Bound;
@@ -58,6 +59,7 @@ use crate::SandboxEnd;
 use crate::SandboxError;
 use crate::SandboxSpec;
 use crate::Started;
+use crate::Turn;
 use crate::Walls;
 use crate::host::GuestProgram;
 use crate::host::Launched;
@@ -238,6 +240,7 @@ impl NamespaceBackend {
             args: policy.argv(),
             command,
             direct: None,
+            keeps_environment: !self.protections.has(Protection::Environment),
             data,
             stage: sources.stage,
             user: sources.user,
@@ -248,6 +251,7 @@ impl NamespaceBackend {
             enforcement,
             placeholders: git.placeholders,
             lease_ms: u64::try_from(spec.lease.as_millis()).unwrap_or(u64::MAX),
+            epoch: spec.epoch,
         };
         Ok(plan)
     }
@@ -320,6 +324,10 @@ impl Backend for NamespaceBackend {
         }
     }
 
+    async fn turn(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<Turn, SandboxError> {
+        self.launched.turn(id, runtime, epoch).await
+    }
+
     async fn start(&self, spec: &SandboxSpec) -> Result<Started, SandboxError> {
         check_spec(spec, self.is_root).map_err(SandboxError::Refused)?;
         self.holds(&spec.limits).map_err(SandboxError::Refused)?;
@@ -329,8 +337,13 @@ impl Backend for NamespaceBackend {
         self.launched.start(spec, &guest, &plan).await
     }
 
-    async fn adopt(&self, id: &str, runtime: &Path) -> Result<Option<SandboxEnd>, SandboxError> {
-        self.launched.adopt(id, runtime).await
+    async fn adopt(
+        &self,
+        id: &str,
+        runtime: &Path,
+        epoch: Epoch,
+    ) -> Result<Option<SandboxEnd>, SandboxError> {
+        self.launched.adopt(id, runtime, epoch).await
     }
 
     fn limit_hits(&self, id: &str) -> Option<mpsc::Receiver<LimitHit>> {
@@ -341,8 +354,8 @@ impl Backend for NamespaceBackend {
         self.launched.ended(id, runtime).await
     }
 
-    async fn end(&self, id: &str, runtime: &Path) -> Result<(), SandboxError> {
-        self.launched.end(id, runtime).await
+    async fn end(&self, id: &str, runtime: &Path, epoch: Epoch) -> Result<(), SandboxError> {
+        self.launched.end(id, runtime, epoch).await
     }
 }
 

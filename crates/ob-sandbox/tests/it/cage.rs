@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 
 use ob_sandbox::Backend as _;
+use ob_sandbox::Limits;
 use ob_sandbox::namespace::landlock;
 use ob_sandbox::namespace::protection::Protection;
 use ob_sandbox::namespace::seccomp;
@@ -13,6 +15,7 @@ use crate::probe::Attempt;
 use crate::probe::GETPID_32;
 use crate::probe::MOUNT;
 use crate::probe::Outcome;
+use crate::world::EPOCH;
 use crate::world::World;
 use crate::world::is_root;
 use crate::world::processes;
@@ -60,6 +63,9 @@ const DENIED_TWICE: [&str; 37] = [
     "userfaultfd",
     "vhangup",
 ];
+
+/// The version of Landlock from which on signals do not leave.
+const SIGNALS_SCOPED: u32 = 6;
 
 /// Each denial's examples as system calls, with the call's name and the error that is right. A place that the denial does
 /// not look at holds what the kernel would refuse, so that nothing happens where there is no filter.
@@ -304,7 +310,7 @@ async fn the_guest_is_hidden_from_what_it_starts() {
         } else {
             assert_eq!(owner(), sandbox, "the control: it can be looked into");
         }
-        within(backend.end(&spec.id, &spec.runtime)).await.expect("ends");
+        within(backend.end(&spec.id, &spec.runtime, EPOCH)).await.expect("ends");
     }
 }
 
@@ -320,6 +326,103 @@ async fn namespaces_keep_out_what_would_be_seen_without_them() {
     let left_out = [Protection::Ipc, Protection::Network];
     let control = world.inside_without(&left_out, &world.spec("control"), script).await;
     assert!(control.contains(&own("ipc")) && control.contains(&own("net")), "the control: {control}");
+}
+
+#[tokio::test]
+async fn processes_of_the_host_are_neither_seen_nor_killed() {
+    let Some(world) = World::new() else { return };
+    // One of the very uid that the sandbox has on the host.
+    let victim = || {
+        let mut command = std::process::Command::new("sleep");
+        if is_root() {
+            command.uid(crate::world::HOST_UID);
+        }
+        Victim(command.arg("1000").spawn().expect("sleep"))
+    };
+    let killing = |pid: u32| {
+        format!("grep -q sleep /proc/{pid}/cmdline && echo SEEN; kill -9 {pid} && echo KILLED; echo TRIED")
+    };
+    let mut alive = victim();
+    let said = world.inside(&killing(alive.0.id())).await;
+    assert!(said.contains("TRIED") && !said.contains("SEEN") && !said.contains("KILLED"), "{said}");
+    assert!(alive.0.try_wait().expect("ours").is_none(), "it lives");
+    // Landlock keeps signals inside as well, where the kernel has that.
+    let left_out = [Protection::Processes, Protection::Landlock];
+    let control = world.inside_without(&left_out, &world.spec("control"), &killing(alive.0.id())).await;
+    assert!(control.contains("SEEN") && control.contains("KILLED"), "the control: {control}");
+    crate::world::until(|| alive.0.try_wait().is_ok_and(|status| status.is_some())).await;
+    if landlock::usable(landlock::kernel()).is_some_and(|abi| abi >= SIGNALS_SCOPED) {
+        let mut alive = victim();
+        let spec = world.spec("second");
+        let said = world.inside_without(&[Protection::Processes], &spec, &killing(alive.0.id())).await;
+        assert!(said.contains("SEEN") && !said.contains("KILLED"), "Landlock alone: {said}");
+        assert!(alive.0.try_wait().expect("ours").is_none(), "it lives");
+    }
+}
+
+#[tokio::test]
+async fn the_servers_environment_is_kept_out() {
+    let Some(world) = World::new() else { return };
+    // Cargo sets some for this test, which plays the server.
+    let (name, value) =
+        std::env::vars().find(|(name, _)| name == "CARGO_MANIFEST_DIR").expect("cargo runs it");
+    let script = "cat /proc/1/environ /proc/self/environ | tr '\\0' '\\n'";
+    let said = world.inside(script).await;
+    assert!(said.contains("TERM=dumb") && !said.contains(&name), "{said}");
+    let control = world.inside_without(&[Protection::Environment], &world.spec("control"), script).await;
+    assert!(control.contains(&format!("{name}={value}")), "the control: {control}");
+}
+
+#[tokio::test]
+async fn files_of_the_system_are_not_written_even_if_they_are_the_sandboxs_own() {
+    let Some(world) = World::new() else { return };
+    if !is_root() {
+        // Nobody else can put a file there.
+        return;
+    }
+    let own = tempfile::Builder::new().prefix("cage-").tempfile_in("/usr/local/share").expect("a file");
+    std::os::unix::fs::chown(own.path(), Some(crate::world::HOST_UID), Some(crate::world::HOST_UID))
+        .expect("given");
+    let script = format!("echo planted > {}; cat {0}; echo TRIED", own.path().display());
+    let said = world.inside(&script).await;
+    assert!(said.contains("TRIED") && !said.contains("planted\n"), "{said}");
+    assert_eq!(fs::metadata(own.path()).expect("there").len(), 0, "nothing was written");
+    let left_out = [Protection::ReadOnlySystem, Protection::Landlock];
+    let control = world.inside_without(&left_out, &world.spec("control"), &script).await;
+    assert!(control.contains("planted\n"), "the control: {control}");
+    assert_eq!(fs::read_to_string(own.path()).expect("there"), "planted\n", "on the host");
+}
+
+#[tokio::test]
+async fn control_groups_bound_what_a_sandbox_takes() {
+    let Some(world) = World::new() else { return };
+    let limits = Limits { pids: Some(20), ..Limits::NONE };
+    if world.guests(&[]).holds(&limits).is_err() || !is_root() {
+        // An ordinary user's machine may have other means, which have tests of their own.
+        return;
+    }
+    // Those that could be started stay until they are counted: what is refused says so and is none of them.
+    let script = "i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i + 1)); done 2> /dev/null; \
+                  n=0; for p in /proc/[0-9]*; do n=$((n + 1)); done; echo COUNT $n; kill -9 -1";
+    let count = |said: &str| -> Option<u32> {
+        said.lines().find_map(|line| line.strip_prefix("COUNT ")?.parse().ok())
+    };
+    let spec = |name: &str| ob_sandbox::SandboxSpec { limits, ..world.spec(name) };
+    // At the bound a shell may give up before it has counted.
+    let said = world.inside_of(&spec("bounded"), script).await;
+    assert!(count(&said).is_none_or(|count| count <= 21), "{said}");
+    let control = world.inside_without(&[Protection::ControlGroups], &spec("control"), script).await;
+    assert!(count(&control).is_some_and(|count| count > 60), "the control: {control}");
+}
+
+/// A process of the host, which ends with the test.
+struct Victim(std::process::Child);
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 /// True if the kernel is older than this version.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use ob_sandbox::Backend as _;
 use ob_sandbox::Limits;
 
+use crate::world::EPOCH;
 use crate::world::HOST_UID;
 use crate::world::World;
 use crate::world::is_root;
@@ -39,7 +40,7 @@ async fn cold_starts_beside_bare_bubblewrap() {
             within(backend.ended(&spec.id, &spec.runtime)).await;
             all.push(begun.elapsed());
             let begun = Instant::now();
-            backend.end(&spec.id, &spec.runtime).await.expect("ends");
+            backend.end(&spec.id, &spec.runtime, EPOCH).await.expect("ends");
             ends.push(begun.elapsed());
         }
     }

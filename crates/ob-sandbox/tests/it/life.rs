@@ -14,6 +14,7 @@ use ob_sandbox::namespace::Hierarchy;
 use rustix::process::Pid;
 use rustix::process::Signal;
 
+use crate::world::EPOCH;
 use crate::world::World;
 use crate::world::groups_named;
 use crate::world::is_root;
@@ -54,11 +55,11 @@ async fn sandboxes_of_the_same_id_on_two_homes_do_not_end_each_other() {
     let (mut first, mut second) = (one.spec("same"), two.spec("same"));
     (first.limits, second.limits) = (limits, limits);
     let backends = (one.staying(&first).await, two.staying(&second).await);
-    within(backends.0.end("same", &first.runtime)).await.expect("ends");
+    within(backends.0.end("same", &first.runtime, EPOCH)).await.expect("ends");
     assert!(members(&one).is_empty(), "the control: an end ends it");
     assert!(members(&two).len() >= 3, "the other goes on");
-    assert_eq!(backends.1.adopt("same", &second.runtime).await.expect("is asked"), None);
-    within(backends.1.end("same", &second.runtime)).await.expect("ends");
+    assert_eq!(backends.1.adopt("same", &second.runtime, EPOCH).await.expect("is asked"), None);
+    within(backends.1.end("same", &second.runtime, EPOCH)).await.expect("ends");
 }
 
 #[tokio::test]
@@ -82,13 +83,13 @@ async fn an_end_leaves_no_process_mount_group_or_folder() {
         assert_eq!(inside, 4, "{}", group.display());
     }
     let ended = async { backend.ended("gone", &spec.runtime).await };
-    let (end, told) = within(async { tokio::join!(ended, backend.end("gone", &spec.runtime)) }).await;
+    let (end, told) = within(async { tokio::join!(ended, backend.end("gone", &spec.runtime, EPOCH)) }).await;
     told.expect("ends");
     assert_eq!(end.reason, "ended by its server");
     assert_eq!(members(&world), Vec::<u32>::new());
     assert_eq!(traces("gone", &spec.runtime, &end), Vec::<String>::new());
     assert!(!spec.runtime.exists());
-    backend.end("gone", &spec.runtime).await.expect("a second end changes nothing");
+    backend.end("gone", &spec.runtime, EPOCH).await.expect("a second end changes nothing");
 }
 
 #[tokio::test]
@@ -113,8 +114,8 @@ async fn processes_are_limited_with_control_groups() {
         count.trim().parse::<u32>().expect("a number") > 50,
         "the control: without a limit there are {count}"
     );
-    backend.end("unlimited", &unlimited.runtime).await.expect("ends");
-    backend.end("limits", &spec.runtime).await.expect("ends");
+    backend.end("unlimited", &unlimited.runtime, EPOCH).await.expect("ends");
+    backend.end("limits", &spec.runtime, EPOCH).await.expect("ends");
 }
 
 #[tokio::test]
@@ -128,7 +129,7 @@ async fn the_first_processs_exit_is_the_sandboxs_end_with_its_last_words() {
     until(|| members(&world).is_empty()).await;
     let again = within(backend.ended("exits", &spec.runtime)).await;
     assert_eq!(end, again, "whoever asks later learns the same");
-    backend.end("exits", &spec.runtime).await.expect("ends");
+    backend.end("exits", &spec.runtime, EPOCH).await.expect("ends");
 }
 
 #[tokio::test]
@@ -142,7 +143,7 @@ async fn a_sandbox_that_cannot_be_set_up_says_why() {
         Ok(_) => within(backend.ended("broken", &spec.runtime)).await.reason,
     };
     assert!(said.contains("/nonexistent/tools"), "{said}");
-    backend.end("broken", &spec.runtime).await.expect("ends");
+    backend.end("broken", &spec.runtime, EPOCH).await.expect("ends");
     assert!(!spec.runtime.exists());
 }
 
@@ -155,14 +156,14 @@ async fn a_second_start_under_the_same_name_is_refused_and_disturbs_nothing() {
         Err(SandboxError::Refused(refusal)) => assert_eq!(refusal.code, RefusalCode::Conflict),
         other => panic!("expected a refusal, got {other:?}"),
     }
-    assert!(backend.adopt("twice", &spec.runtime).await.expect("answers").is_none(), "still runs");
-    within(backend.end("twice", &spec.runtime)).await.expect("ends");
+    assert!(backend.adopt("twice", &spec.runtime, EPOCH).await.expect("answers").is_none(), "still runs");
+    within(backend.end("twice", &spec.runtime, EPOCH)).await.expect("ends");
     // What is left of a name does not hinder the next.
     fs::create_dir_all(&spec.runtime).expect("a stale folder");
     fs::write(spec.runtime.join("end.json"), "{").expect("a stale end");
     fs::write(spec.runtime.join("control.sock"), "").expect("a stale socket");
     let backend = world.staying(&spec).await;
-    within(backend.end("twice", &spec.runtime)).await.expect("ends");
+    within(backend.end("twice", &spec.runtime, EPOCH)).await.expect("ends");
 }
 
 #[tokio::test]
@@ -190,7 +191,7 @@ async fn specifications_that_cannot_work_are_refused_with_a_fix() {
     }
     backend.start(&good).await.expect("the control: the one they were made from starts");
     within(backend.ended("refused", &good.runtime)).await;
-    backend.end("refused", &good.runtime).await.expect("ends");
+    backend.end("refused", &good.runtime, EPOCH).await.expect("ends");
 }
 
 #[tokio::test]
@@ -208,10 +209,10 @@ async fn killing_the_launcher_takes_everything_with_it() {
     assert_eq!(traces("killed", &spec.runtime, &end), Vec::<String>::new());
     let later = world.backend("true");
     assert!(
-        later.adopt("killed", &spec.runtime).await.expect("answers").is_some(),
+        later.adopt("killed", &spec.runtime, EPOCH).await.expect("answers").is_some(),
         "a later server sees an end"
     );
-    later.end("killed", &spec.runtime).await.expect("ends");
+    later.end("killed", &spec.runtime, EPOCH).await.expect("ends");
     assert!(!spec.runtime.exists());
 }
 
@@ -231,7 +232,7 @@ async fn a_sandbox_without_a_server_ends_when_its_lease_runs_out() {
     .join()
     .expect("started");
     until(|| runtime.join("end.json").exists()).await;
-    let end = world.backend("true").adopt("lease", &runtime).await.expect("answers").expect("ended");
+    let end = world.backend("true").adopt("lease", &runtime, EPOCH).await.expect("answers").expect("ended");
     assert_eq!(end.reason, "lease ran out");
     assert_eq!(members(&world), Vec::<u32>::new());
     assert_eq!(traces("lease", &runtime, &end), Vec::<String>::new());
@@ -269,11 +270,12 @@ async fn a_sandbox_survives_the_kill_of_its_server_and_is_adopted() {
 
     let runtime = world.path("adopted");
     let backend = world.backend("true");
-    assert!(backend.adopt("adopted", &runtime).await.expect("answers").is_none(), "it still runs");
+    assert!(backend.adopt("adopted", &runtime, EPOCH).await.expect("answers").is_none(), "it still runs");
     assert!(!members(&world).is_empty());
-    let (end, told) =
-        within(async { tokio::join!(backend.ended("adopted", &runtime), backend.end("adopted", &runtime)) })
-            .await;
+    let (end, told) = within(async {
+        tokio::join!(backend.ended("adopted", &runtime), backend.end("adopted", &runtime, EPOCH))
+    })
+    .await;
     told.expect("ends");
     assert_eq!(end.reason, "ended by its server");
     assert_eq!(members(&world), Vec::<u32>::new());
@@ -287,8 +289,8 @@ async fn what_is_unknown_has_ended_and_can_be_ended() {
     let Some(world) = World::new() else { return };
     let backend = world.backend("true");
     let runtime = world.path("never");
-    let end = backend.adopt("never", &runtime).await.expect("answers").expect("not running");
+    let end = backend.adopt("never", &runtime, EPOCH).await.expect("answers").expect("not running");
     assert_eq!(end.reason, "nothing is known of it");
     assert_eq!(backend.ended("never", &runtime).await.reason, "nothing is known of it");
-    backend.end("never", &runtime).await.expect("nothing to do");
+    backend.end("never", &runtime, EPOCH).await.expect("nothing to do");
 }

@@ -7,6 +7,7 @@ use ob_sandbox::Limits;
 use ob_sandbox::SandboxError;
 use ob_sandbox::namespace::Hierarchy;
 
+use crate::world::EPOCH;
 use crate::world::World;
 use crate::world::is_root;
 use crate::world::within;
@@ -52,7 +53,7 @@ async fn what_is_accepted_is_started_and_marked_and_processes_are_limited_all_th
     let count = std::fs::read_to_string(world.path("home/count")).unwrap_or_default();
     // At the limit, even the counting may fail.
     assert!(count.trim().parse::<u32>().unwrap_or(0) <= 41, "{count} processes");
-    backend.end("accepted", &spec.runtime).await.expect("ends");
+    backend.end("accepted", &spec.runtime, EPOCH).await.expect("ends");
 }
 
 #[tokio::test]
@@ -68,12 +69,48 @@ async fn a_group_that_takes_no_limit_ends_the_start_unless_that_is_accepted() {
     let Err(SandboxError::Refused(refusal)) = backend.start(&spec).await else { panic!("it starts") };
     assert!(refusal.message.contains("sandbox.memory"), "{refusal}");
     assert!(
-        backend.adopt("half", &spec.runtime).await.expect("answers").is_some(),
+        backend.adopt("half", &spec.runtime, EPOCH).await.expect("answers").is_some(),
         "what was started was ended"
     );
     spec.limits.best_effort = true;
     let backend = world.backend("sleep 100").with_groups(groups);
     let started = backend.start(&spec).await.expect("accepted");
     assert_eq!(started.enforcement.missing(), [Resource::Memory]);
-    within(backend.end("half", &spec.runtime)).await.expect("ends");
+    within(backend.end("half", &spec.runtime, EPOCH)).await.expect("ends");
+}
+
+/// A thread is a process to the kernel: a bomb of threads in one program meets the same bound, whatever holds it.
+#[tokio::test]
+async fn a_bomb_of_threads_is_held_like_one_of_processes() {
+    const THREADS: u32 = 120;
+    let Some(world) = World::new() else { return };
+    let bomb = format!(
+        "import os, threading\n\
+         threading.stack_size(65536)\n\
+         end, made = threading.Event(), 0\n\
+         try:\n    while made < {THREADS}:\n        threading.Thread(target=end.wait, daemon=True).start(); made += 1\n\
+         except RuntimeError: pass\n\
+         print('MADE', made, flush=True)\n\
+         os._exit(0)\n"
+    );
+    let script = format!("cat > /tmp/bomb.py <<'END'\n{bomb}END\npython3 /tmp/bomb.py");
+    let made = |said: &str| -> u32 {
+        said.lines()
+            .find_map(|line| line.strip_prefix("MADE ")?.parse().ok())
+            .unwrap_or_else(|| panic!("{said}"))
+    };
+    let limited = |name: &str| {
+        let limits = Limits { pids: ALL.pids, best_effort: true, ..Limits::NONE };
+        ob_sandbox::SandboxSpec { limits, ..world.spec(name) }
+    };
+    assert_eq!(
+        made(&world.inside_of(&world.spec("control"), &script).await),
+        THREADS,
+        "the control: no limit"
+    );
+    let held = made(&world.inside_of(&limited("held"), &script).await);
+    assert!((1..=40).contains(&held), "{held} threads");
+    // Where there are no control groups, each user namespace is counted by itself.
+    let held = made(&world.inside_with(Hierarchy::default(), &limited("bound"), &script).await);
+    assert!((1..=40).contains(&held), "{held} threads by a resource limit");
 }

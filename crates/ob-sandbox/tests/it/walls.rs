@@ -8,6 +8,7 @@ use std::process::Command;
 
 use ob_sandbox::Backend as _;
 
+use crate::world::EPOCH;
 use crate::world::HOST_UID;
 use crate::world::World;
 use crate::world::is_root;
@@ -115,7 +116,7 @@ async fn seen_from_the_host_it_is_not_root_and_has_a_neutral_name() {
         assert!(status.contains(&format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}")), "{status}");
         assert!(uid != 0 && status.contains("CapEff:\t0000000000000000"), "{status}");
     }
-    within(backend.end("names", &spec.runtime)).await.expect("ends");
+    within(backend.end("names", &spec.runtime, EPOCH)).await.expect("ends");
 }
 
 #[tokio::test]
@@ -345,10 +346,10 @@ async fn another_sandboxs_processes_and_files_are_not_seen() {
     assert!(!said.contains("ready-other"), "{said}");
     assert!(other.path("work/ready-other").exists(), "the control: it is on the host");
     assert!(
-        backend.adopt("other", &spec.runtime).await.expect("answers").is_none(),
+        backend.adopt("other", &spec.runtime, EPOCH).await.expect("answers").is_none(),
         "the other one still runs"
     );
-    within(backend.end("other", &spec.runtime)).await.expect("ends");
+    within(backend.end("other", &spec.runtime, EPOCH)).await.expect("ends");
 }
 
 #[tokio::test]

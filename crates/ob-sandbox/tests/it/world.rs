@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
+use ob_core::Epoch;
 use ob_sandbox::Backend as _;
 use ob_sandbox::Limits;
 use ob_sandbox::SandboxEnd;
@@ -19,8 +20,12 @@ use ob_sandbox::namespace::NamespaceOptions;
 use ob_sandbox::namespace::give_to;
 use ob_sandbox::namespace::protection::Protection;
 
+/// The server that these tests play.
+pub(crate) const EPOCH: Epoch = Epoch(1);
 /// The host uid of sandboxes in these tests, if the tests run as root.
 pub(crate) const HOST_UID: u32 = 54_321;
+/// What the first process does with a script.
+const SCRIPT: &str = "sh /home/agent/script > /home/agent/said 2>&1";
 /// A deadline for what takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -103,6 +108,7 @@ impl World {
             host_uid: HOST_UID,
             limits: Limits::default(),
             lease: Duration::from_secs(60),
+            epoch: EPOCH,
         }
     }
 
@@ -122,9 +128,17 @@ impl World {
         spec: &SandboxSpec,
         script: &str,
     ) -> String {
+        self.run(self.weakened(SCRIPT, left_out), spec, script).await
+    }
+
+    /// The same on a machine with these control groups.
+    pub(crate) async fn inside_with(&self, groups: Hierarchy, spec: &SandboxSpec, script: &str) -> String {
+        self.run(self.backend(SCRIPT).with_groups(groups), spec, script).await
+    }
+
+    async fn run(&self, backend: NamespaceBackend, spec: &SandboxSpec, script: &str) -> String {
         let output = self.path("home").join("said");
         fs::write(self.path("home/script"), script).expect("a script");
-        let backend = self.weakened("sh /home/agent/script > /home/agent/said 2>&1", left_out);
         if is_root() {
             give_to(&self.path("home"), HOST_UID).expect("given");
         }
@@ -132,7 +146,7 @@ impl World {
         let end = within(backend.ended(&spec.id, &spec.runtime)).await;
         let said = fs::read_to_string(&output).unwrap_or_default();
         assert!(end.reason.starts_with("first process exited"), "{end:?} {said}");
-        backend.end(&spec.id, &spec.runtime).await.expect("ends");
+        backend.end(&spec.id, &spec.runtime, EPOCH).await.expect("ends");
         said
     }
 

@@ -273,6 +273,10 @@ impl Applier {
         if head.epoch.is_some_and(|owner| owner > epoch) {
             return Err(StoreError::Fenced { session: session.clone() }.into());
         }
+        if head.epoch == Some(epoch) {
+            // Asked again, to make sure: nothing is written, and so nothing is flushed.
+            return Ok(());
+        }
         connection
             .prepare_cached("UPDATE sessions SET epoch = ?2 WHERE key = ?1")?
             .execute(params![head.key, epoch.0])?;

@@ -2,6 +2,9 @@
 
 use std::io;
 
+use rusqlite::Connection;
+
+use super::errno;
 use crate::StoreError;
 
 /// A fault inside the engine, or a refusal on its way out.
@@ -21,6 +24,18 @@ impl Fault {
     /// A fault that SQLite did not report itself.
     pub(crate) fn engine(message: impl Into<String>) -> Self {
         Self::Engine(message.into())
+    }
+
+    /// What a statement of this connection failed with. That a flush finds no room is an I/O error like any other to
+    /// SQLite, which keeps the kernel's word on it.
+    pub(crate) fn of(connection: &Connection, error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::SystemIoFailure) => match Self::from(errno::last(connection)) {
+                Self::Full => Self::Full,
+                _ => error.into(),
+            },
+            _ => error.into(),
+        }
     }
 
     /// The error for one of the waiters of a lost transaction.

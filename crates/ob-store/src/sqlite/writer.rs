@@ -353,7 +353,8 @@ impl Batches<'_> {
     fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
         let outcome = self.begin().and_then(|()| work(self)).and_then(|done| {
             reach(CrashPoint::CommitBefore);
-            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            let committed = self.connection.prepare_cached("COMMIT")?.execute([]);
+            committed.map_err(|error| Fault::of(self.connection, error))?;
             reach(CrashPoint::CommitAfter);
             Ok(done)
         });

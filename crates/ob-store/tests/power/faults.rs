@@ -23,6 +23,8 @@ const EVERY: usize = 3;
 
 const FULL: Fault = Fault { errno: libc::ENOSPC, is_short: false, stays: true, hits_flushes: false };
 const HALF: Fault = Fault { errno: libc::ENOSPC, is_short: true, stays: false, hits_flushes: false };
+const NO_ROOM_TO_FLUSH: Fault =
+    Fault { errno: libc::ENOSPC, is_short: false, stays: false, hits_flushes: true };
 const BROKEN: Fault = Fault { errno: libc::EIO, is_short: false, stays: false, hits_flushes: true };
 
 /// What a few commits came to: the texts that were acknowledged, and the refusals.
@@ -94,6 +96,12 @@ async fn each_call_fails(fault: Fault, expected: fn(&StoreError) -> bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_full_from_any_call_on_refuses_and_the_store_goes_on_when_there_is_room() {
     each_call_fails(FULL, |refused| matches!(refused, StoreError::Full)).await;
+}
+
+/// Where blocks are given out late (or over a network), the flush is what finds that there are none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_finds_no_room_is_a_full_disk_too() {
+    each_call_fails(NO_ROOM_TO_FLUSH, |refused| matches!(refused, StoreError::Full)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

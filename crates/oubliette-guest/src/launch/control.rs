@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
+use ob_core::Epoch;
 use ob_core::launch::CONTROL_SOCKET;
 use ob_core::launch::ControlAnswer;
 use ob_core::launch::ControlRequest;
@@ -46,6 +47,8 @@ pub(super) struct Control {
     /// Tells other sandboxes of the workspace that its placeholders are needed.
     placeholder_lock: Option<std::fs::File>,
     lease: Duration,
+    /// The latest server that made or held it.
+    owner: Epoch,
     listener: UnixListener,
     child: Bubblewrap,
     groups: Groups,
@@ -59,7 +62,8 @@ pub(super) struct Control {
 struct Connection {
     stream: UnixStream,
     line: Vec<u8>,
-    holds: bool,
+    /// The server that is there, as it named itself.
+    holds: Option<Epoch>,
     open: bool,
 }
 
@@ -84,6 +88,7 @@ impl Control {
             placeholders: plan.placeholders.clone(),
             placeholder_lock: super::hold_placeholders(plan.placeholders.as_ref()),
             lease: Duration::from_millis(plan.lease_ms),
+            owner: plan.epoch,
             listener,
             child,
             watch: Watch::new(&plan.watch, &groups),
@@ -142,16 +147,37 @@ impl Control {
                 self.accept();
             }
             for index in ready.connections {
-                if let Some(connection) = self.connections.get_mut(index)
-                    && connection.take() == Some(ControlRequest::End)
-                {
+                if self.hear(index) {
                     return Ending::Plain("ended by its server".into());
                 }
             }
             self.connections.retain(|connection| connection.open);
-            let is_held = self.connections.iter().any(|connection| connection.holds);
+            let is_held = self.connections.iter().any(|connection| connection.holds_for(self.owner));
             alone_since = if is_held { None } else { Some(alone_since.unwrap_or_else(Instant::now)) };
         }
+    }
+
+    /// Reads what came on a connection and does what is asked, unless it is a server that has a successor who asks. True
+    /// if the sandbox is to end.
+    fn hear(&mut self, index: usize) -> bool {
+        let Some(connection) = self.connections.get_mut(index) else { return false };
+        connection.read();
+        while let Some(request) = connection.next_request() {
+            let (ControlRequest::Hold { epoch } | ControlRequest::End { epoch }) = request;
+            if epoch.is_late_for(self.owner) {
+                connection.answer(ControlAnswer::Owned);
+                continue;
+            }
+            self.owner = self.owner.max(epoch);
+            match request {
+                ControlRequest::End { .. } => return true,
+                ControlRequest::Hold { .. } => {
+                    connection.holds = Some(epoch);
+                    connection.answer(ControlAnswer::Running);
+                }
+            }
+        }
+        false
     }
 
     /// Waits for something to happen, at most so long.
@@ -177,11 +203,12 @@ impl Control {
 
     /// Tells servers that are there of limits that were reached.
     fn tell_hits(&mut self) {
-        if !self.connections.iter().any(|connection| connection.holds && connection.open) {
+        let owner = self.owner;
+        if !self.connections.iter().any(|connection| connection.holds_for(owner) && connection.open) {
             return;
         }
         for hit in self.watch.due() {
-            for connection in self.connections.iter_mut().filter(|connection| connection.holds) {
+            for connection in self.connections.iter_mut().filter(|connection| connection.holds_for(owner)) {
                 connection.answer(ControlAnswer::Limit(hit));
             }
             self.watch.told(&hit);
@@ -198,11 +225,11 @@ impl Control {
             return;
         }
         if self.connections.len() == MAX_CONNECTIONS {
-            // The oldest that does not hold makes room.
-            let Some(oldest) = self.connections.iter().position(|c| !c.holds) else { return };
+            // The oldest that does not hold makes room, a late server's among them.
+            let Some(oldest) = self.connections.iter().position(|c| !c.holds_for(self.owner)) else { return };
             self.connections.remove(oldest);
         }
-        self.connections.push(Connection { stream, line: Vec::new(), holds: false, open: true });
+        self.connections.push(Connection { stream, line: Vec::new(), holds: None, open: true });
     }
 
     /// Reads what was said, keeping the end of it. Called when there is something, so that it does not block.
@@ -275,8 +302,13 @@ struct Ready {
 // === impl Connection ===
 
 impl Connection {
-    /// Reads what came; a whole line is a request. `Hold` is answered here.
-    fn take(&mut self) -> Option<ControlRequest> {
+    /// True if the sandbox's owner is at the other end.
+    fn holds_for(&self, owner: Epoch) -> bool {
+        self.holds.is_some_and(|epoch| !epoch.is_late_for(owner))
+    }
+
+    /// Reads what came.
+    fn read(&mut self) {
         let mut bytes = [0; 512];
         match self.stream.read(&mut bytes) {
             Ok(0) => self.open = false,
@@ -284,21 +316,18 @@ impl Connection {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.open = false,
         }
-        while let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.line.drain(..=end).collect();
-            match serde_json::from_slice(&line) {
-                Ok(ControlRequest::End) => return Some(ControlRequest::End),
-                Ok(ControlRequest::Hold) => {
-                    self.holds = true;
-                    self.answer(ControlAnswer::Running);
-                }
-                Err(_) => self.open = false,
-            }
-        }
         if self.line.len() > MAX_LINE {
             self.open = false;
         }
-        None
+    }
+
+    /// The next request among what was read: a whole line. One that is none ends the connection.
+    fn next_request(&mut self) -> Option<ControlRequest> {
+        let end = self.line.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.line.drain(..=end).collect();
+        let request = serde_json::from_slice(&line).ok();
+        self.open &= request.is_some();
+        request
     }
 
     fn answer(&mut self, answer: ControlAnswer) {

@@ -141,15 +141,12 @@ fn become_bubblewrap(
     if let Some(direct) = &plan.direct {
         return Err(become_first_process(direct, &plan.command));
     }
-    let error = Command::new(&plan.bwrap)
-        .arg0("bwrap")
-        .arg("--args")
-        .arg(ARGS_FD.to_string())
-        .arg("--")
-        .args(&plan.command)
-        .env_clear()
-        .current_dir("/")
-        .exec();
+    let mut bwrap = Command::new(&plan.bwrap);
+    bwrap.arg0("bwrap").arg("--args").arg(ARGS_FD.to_string()).arg("--").args(&plan.command);
+    if !plan.keeps_environment {
+        bwrap.env_clear();
+    }
+    let error = bwrap.current_dir("/").exec();
     Err(format!("cannot execute {}: {error}", plan.bwrap.display()))
 }
 

@@ -1,96 +1,35 @@
-//! The arguments: what can be typed, and what `--help` says.
+//! The arguments: what can be typed. What `--help` adds to them is in [`help`].
 
+use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::ColorChoice;
+use clap::CommandFactory as _;
+use clap::FromArgMatches as _;
 use clap::Parser;
 use clap::Subcommand;
+use clap::ValueEnum as _;
+use clap::ValueHint;
+use ob_core::Refusal;
+
+use super::completions::Ids;
+use super::help;
+use super::text;
 
 /// Over the options that every command has, so that they do not stand among its own.
 const EVERYWHERE: &str = "Options of every command";
-
-const EXAMPLES: &str = "\
-Examples:
-  oubliette run \"make the tests pass\" --project .    on a clone; you get a diff
-  oubliette run \"make the tests pass\" --project . --apply
-  oubliette session list                             what runs and what ran
-  oubliette session events last --follow             watch it
-  oubliette --daemon                                 a server in the background
-  oubliette doctor                                   what this machine lacks
-
-Exit codes:
-  0 ok, 1 failure, 2 usage, 3 not found, 4 unhealthy, 5 refused, 6 unavailable,
-  130 interrupted by you";
-
-const RUN_HELP: &str = "\
-The agent works on a clone of DIR in a sandbox. When it is done you see its
-changes as a diff and apply them yourself, or at once with --apply. A server is
-started if none runs. It keeps the session safe: if this command or the server
-dies, nothing is lost, and `oubliette session events ID --follow` goes on.
-
-Ctrl-C stops what the agent is doing, a second one ends the session, a third one
-leaves it alone and returns.
-
-Examples:
-  oubliette run \"fix the failing test\" --project .
-  oubliette run \"add a --version flag\" --project ~/src/tool --apply
-  oubliette run \"explain src/main.rs\" --model openai/gpt-5
-  oubliette run \"plan the change\" --keep    and then `oubliette session message`";
-
-const DOCTOR_HELP: &str = "\
-It needs no server and no home, and changes nothing. Each check says what was
-found, what it costs not to have it, and what mends it. The exit code is 0 if all
-that is required works, and 4 if not.
-
-Examples:
-  oubliette doctor
-  oubliette doctor --fix-hints > mend.sh     read it before you run it
-  oubliette doctor --json | jq '.checks[] | select(.state != \"ok\")'";
-
-const STORE_CHECK_HELP: &str = "\
-It checks the database's pages and references, that events are numbered without a
-gap and can be read, that blobs are there with the content that their names say,
-that sessions are in states that they can be in, and that books are the sums of
-their calls. It only reads, and works with the server up or down.";
-
-const SESSION_HELP: &str = "\
-ID may be cut to its end, as long as one session only has it; `last`, which is
-also meant where an ID may be left out, is the newest session.";
-
-const CONFIG_HELP: &str = "\
-A server reads its file anew when it changes, on SIGHUP and on `oubliette reload`.
-A file with mistakes changes nothing: the last good one stays in effect.
-
-Examples:
-  oubliette config check                             before you reload
-  oubliette config show --origin                     who set what
-  oubliette config migrate --dry-run                 what config.yaml would become";
-
-const MCP_HELP: &str = "\
-Without --setup it speaks MCP on standard input and output, for a client that
-starts it, and starts the server if none runs. With a token in OUBLIETTE_TOKEN
-it may do what the token may, else everything.
-
-With --setup it makes a token for the client, writes itself into the client's
-file, keeps everything else in it, and revokes the token of an entry before.
-The token may do everything in the project of this folder if it is one, else
-read; --scope says otherwise. --config names the client's file.
-
-Examples:
-  oubliette mcp --setup claude-code
-  oubliette mcp --setup vscode --scope admin --expires-in 30d
-  oubliette mcp --setup cursor --config .cursor/mcp.json";
 
 /// Run AI agents unattended, each in a kernel sandbox.
 #[derive(Debug, Parser)]
 #[command(
     name = "oubliette",
-    version,
+    version = crate::version::FULL,
     about = "Run AI agents unattended, each in a kernel sandbox",
     long_about = "Run AI agents unattended, each in a kernel sandbox, durable from its first event.\n\nWithout a \
                   command, `oubliette` starts the server in the foreground.",
-    after_long_help = EXAMPLES,
+    after_long_help = help::EXAMPLES,
     after_help = "More with `--help`; try `oubliette run \"TASK\" --project .`",
     disable_help_subcommand = true,
     infer_subcommands = false
@@ -115,69 +54,85 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Global {
     /// The home: where the server keeps its things
-    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "D")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "D", value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
     /// The configuration file (also `-config F`)
-    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "F")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "F", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
     /// Print data as JSON
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
+    /// Colours: auto, always or never
+    #[arg(
+        long, global = true, help_heading = EVERYWHERE, value_name = "WHEN", default_value = "auto",
+        hide_default_value = true, hide_possible_values = true
+    )]
+    pub(crate) color: ColorChoice,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Give an agent a task in a folder and watch it
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = help::RUN)]
     Run(RunArgs),
     /// Start the server
+    #[command(after_help = help::SERVE)]
     Serve(ServeArgs),
     /// Show what the server is doing
     Status,
     /// Stop the server
+    #[command(after_help = help::STOP)]
     Stop(StopArgs),
     /// Let the server read its configuration anew; says what is in effect and what needs a restart
     Reload,
     /// Check, show, compare and migrate the configuration
-    #[command(subcommand, arg_required_else_help = true, after_help = CONFIG_HELP)]
+    #[command(subcommand, arg_required_else_help = true, after_help = help::CONFIG)]
     Config(ConfigCommand),
     /// Check this machine: what is missing, what that costs, what mends it
-    #[command(after_help = DOCTOR_HELP)]
+    #[command(after_help = help::DOCTOR)]
     Doctor(DoctorArgs),
     /// The home's store
     #[command(subcommand, arg_required_else_help = true)]
     Store(StoreCommand),
+    /// What to send with a report
+    #[command(subcommand, arg_required_else_help = true)]
+    Support(SupportCommand),
     /// Make, list and revoke tokens; works with the server up or down
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(subcommand, arg_required_else_help = true, after_help = help::TOKEN)]
     Token(TokenCommand),
-    /// Speak MCP on standard input and output, or set up a client that does
-    #[command(after_help = MCP_HELP)]
-    Mcp(McpArgs),
     /// Projects: where work happens
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(subcommand, arg_required_else_help = true, after_help = help::PROJECT)]
     Project(ProjectCommand),
     /// Sessions: conversations with agents
-    #[command(subcommand, arg_required_else_help = true, after_help = SESSION_HELP)]
+    #[command(subcommand, arg_required_else_help = true, after_help = help::SESSION)]
     Session(SessionCommand),
-    /// Print a completion script for a shell
+    /// Speak MCP on standard input and output, or set up a client that does
+    #[command(after_help = help::MCP)]
+    Mcp(McpArgs),
+    /// Print a completion script for a shell; it completes ids of sessions, projects and tokens as well
+    #[command(after_help = help::COMPLETIONS)]
     Completions {
-        /// bash, elvish, fish, powershell or zsh
+        /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print this program's manual page, or write all of them into a folder
+    #[command(after_help = help::MAN)]
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// What the agent shall do
+    #[arg(value_hint = ValueHint::Other)]
     pub(crate) task: String,
     /// The folder to work on, a git repository as a rule
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     pub(crate) project: PathBuf,
     /// Work in the folder itself instead of a clone
     #[arg(long, conflicts_with = "apply")]
     pub(crate) in_place: bool,
     /// The model: an alias, or provider/model
-    #[arg(long, value_name = "M")]
+    #[arg(long, value_name = "M", add = Ids::Model)]
     pub(crate) model: Option<String>,
     /// Apply the changes to the folder if the agent completes
     #[arg(long, conflicts_with = "detach")]
@@ -230,11 +185,29 @@ pub(crate) struct DoctorArgs {
     pub(crate) fix_hints: bool,
 }
 
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Write `oubliette.1` and a page for each command into this folder
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum StoreCommand {
     /// Read everything that is stored and say what is wrong with it
-    #[command(after_help = STORE_CHECK_HELP)]
+    #[command(after_help = help::STORE_CHECK)]
     Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SupportCommand {
+    /// Pack what helps to find a fault into one file, without secrets
+    #[command(after_help = help::BUNDLE)]
+    Bundle {
+        /// The file to make, instead of `oubliette-support-TIME.tar.gz` here
+        #[arg(long, value_name = "F", value_hint = ValueHint::FilePath)]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -267,7 +240,7 @@ pub(crate) enum TokenCommand {
         #[arg(long, value_name = "N")]
         name: String,
         /// admin, admin:ro, project:UUID or project:UUID:ro
-        #[arg(long, value_name = "S")]
+        #[arg(long, value_name = "S", add = Ids::Scope)]
         scope: String,
         /// When it stops working: 90s, 15m, 12h, 30d, 8w
         #[arg(long, value_name = "D")]
@@ -278,13 +251,13 @@ pub(crate) enum TokenCommand {
     /// Revoke a token, at once
     Revoke {
         /// Its id or name
-        #[arg(value_name = "ID|NAME")]
+        #[arg(value_name = "ID|NAME", add = Ids::Token)]
         token: String,
     },
     /// Show one token
     Info {
         /// Its id or name
-        #[arg(value_name = "ID|NAME")]
+        #[arg(value_name = "ID|NAME", add = Ids::Token)]
         token: String,
     },
 }
@@ -296,13 +269,13 @@ pub(crate) enum ProjectCommand {
         /// Its name
         name: String,
         /// The folder that workspaces are cloned from
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         source: Option<PathBuf>,
         /// For people
         #[arg(long, value_name = "TEXT")]
         description: Option<String>,
         /// The default model
-        #[arg(long, value_name = "M")]
+        #[arg(long, value_name = "M", add = Ids::Model)]
         model: Option<String>,
         /// The most that one tree of sessions may spend, in US dollars
         #[arg(long, value_name = "USD")]
@@ -323,11 +296,13 @@ pub(crate) enum ProjectCommand {
     /// Show a project
     Get {
         /// Its id
+        #[arg(add = Ids::Project)]
         id: String,
     },
     /// Delete a project with its workspaces
     Delete {
         /// Its id
+        #[arg(add = Ids::Project)]
         id: String,
     },
 }
@@ -337,28 +312,29 @@ pub(crate) enum SessionCommand {
     /// List sessions, newest first
     List {
         /// Only of this project
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", add = Ids::Project)]
         project: Option<String>,
-        /// active, completed or failed
-        #[arg(long, value_name = "STATUS")]
+        /// Only with this status
+        #[arg(long, value_name = "STATUS", value_parser = ["active", "completed", "failed"])]
         status: Option<String>,
         /// At most so many, 1 to 1000
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
         /// Only older than this session
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", add = Ids::Session)]
         before: Option<String>,
     },
     /// Show a session
     Get {
         /// Its id, the end of it, or `last`
-        #[arg(default_value = "last")]
+        #[arg(default_value = "last", add = Ids::Session)]
         id: String,
     },
     /// Show what happened in a session
+    #[command(after_help = help::EVENTS)]
     Events {
         /// Its id, the end of it, or `last`
-        #[arg(default_value = "last")]
+        #[arg(default_value = "last", add = Ids::Session)]
         id: String,
         /// Go on until the session is over
         #[arg(long)]
@@ -370,40 +346,89 @@ pub(crate) enum SessionCommand {
     /// Give a session another task
     Message {
         /// Its id, the end of it, or `last`
+        #[arg(add = Ids::Session)]
         id: String,
         /// The task
+        #[arg(value_hint = ValueHint::Other)]
         message: String,
     },
     /// Stop what the agent is doing; the session goes on
     Interrupt {
         /// Its id, the end of it, or `last`
-        #[arg(default_value = "last")]
+        #[arg(default_value = "last", add = Ids::Session)]
         id: String,
     },
     /// End a session; its events and changes stay
     End {
         /// Its id, the end of it, or `last`
-        #[arg(default_value = "last")]
+        #[arg(default_value = "last", add = Ids::Session)]
         id: String,
     },
     /// Show what a session changed, as a patch
     Diff {
         /// Its id, the end of it, or `last`
-        #[arg(default_value = "last")]
+        #[arg(default_value = "last", add = Ids::Session)]
         id: String,
     },
     /// Apply what a session changed to the project's folder
     Apply {
         /// Its id, the end of it, or `last`
-        #[arg(default_value = "last")]
+        #[arg(default_value = "last", add = Ids::Session)]
         id: String,
         /// Another folder
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         to: Option<PathBuf>,
         /// Only say whether it would apply
         #[arg(long)]
         check: bool,
     },
+}
+
+/// What was typed, understood; or what is wrong with it, or the help that was asked for.
+pub(crate) fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
+    let argv = normalise(argv);
+    let mut command = command().color(colour(&argv));
+    let mut matches = command.try_get_matches_from_mut(argv)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// True if JSON was asked for, also on a line that is not understood.
+pub(crate) fn is_json(argv: &[OsString]) -> bool {
+    argv.iter().take_while(|word| *word != "--").any(|word| word == "--json")
+}
+
+/// What is wrong with a line, for programs.
+pub(crate) fn refusal(error: &clap::Error) -> Refusal {
+    let text = error.to_string();
+    let mut parts = text.split("\n\n");
+    let what = parts.next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    let tip = parts.find_map(|part| part.trim_start().strip_prefix("tip: "));
+    let fix = tip.map_or_else(
+        || "see `oubliette --help`, and `--help` behind each command".to_owned(),
+        text::one_line,
+    );
+    Refusal::invalid(text::one_line(what)).fix(fix)
+}
+
+/// The definition of all arguments, with their help in groups.
+pub(crate) fn command() -> clap::Command {
+    help::grouped(Cli::command())
+}
+
+/// The colours that were asked for, for what is said before the arguments are understood.
+fn colour(argv: &[OsString]) -> ColorChoice {
+    let mut words = argv.iter().map(OsString::as_os_str).take_while(|word| *word != "--");
+    let mut chosen = ColorChoice::Auto;
+    while let Some(word) = words.next() {
+        let value = match word.to_str() {
+            Some("--color") => words.next().and_then(OsStr::to_str),
+            Some(word) => word.strip_prefix("--color="),
+            None => None,
+        };
+        chosen = value.and_then(|value| ColorChoice::from_str(value, false).ok()).unwrap_or(chosen);
+    }
+    chosen
 }
 
 /// `-config F` and `-config=F`, as they were always typed, in clap's spelling. Nothing after `--` is touched.
@@ -426,18 +451,16 @@ pub(crate) fn normalise(argv: &[OsString]) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
         let argv: Vec<OsString> = line.iter().map(Into::into).collect();
-        Cli::try_parse_from(normalise(&argv))
+        super::parse(&argv)
     }
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -476,19 +499,32 @@ mod tests {
             &["oubliette", "token", "info", "a"],
             &["oubliette", "session", "events", "last", "--follow", "--cursor", "-1"],
             &["oubliette", "session", "apply", "--to", "/x", "--check"],
+            &["oubliette", "support", "bundle", "--out", "f"],
             &["oubliette", "completions", "bash"],
             &["oubliette", "mcp"],
             &["oubliette", "mcp", "--setup", "claude"],
             &["oubliette", "mcp", "--setup", "claude-code", "--config", "/c.json", "--scope", "admin"],
+            &["oubliette", "man", "--out", "/x"],
+            &["oubliette", "--color", "never", "session", "list", "--color=always"],
         ] {
             assert!(parse(line).is_ok(), "{line:?}: {}", parse(line).expect_err("checked"));
         }
     }
 
     #[test]
+    fn colours_are_known_before_the_arguments_are() {
+        let of = |line: &[&str]| colour(&line.iter().map(Into::into).collect::<Vec<_>>());
+        assert_eq!(of(&["oubliette", "sesion"]), ColorChoice::Auto);
+        assert_eq!(of(&["oubliette", "--color", "never", "sesion"]), ColorChoice::Never);
+        assert_eq!(of(&["oubliette", "sesion", "--color=always"]), ColorChoice::Always);
+        assert_eq!(of(&["oubliette", "run", "--", "--color=always"]), ColorChoice::Auto);
+        assert_eq!(of(&["oubliette", "--color", "mauve"]), ColorChoice::Auto);
+    }
+
+    #[test]
     fn help_reads_well() {
         let help = |path: &[&str]| {
-            let mut command = Cli::command().term_width(100);
+            let mut command = command().term_width(100);
             command.build();
             let mut at = &mut command;
             for name in path {
@@ -505,6 +541,17 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_is_not_understood_is_a_refusal_for_programs() {
+        let refusal = |line: &[&str]| super::refusal(&parse(line).expect_err("a wrong line"));
+        let wrong = refusal(&["oubliette", "sesion", "--json"]);
+        assert_eq!(wrong.message, "unrecognized subcommand 'sesion'");
+        assert_eq!(wrong.fix.as_deref(), Some("a similar subcommand exists: 'session'"));
+        let wrong = refusal(&["oubliette", "session", "list", "--status", "done"]);
+        assert!(wrong.message.ends_with("[possible values: active, completed, failed]"), "{wrong}");
+        assert!(wrong.fix.is_some_and(|fix| fix.contains("--help")));
+    }
+
+    #[test]
     fn usage_errors_say_what_is_allowed() {
         let error = |line: &[&str]| parse(line).expect_err("a wrong line").to_string();
         insta::assert_snapshot!(
@@ -514,6 +561,7 @@ mod tests {
                 error(&["oubliette", "run"]),
                 error(&["oubliette", "run", "x", "--in-place", "--apply"]),
                 error(&["oubliette", "session", "events", "--cursor", "x"]),
+                error(&["oubliette", "session", "list", "--status", "done"]),
             ]
             .join("----\n")
         );

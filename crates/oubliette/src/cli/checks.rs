@@ -10,6 +10,7 @@ use serde_json::json;
 use super::OK;
 use super::UNHEALTHY;
 use super::output::Output;
+use super::table::Table;
 use super::text;
 
 /// Prints checks, and says with which code to end.
@@ -41,11 +42,11 @@ pub(crate) fn print_commands(checks: &[Check], output: &Output) -> u8 {
 }
 
 fn shown(checks: &[Check], output: &Output) -> String {
-    let rows: Vec<_> = checks
-        .iter()
-        .map(|check| vec![check.state.to_string().replace('_', " "), check.name.clone(), check.found.clone()])
-        .collect();
-    let mut text = output.table(&["STATE", "CHECK", "FOUND"], &rows);
+    let rows = checks.iter().map(|check| {
+        vec![check.state.to_string().replace('_', " "), check.name.clone(), check.found.clone()]
+    });
+    let mut text =
+        output.table(&Table::new("STATE").state_first().column("CHECK", 0).text("FOUND", 0).rows(rows));
     let ill = |required: bool| {
         checks
             .iter()

@@ -92,6 +92,12 @@ impl Client {
         Err(CallError::Refused(Refusal::unavailable(format!("the server is not ready: {reason}"))))
     }
 
+    /// What a path answers, with its status, as text.
+    pub(crate) async fn page(&self, path: &str) -> Result<(u16, String), CallError> {
+        let (status, bytes) = self.exchange("GET", path, None).await?;
+        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
     async fn exchange(
         &self,
         method: &str,

@@ -158,7 +158,7 @@ fn not_migrated(error: MigrateError) -> Refusal {
 
 fn tell_warnings(warnings: &[String], output: &Output) {
     for warning in warnings {
-        output.hint(&format!("warning: {warning}"));
+        output.warn(warning);
     }
 }
 

@@ -66,7 +66,7 @@ impl Hub {
         let (loaded, mistakes) = ob_config::load_anyway(&super::options(context, global))
             .map_err(|mistakes| super::has_mistakes(&mistakes))?;
         if !mistakes.0.is_empty() {
-            output.hint("warning: the configuration has mistakes; see `oubliette config check`");
+            output.warn("the configuration has mistakes; see `oubliette config check`");
         }
         let client = Client::new(loaded.home.control_socket());
         let config = global.config.as_ref().map(|file| context.cwd.join(file));
@@ -152,6 +152,9 @@ impl Hub {
         // Whose token this is serves the client that started us, and nobody else.
         command.env_remove(super::mcp::TOKEN);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Err(error) = crate::inherit::nothing() {
+            tracing::debug!(%error, "the server inherits what this command inherited");
+        }
         let mut child = command.spawn().map_err(|error| failed("start the server", &error))?;
         // The server writes one line when it is ready and then lets go of both pipes; if it fails, it says why on
         // standard error and ends. So waiting is reading.
@@ -225,7 +228,7 @@ impl Hub {
             Err(CallError::Refused(refusal)) if holder.draining => drop(refusal),
             Err(error) => return Err(error.into()),
         }
-        let deadline = Instant::now() + server::DRAIN_MAX + Duration::from_secs(5);
+        let deadline = Instant::now() + server::attend::DRAIN_MAX + Duration::from_secs(5);
         while server::lock::holder(home).is_some_and(|now| now.pid == holder.pid) {
             if Instant::now() > deadline {
                 return Err(Refusal::unavailable(format!("the server (pid {}) still stops", holder.pid))
@@ -256,6 +259,8 @@ fn start_failure(why: &str, code: Option<i32>, log: &std::path::Path) -> Refusal
     };
     let mut message = String::new();
     let mut fix = None;
+    // It may have been told to speak in colours.
+    let why = &text::sanitise(why);
     // What stands before the refusal are hints, like that a home was made.
     let lines = why.lines().skip_while(|line| why.contains("error: ") && !line.starts_with("error: "));
     for line in lines {

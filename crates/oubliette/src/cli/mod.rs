@@ -1,13 +1,18 @@
-//! Commands. Data goes to standard output, hints and progress to standard error, and nothing ever asks.
+//! Commands. Data goes to standard output, hints and progress to standard error. Nothing asks,
+//! but for Ctrl-C at a task that is watched on a terminal.
 
 pub(crate) mod args;
 mod checks;
 mod client;
+mod completions;
 mod config;
 mod doctor;
+mod help;
 mod hub;
+mod man;
 mod mcp;
 mod output;
+mod paint;
 mod patch;
 mod project;
 mod run;
@@ -15,6 +20,8 @@ mod run;
 mod scenes;
 mod session;
 mod store;
+mod support;
+mod table;
 mod text;
 mod token;
 mod view;
@@ -23,10 +30,10 @@ mod watch;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::io::Write as _;
+use std::panic::UnwindSafe;
 use std::path::PathBuf;
 
-use clap::CommandFactory as _;
-use clap::Parser as _;
 use ob_config::LoadOptions;
 use ob_config::Loaded;
 use ob_config::Mistakes;
@@ -80,6 +87,18 @@ pub(crate) const UNHEALTHY: u8 = 4;
 /// Exit code of "the user stopped it".
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// Ends with a code of the table also after a panic, which the hook has told of: 101 would be none of ours.
+pub(crate) fn guarded(work: impl FnOnce() -> u8 + UnwindSafe) -> u8 {
+    std::panic::catch_unwind(work).unwrap_or_else(|_| {
+        let line =
+            "error: a fault of this program\n  fix: report it, with what `oubliette support bundle` packs";
+        if writeln!(io::stderr().lock(), "{line}").is_err() {
+            // Nobody is there to be told.
+        }
+        FAILED
+    })
+}
+
 /// Runs the command that `context` asks for; returns the exit code.
 pub(crate) fn main(context: &Context) -> u8 {
     // One provider for everything that speaks TLS; it is set once, here, so a second time cannot be.
@@ -87,18 +106,27 @@ pub(crate) fn main(context: &Context) -> u8 {
         return FAILED;
     }
     let name = names::of(context.argv.first().map(OsString::as_os_str).unwrap_or_default());
-    let cli = match Cli::try_parse_from(args::normalise(&context.argv)) {
+    if let Some(code) = completions::answer(context, &Output::new(context, &Global::default())) {
+        return code;
+    }
+    let cli = match args::parse(&context.argv) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output with code 0, mistakes to standard error with code 2.
             let code = error.exit_code();
+            if code != 0 && args::is_json(&context.argv) {
+                let global = Global { json: true, ..Global::default() };
+                let refusal = args::refusal(&error);
+                Output::new(context, &global).refused(&refusal);
+                return refusal.code.exit_code();
+            }
             return match error.print() {
                 Ok(()) => u8::try_from(code).unwrap_or(2),
                 Err(_) => FAILED,
             };
         }
     };
-    let output = Output::new(context, cli.global.json);
+    let output = Output::new(context, &cli.global);
     match dispatch(context, name, cli, &output) {
         Ok(code) => code,
         Err(refusal) => {
@@ -116,12 +144,8 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         None => return Err(Refusal::invalid("no command was given").fix("see `oubliette --help`")),
     };
     match command {
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "oubliette", &mut script);
-            output.bytes(&script);
-            Ok(OK)
-        }
+        Command::Completions { shell } => completions::command(shell, output),
+        Command::Man(args) => man::command(&args, &context.cwd, output),
         Command::Serve(serve) if serve.daemon || daemon => {
             let hub = hub::Hub::load(context, &global)?;
             hub.start_command(serve.takeover || takeover, output)
@@ -135,6 +159,7 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         }
         Command::Doctor(args) => wait(doctor::command(context, &global, &args, output)),
         Command::Store(command) => wait(store::command(command, &load(context, &global)?, output)),
+        Command::Support(command) => wait(support::command(command, context, &global, output)),
         Command::Token(command) => wait(token::command(command, context, &global, output)),
         Command::Mcp(args) => wait(mcp::command(args, context, &global, output)),
         Command::Status => wait(hub::Hub::load_anyway(context, &global, output)?.status(output)),
@@ -215,4 +240,15 @@ fn wait(command: impl Future<Output = Result<u8, Refusal>>) -> Result<u8, Refusa
 /// A fault of the machine as a refusal.
 pub(crate) fn failed(what: &str, error: &io::Error) -> Refusal {
     Refusal::unavailable(format!("cannot {what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_with_the_code_of_a_failure() {
+        assert_eq!(guarded(|| 4), 4);
+        assert_eq!(guarded(|| panic!("in a test")), FAILED);
+    }
 }

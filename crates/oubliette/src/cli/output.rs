@@ -8,10 +8,16 @@ use ob_core::Refusal;
 use serde::Serialize;
 
 use super::Context;
+use super::args::Global;
+use super::paint::Ink;
+use super::paint::Paint;
+use super::table::Table;
 use super::text;
 
 /// The width of a terminal that does not tell.
 const WIDTH: usize = 80;
+/// Nothing is made to fit fewer columns: a person who makes a window smaller does not read it.
+const WIDTH_LEAST: usize = 20;
 
 /// Where text goes.
 #[derive(Clone, Debug)]
@@ -32,26 +38,40 @@ pub(crate) struct Output {
     pub(crate) shown: bool,
     /// Standard output is a terminal that can be drawn on, and data is for people.
     pub(crate) terminal: bool,
-    /// Colours may be used there.
-    pub(crate) colour: bool,
+    /// There is a terminal to ask on, and one to answer from.
+    asks: bool,
+    /// Colours of data.
+    pub(crate) paint: Paint,
+    /// Colours of hints.
+    hints: Paint,
     sink: Sink,
 }
 
 // === impl Output ===
 
 impl Output {
-    pub(crate) fn new(context: &Context, json: bool) -> Self {
-        let shown = io::stdout().is_terminal();
-        let terminal = shown && !json && context.var("TERM") != Some("dumb");
-        let colour = terminal && context.var("NO_COLOR").is_none();
-        Self { json, shown, terminal, colour, sink: Sink::Standard }
+    pub(crate) fn new(context: &Context, global: &Global) -> Self {
+        let (shown, told) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        let is_dumb = context.var("TERM") == Some("dumb");
+        // JSON is for programs, also where a person looks on.
+        let paint = if global.json { Paint(false) } else { Paint::of(context, global.color, shown) };
+        Self {
+            json: global.json,
+            shown,
+            terminal: shown && !global.json && !is_dumb,
+            asks: told && io::stdin().is_terminal(),
+            paint,
+            hints: if global.json { Paint(false) } else { Paint::of(context, global.color, told) },
+            sink: Sink::Standard,
+        }
     }
 
     /// Keeps data and hints for a test to look at.
     #[cfg(test)]
     pub(crate) fn memory(json: bool) -> Self {
         let sink = Sink::Memory(std::sync::Arc::default());
-        Self { json, shown: false, terminal: false, colour: false, sink }
+        let none = Paint(false);
+        Self { json, shown: false, terminal: false, asks: false, paint: none, hints: none, sink }
     }
 
     /// Data and hints so far.
@@ -66,11 +86,9 @@ impl Output {
     /// The terminal's width; nothing if lines may have any length.
     pub(crate) fn width(&self) -> Option<usize> {
         self.terminal.then(|| {
-            rustix::termios::tcgetwinsize(io::stdout())
-                .map(|size| usize::from(size.ws_col))
-                .ok()
-                .filter(|columns| *columns >= 20)
-                .unwrap_or(WIDTH)
+            let size = rustix::termios::tcgetwinsize(io::stdout()).map(|size| usize::from(size.ws_col));
+            // Zero is a terminal that does not know, as a serial line.
+            size.ok().filter(|columns| *columns > 0).map_or(WIDTH, |columns| columns.max(WIDTH_LEAST))
         })
     }
 
@@ -115,25 +133,30 @@ impl Output {
         }
     }
 
-    /// Prints rows under a header.
-    pub(crate) fn table(&self, header: &[&str], rows: &[Vec<String>]) -> String {
-        text::table(header, rows, self.width())
+    /// Rows under a header, as wide as there is room.
+    pub(crate) fn table(&self, table: &Table<'_>) -> String {
+        table.show(self.width(), self.paint)
     }
 
     /// Tells people something on standard error.
     pub(crate) fn hint(&self, line: &str) {
-        match &self.sink {
-            Sink::Standard => {
-                if writeln!(io::stderr().lock(), "{}", text::sanitise(line)).is_err() {
-                    // There is nobody to tell.
-                }
-            }
-            #[cfg(test)]
-            Sink::Memory(kept) => {
-                let mut kept = kept.lock().expect("no test panics with it");
-                kept.1.extend([line, "\n"]);
-            }
-        }
+        self.tell(&format!("{}\n", text::sanitise(line)));
+    }
+
+    /// True if a person can be asked now. In the background nobody can: who reads from the terminal there is stopped.
+    pub(crate) fn can_ask(&self) -> bool {
+        let in_front = rustix::termios::tcgetpgrp(io::stdin());
+        self.asks && in_front.is_ok_and(|group| group == rustix::process::getpgrp())
+    }
+
+    /// Asks people something on standard error; the answer is typed behind it.
+    pub(crate) fn ask(&self, question: &str) {
+        self.tell(&format!("{} ", self.hints.text(Ink::Bold, &text::sanitise(question))));
+    }
+
+    /// Tells of something that may turn out to be wrong.
+    pub(crate) fn warn(&self, line: &str) {
+        self.tell(&format!("{} {}\n", self.hints.text(Ink::Yellow, "warning:"), text::sanitise(line)));
     }
 
     /// Tells of a refusal on standard error: what, why, and what to do.
@@ -142,9 +165,23 @@ impl Output {
             self.hint(&text::plain_json(&serde_json::json!({ "error": refusal }).to_string()));
             return;
         }
-        self.hint(&format!("error: {}", refusal.message));
+        self.tell(&format!("{} {}\n", self.hints.text(Ink::Red, "error:"), text::sanitise(&refusal.message)));
         if let Some(fix) = &refusal.fix {
-            self.hint(&format!("  fix: {fix}"));
+            self.tell(&format!("  {} {}\n", self.hints.text(Ink::Cyan, "fix:"), text::sanitise(fix)));
+        }
+    }
+
+    /// Writes what is safe already to standard error.
+    fn tell(&self, text: &str) {
+        match &self.sink {
+            Sink::Standard => {
+                let mut err = io::stderr().lock();
+                if err.write_all(text.as_bytes()).and_then(|()| err.flush()).is_err() {
+                    // There is nobody to tell.
+                }
+            }
+            #[cfg(test)]
+            Sink::Memory(kept) => kept.lock().expect("no test panics with it").1.push_str(text),
         }
     }
 }

@@ -12,6 +12,8 @@ use ob_core::operation::SessionDiff;
 
 use super::failed;
 use super::output::Output;
+use super::paint::Ink;
+use super::paint::Paint;
 use super::text;
 
 /// Lines of a patch that a run shows: what a person reads, and a few screens more.
@@ -24,7 +26,7 @@ const CONFLICT_LINES_MAX: usize = 8;
 /// Prints a patch: as it is into a pipe, so that it applies; safe and in colour on a terminal.
 pub(crate) fn show(patch: &str, output: &Output) {
     if output.shown {
-        output.text(&coloured(patch, output.colour));
+        output.text(&coloured(patch, output.paint));
     } else {
         output.text(patch);
     }
@@ -34,7 +36,11 @@ pub(crate) fn show(patch: &str, output: &Output) {
 /// `session diff`.
 pub(crate) fn show_short(diff: &SessionDiff, output: &Output) {
     let (short, left_out) = shorten(&diff.patch);
-    show(&short, output);
+    if output.paint.0 {
+        output.text(&coloured(&short, output.paint));
+    } else {
+        show(&short, output);
+    }
     if left_out > 0 {
         output.hint(&format!(
             "{} left out here; see all of it with `oubliette session diff {}`",
@@ -62,24 +68,24 @@ fn shorten(patch: &str) -> (String, usize) {
     (short, left_out)
 }
 
-fn coloured(patch: &str, colour: bool) -> String {
+fn coloured(patch: &str, paint: Paint) -> String {
     let mut shown = String::new();
     for line in patch.lines() {
         let line = text::sanitise(line);
-        let code = match line.as_bytes() {
-            [b'+', b'+', b'+', ..] | [b'-', b'-', b'-', ..] | [b'd', b'i', b'f', b'f', ..] => "\x1b[1m",
-            [b'+', ..] => "\x1b[32m",
-            [b'-', ..] => "\x1b[31m",
-            [b'@', ..] => "\x1b[36m",
-            _ => "",
-        };
-        if colour && !code.is_empty() {
-            shown.extend([code, &line, "\x1b[0m\n"]);
-        } else {
-            shown.extend([&line, "\n"]);
-        }
+        shown.extend([&paint.text(ink(&line), &line), "\n"]);
     }
     shown
+}
+
+/// What a line of a patch looks like.
+fn ink(line: &str) -> Ink {
+    match line.as_bytes() {
+        [b'+', b'+', b'+', ..] | [b'-', b'-', b'-', ..] | [b'd', b'i', b'f', b'f', ..] => Ink::Bold,
+        [b'+', ..] => Ink::Green,
+        [b'-', ..] => Ink::Red,
+        [b'@', ..] => Ink::Cyan,
+        _ => Ink::Plain,
+    }
 }
 
 /// The folder that a session's patch goes to.
@@ -237,9 +243,9 @@ mod tests {
 
     #[test]
     fn a_patch_on_a_terminal_is_safe() {
-        let shown = coloured("diff --git a b\n+evil\x1b[2J\n-x\n@@ 1\n same\n", true);
+        let shown = coloured("diff --git a b\n+evil\x1b[2J\n-x\n@@ 1\n same\n", Paint(true));
         assert!(!shown.contains("[2J"), "{shown:?}");
-        assert_eq!(coloured("+a\x1b[2Jb\n", false), "+ab\n");
+        assert_eq!(coloured("+a\x1b[2Jb\n", Paint(false)), "+ab\n");
     }
 
     proptest::proptest! {
@@ -260,7 +266,7 @@ mod tests {
             proptest::prop_assert_eq!(lines.len() + left_out, patch.split_inclusive('\n').count());
             let mut rest = patch.split_inclusive('\n');
             proptest::prop_assert!(lines.iter().all(|line| rest.any(|other| other == *line)), "in order, unchanged");
-            let shown = coloured(&short, false);
+            let shown = coloured(&short, Paint(false));
             proptest::prop_assert!(!shown.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
         }
     }

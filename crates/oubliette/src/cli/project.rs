@@ -15,6 +15,7 @@ use super::args::ProjectCommand;
 use super::failed;
 use super::hub::Hub;
 use super::output::Output;
+use super::table::Table;
 use super::text;
 
 /// Runs the command.
@@ -44,12 +45,16 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
         ProjectCommand::List { name_contains, limit } => {
             let projects = list(hub, &ProjectList { name_contains, limit }).await?;
             output.data(&projects, || {
-                let rows: Vec<_> = projects
+                let rows = projects
                     .iter()
-                    .map(|p| vec![p.id.to_string(), p.name.clone(), source(p), text::instant(p.created_at)])
-                    .collect();
-                output.table(&["ID", "NAME", "SOURCE", "CREATED"], &rows)
+                    .map(|p| vec![p.id.to_string(), p.name.clone(), source(p), text::instant(p.created_at)]);
+                output.table(
+                    &Table::new("ID").text("NAME", 0).text("SOURCE", 1).column("CREATED", 2).rows(rows),
+                )
             });
+            if projects.is_empty() {
+                output.hint("no project; `oubliette run` makes one for a folder, `oubliette project create` without a task");
+            }
         }
         ProjectCommand::Get { id } => {
             let target = ProjectTarget { project_id: parse(&id)? };

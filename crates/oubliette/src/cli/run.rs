@@ -28,6 +28,7 @@ use super::output::Output;
 use super::patch;
 use super::project;
 use super::text;
+use super::watch;
 use super::watch::OnInterrupt;
 use super::watch::Until;
 use super::watch::Watch;
@@ -63,15 +64,12 @@ pub(crate) async fn command(run: RunArgs, hub: &Hub, output: &Output) -> Result<
         session: accepted.session_id.clone(),
         cursor: accepted.last_index,
         until: if run.keep { Until::Turn(accepted.turn) } else { Until::Over },
-        on_interrupt: OnInterrupt::StopSession,
+        on_interrupt: OnInterrupt::Ask,
     };
     match watch.run().await? {
         Watched::Done { interrupted } => finish(&run, hub, &accepted, &folder, interrupted, output).await,
-        Watched::Detached => {
-            output.hint(&format!(
-                "the session goes on; watch it with `oubliette session events {} --follow`",
-                accepted.session_id
-            ));
+        Watched::Detached { cursor } => {
+            watch::tell_way_back(&accepted.session_id, cursor, output);
             Ok(INTERRUPTED)
         }
     }
@@ -181,6 +179,12 @@ async fn finish(
     }
     output.hint(&outcome(&view, code));
     output.hint(&advice(&diff, apply));
+    if view.status == SessionStatus::Active {
+        output.hint(&format!(
+            "the session is kept: go on with `oubliette session message {0} TASK`, end it with `oubliette session end {0}`",
+            view.session_id
+        ));
+    }
     Ok(code)
 }
 

@@ -22,12 +22,16 @@ use super::hub::Hub;
 use super::output::Output;
 use super::patch;
 use super::project;
+use super::table::Table;
 use super::text;
+use super::watch;
 use super::watch::OnInterrupt;
 use super::watch::Until;
 use super::watch::Watch;
 use super::watch::Watched;
 
+/// How many sessions the server lists if it is not told.
+const LIST_DEFAULT: usize = 100;
 /// Among how many of the newest sessions a cut id is looked up.
 const LOOK_UP_MAX: u32 = 1000;
 
@@ -47,9 +51,15 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
             };
             let sessions = list(hub, &params).await?;
             output.data(&sessions, || {
-                let rows: Vec<_> = sessions.iter().map(row).collect();
-                output.table(&["ID", "STATE", "TURNS", "STARTED", "MODEL", "TASK"], &rows)
+                let table = Table::new("ID")
+                    .state("STATE", 1)
+                    .column("TURNS", 2)
+                    .column("STARTED", 4)
+                    .text("MODEL", 3)
+                    .text("TASK", 0);
+                output.table(&table.rows(sessions.iter().map(row)))
             });
+            more_of_list(&params, &sessions, output);
         }
         SessionCommand::Get { id } => {
             let view: SessionView = hub.client.call(Operation::SessionGet, &target(hub, &id).await?).await?;
@@ -59,8 +69,9 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
             let session = resolve(hub, &id).await?;
             let until = if follow { Until::Over } else { Until::Now };
             let watch = Watch { hub, output, session, cursor, until, on_interrupt: OnInterrupt::Detach };
-            if watch.run().await? == Watched::Detached {
-                output.hint("the session goes on");
+            let id = watch.session.clone();
+            if let Watched::Detached { cursor } = watch.run().await? {
+                watch::tell_way_back(&id, cursor, output);
             }
         }
         SessionCommand::Message { id, message } => {
@@ -104,6 +115,21 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
         }
     }
     Ok(OK)
+}
+
+/// Says what a list does not show.
+fn more_of_list(params: &SessionList, sessions: &[SessionView], output: &Output) {
+    let limit = params.limit.map_or(LIST_DEFAULT, |limit| limit as usize);
+    match sessions.last() {
+        None => output.hint("no such session; start one with `oubliette run \"TASK\" --project DIR`"),
+        Some(last) if sessions.len() >= limit => {
+            output.hint(&format!(
+                "there may be older ones: `oubliette session list --before {}`",
+                last.session_id
+            ));
+        }
+        Some(_) => {}
+    }
 }
 
 async fn change(

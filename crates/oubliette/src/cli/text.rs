@@ -1,6 +1,7 @@
-//! Text for people: safe on a terminal, in columns, in words.
+//! Text for people: safe on a terminal, as wide as there is room, in words.
 
 use ob_core::Timestamp;
+use unicode_width::UnicodeWidthChar as _;
 
 /// Takes out of a text of an agent everything that a terminal would obey: escape sequences, control characters other
 /// than newline and tab, and the marks that reverse the direction of text.
@@ -81,53 +82,57 @@ fn skip_string(chars: &mut Chars<'_>) {
     }
 }
 
-/// Cuts to so many characters, the last one an ellipsis.
+/// Columns that a terminal shows a text in. Where terminals differ, as in emoji of several parts, it is the most that
+/// any of them takes: a line that is too short is ugly, and one that is too long breaks what is drawn over it.
+pub(crate) fn columns(text: &str) -> usize {
+    text.chars().map(columns_of).sum()
+}
+
+fn columns_of(c: char) -> usize {
+    /// Asks for the wide form of the character before it.
+    const WIDE_FORM: char = '\u{fe0f}';
+    if c == WIDE_FORM { 1 } else { c.width().unwrap_or(0) }
+}
+
+/// Where a text that is wider than so many columns must be cut; nothing if it fits.
+fn overflow(text: &str, width: usize) -> Option<usize> {
+    let mut used = 0;
+    text.char_indices().find_map(|(at, c)| {
+        used += columns_of(c);
+        (used > width).then_some(at)
+    })
+}
+
+/// Cuts to so many columns, the last one an ellipsis.
 pub(crate) fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
+    if overflow(text, width).is_none() {
         return text.to_owned();
     }
-    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
+    let mut cut = text[..overflow(text, width.saturating_sub(1)).unwrap_or(text.len())].to_owned();
     if width > 0 {
         cut.push('…');
     }
     cut
 }
 
-/// Rows under a header, in columns two spaces apart. If a width is given, the widest columns but the first are cut to
-/// make the lines fit. No line ends in spaces.
-pub(crate) fn table(header: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
-    /// A column is never cut below this.
-    const LEAST: usize = 6;
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
-    let mut widths: Vec<usize> = header.iter().map(|name| name.chars().count()).collect();
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
+/// The first line of a text that is wider than so many columns, broken between words where there are any, and the rest;
+/// nothing if it fits. There is always something in the first line, so that who loops comes to an end.
+pub(crate) fn broken(text: &str, width: usize) -> Option<(&str, &str)> {
+    let cut = overflow(text, width)?;
+    let indent = text.len() - text.trim_start_matches(' ').len();
+    if let Some(blank) = text[..cut].rfind(' ').filter(|blank| *blank > indent) {
+        return Some((text[..blank].trim_end_matches(' '), text[blank..].trim_start_matches(' ')));
     }
-    let total = |widths: &[usize]| widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
-    while let Some(limit) = width
-        && total(&widths) > limit
-    {
-        let Some(widest) = widths.iter_mut().skip(1).max() else { break };
-        if *widest <= LEAST {
-            break;
-        }
-        *widest -= 1;
+    if text[cut..].starts_with(' ') {
+        return Some((&text[..cut], text[cut..].trim_start_matches(' ')));
     }
-    let mut text = String::new();
-    let header = header.iter().map(|name| (*name).to_owned()).collect();
-    for row in std::iter::once(&header).chain(&rows) {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{:<width$}", cut(cell, *width), width = *width))
-            .collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+    let least = text.chars().next().map_or(0, char::len_utf8);
+    Some(text.split_at(cut.max(least)))
+}
+
+/// Tabs as blanks: how wide a tab is depends on where it stands.
+pub(crate) fn expand(text: &str) -> String {
+    text.replace('\t', "    ")
 }
 
 /// A length of time in words: `4s`, `3m 05s`, `2h 07m`, `5d`.
@@ -138,6 +143,17 @@ pub(crate) fn duration(seconds: u64) -> String {
         3600..86_400 => format!("{}h {:02}m", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{}d", seconds / 86_400),
     }
+}
+
+/// A count in few characters: `950`, `1.2k`, `35k`, `1.2M`.
+pub(crate) fn short(count: u64) -> String {
+    let (unit, name) = match count {
+        0..1000 => return count.to_string(),
+        1000..1_000_000 => (1000, "k"),
+        _ => (1_000_000, "M"),
+    };
+    let (whole, tenth) = (count / unit, count % unit * 10 / unit);
+    if whole < 10 { format!("{whole}.{tenth}{name}") } else { format!("{whole}{name}") }
 }
 
 /// An instant as a column shows it: `2026-11-18 11:06:40Z`.
@@ -221,20 +237,36 @@ mod tests {
     }
 
     #[test]
-    fn a_table_fits_its_width_and_keeps_its_first_column() {
-        let rows = vec![
-            vec!["gogol_20261118_110640_deadbeef".into(), "running".into(), "a very long title ".repeat(9)],
-            vec!["x".into(), "y".into(), "evil\x1b[2J\nsecond line".into()],
-        ];
-        let text = table(&["ID", "STATE", "TITLE"], &rows, Some(60));
-        assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
-        assert!(text.contains("gogol_20261118_110640_deadbeef"), "{text}");
-        assert!(text.contains("evil second line"), "{text}");
-        assert_eq!(text.lines().count(), 3, "a row is a line");
-        assert!(
-            table(&["ID", "STATE", "TITLE"], &rows, None).contains(&"a very long title ".repeat(9)[..160])
+    fn text_is_cut_and_broken_by_the_columns_that_it_takes() {
+        assert_eq!(
+            (columns("naïve"), columns("日本"), columns("e\u{301}"), columns("❤\u{fe0f}")),
+            (5, 4, 1, 2)
         );
-        assert_eq!(table(&["ID", "NAME"], &[], Some(10)), "ID  NAME\n");
+        assert_eq!((cut("日本語", 6).as_str(), cut("日本語", 5).as_str()), ("日本語", "日本…"));
+        assert_eq!((cut("abc", 2).as_str(), cut("abc", 0).as_str()), ("a…", ""));
+        assert_eq!(broken("one two", 7), None);
+        assert_eq!(broken("one two", 6), Some(("one", "two")));
+        assert_eq!(broken("one  two", 3), Some(("one", "two")));
+        assert_eq!(broken("  abcdef", 4), Some(("  ab", "cdef")), "an indent alone is no line");
+        assert_eq!(broken("日本語", 1), Some(("日", "本語")), "something is always taken");
+    }
+
+    proptest::proptest! {
+        /// However it is broken: no line is too wide, unless one character is, and no word is lost.
+        #[test]
+        fn breaking_loses_nothing_and_fits(text in "[a-c 日é❤\u{fe0f}]{0,60}", width in 2usize..20) {
+            let (mut rest, mut lines) = (text.as_str(), Vec::new());
+            while let Some((line, more)) = broken(rest, width) {
+                proptest::prop_assert!(more.len() < rest.len());
+                lines.push(line);
+                rest = more;
+            }
+            lines.push(rest);
+            proptest::prop_assert!(lines.iter().all(|line| columns(line) <= width), "{lines:?}");
+            let letters = |text: &str| text.replace(' ', "");
+            proptest::prop_assert_eq!(letters(&lines.concat()), letters(&text));
+            proptest::prop_assert!(columns(&cut(&text, width)) <= width);
+        }
     }
 
     #[test]
@@ -245,6 +277,10 @@ mod tests {
         );
         assert_eq!(instant(Timestamp::from_micros(1_795_000_000_000_000)), "2026-11-18 11:06:40Z");
         assert_eq!((plural(1, "file"), plural(0, "file")), ("1 file".into(), "0 files".into()));
+        let shorts = [(999, "999"), (1000, "1.0k"), (1299, "1.2k"), (35_999, "35k"), (1_250_000, "1.2M")];
+        for (count, shown) in shorts {
+            assert_eq!(short(count), shown);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::OK;
 use super::args::Global;
 use super::args::TokenCommand;
 use super::output::Output;
+use super::table::Table;
 use super::text;
 
 /// Runs the command.
@@ -49,10 +50,10 @@ async fn perform(
         }
         TokenCommand::List => {
             let list = tokens.list().await.map_err(|error| error.refusal())?;
-            output.data(&list, || {
-                let rows: Vec<_> = list.iter().map(|record| row(record, now)).collect();
-                output.table(&["ID", "NAME", "SCOPE", "STATE", "CREATED", "EXPIRES"], &rows)
-            });
+            output.data(&list, || output.table(&table(&list, now)));
+            if list.is_empty() {
+                output.hint("no token; make one with `oubliette token create --name N --scope S`");
+            }
         }
         TokenCommand::Revoke { token } => {
             let record = tokens
@@ -96,6 +97,17 @@ pub(crate) async fn create(
     tokens::issue(&**tokens, &params, now, random).await
 }
 
+/// Tokens under a header: of its words no row has `ID`, and ids come first, so that a script can take them.
+fn table(list: &[TokenRecord], now: Timestamp) -> Table<'static> {
+    Table::new("ID")
+        .column("NAME", 0)
+        .column("SCOPE", 2)
+        .state("STATE", 1)
+        .column("CREATED", 4)
+        .column("EXPIRES", 3)
+        .rows(list.iter().map(|record| row(record, now)))
+}
+
 fn row(record: &TokenRecord, now: Timestamp) -> Vec<String> {
     let state = match record.revoked_at {
         Some(_) => "revoked",
@@ -120,6 +132,7 @@ fn unknown(token: &str) -> Refusal {
 mod tests {
     use ob_core::RefusalCode;
 
+    use super::super::paint::Paint;
     use super::*;
 
     /// On a real `auth.db`, as with the server down.
@@ -142,11 +155,7 @@ mod tests {
         let other = opened(&folder).await;
         let found = other.find(&tokens::hash(&made.secret)).await.expect("a read").expect("the token");
         assert_eq!(found, made.record);
-        let list = text::table(
-            &["ID", "NAME", "SCOPE", "STATE", "CREATED", "EXPIRES"],
-            &other.list().await.expect("a read").iter().map(|r| row(r, now)).collect::<Vec<_>>(),
-            None,
-        );
+        let list = table(&other.list().await.expect("a read"), now).show(None, Paint(false));
         let mut lines = list.lines();
         assert!(lines.next().is_some_and(|line| line.starts_with("ID ")));
         assert!(lines.clone().all(|line| line.starts_with("tok_") && !line.contains("ID")), "{list}");

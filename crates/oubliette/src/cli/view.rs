@@ -1,138 +1,173 @@
 //! What a person sees of a session's events. Pure: events in, text out.
 //!
-//! On a terminal text streams, each tool call is folded into one line, and a last line that is drawn over tells what
-//! runs, what was used and how long it took. In a pipe each line is whole and final: messages, not pieces of them.
-//! Everything that an agent wrote is sanitised before it is shown.
+//! ```text
+//!          event                       tick, resize
+//!            |                              |
+//!   erase the last line              erase the last line
+//!   print lines that stay            draw it again: what runs, tokens, cost, time
+//! ```
+//!
+//! On a terminal text streams, each tool call is folded into one line with the change that it made, and a last line that is
+//! drawn over tells what runs, what was used and how long it took. Lines are broken between words at the width that the
+//! terminal has by then. In a pipe each line is whole and final: messages, not pieces of them. Everything that an agent
+//! wrote is sanitised before it is shown.
 
-use std::collections::HashMap;
+mod calls;
+#[cfg(test)]
+mod tests;
 
 use ob_core::EventKind;
+use ob_core::Timestamp;
 use ob_core::event::Role;
 use ob_core::ledger::MicroUsd;
 use ob_core::operation::EventView;
-use serde_json::Value;
 
+use super::paint::Ink;
+use super::paint::Paint;
 use super::text;
-
-const DIM: &str = "\x1b[2m";
-const RED: &str = "\x1b[31m";
-const GREEN: &str = "\x1b[32m";
-const BOLD: &str = "\x1b[1m";
-const RESET: &str = "\x1b[0m";
+use calls::Calls;
+use calls::Outcome;
 
 /// Back to the start of the line, and everything from there on is gone.
 const ERASE: &str = "\r\x1b[J";
-
-/// Characters of a tool's main argument that are shown in a pipe, where there is no width to cut to.
-const ARGUMENT_MAX: usize = 160;
-
-/// How to show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Style {
-    /// On a terminal of so many columns.
-    Terminal { width: usize, colour: bool },
-    /// In a pipe or a file.
-    Plain,
-}
+/// What a call's line begins with, and what stands under it.
+const INDENT: &str = "  ";
+/// Columns that a call has, however much there is to say of how it went.
+const CALL_LEAST: usize = 8;
 
 /// The live view of one session.
 #[derive(Debug)]
 pub(crate) struct View {
-    style: Style,
+    /// Columns of the terminal; nothing in a pipe or a file.
+    width: Option<usize>,
+    paint: Paint,
     /// Text that streams and has no newline yet, and who speaks.
     partial: String,
     speaker: Option<Role>,
     /// True if pieces of the message were shown, so that the whole of it need not be.
     streamed: bool,
-    /// Calls without a result: what to write when it comes.
-    open: HashMap<String, String>,
-    input_tokens: u64,
-    output_tokens: u64,
-    cost: MicroUsd,
+    calls: Calls,
+    used: Used,
+    /// The session's state in one word, as its events told it.
+    state: String,
+    first_at: Option<Timestamp>,
+    last_at: Option<Timestamp>,
+    /// When the newest task was given.
+    task_at: Option<Timestamp>,
+    /// True if the last line is one that is drawn over.
     drawn: bool,
+}
+
+/// What the model calls that were seen used.
+#[derive(Debug, Default)]
+struct Used {
+    input: u64,
+    output: u64,
+    cost: MicroUsd,
 }
 
 // === impl View ===
 
 impl View {
-    pub(crate) fn new(style: Style) -> Self {
+    /// A view that is so many columns wide, or for a pipe.
+    pub(crate) fn new(width: Option<usize>, paint: Paint) -> Self {
         Self {
-            style,
+            width,
+            paint,
             partial: String::new(),
             speaker: None,
             streamed: false,
-            open: HashMap::new(),
-            input_tokens: 0,
-            output_tokens: 0,
-            cost: MicroUsd(0),
+            calls: Calls::default(),
+            used: Used::default(),
+            state: String::new(),
+            first_at: None,
+            last_at: None,
+            task_at: None,
             drawn: false,
+        }
+    }
+
+    /// The terminal has another width now.
+    pub(crate) fn resize(&mut self, width: Option<usize>) {
+        if self.width.is_some() && width.is_some() {
+            self.width = width;
         }
     }
 
     /// What to print for an event.
     pub(crate) fn event(&mut self, event: &EventView) -> String {
         let body = &event.body;
+        self.first_at.get_or_insert(event.at);
+        self.last_at = Some(event.at);
         let shown = body.text.as_deref().map(text::sanitise).unwrap_or_default();
+        let shown = if self.width.is_some() { text::expand(&shown) } else { shown };
         let mut lines = String::new();
         match body.kind {
             EventKind::Delta => {
-                if self.style != Style::Plain {
+                if self.width.is_some() {
                     self.stream(&mut lines, &shown, body.role.unwrap_or(Role::Agent));
                 }
             }
-            EventKind::Message => {
-                let was_streamed = std::mem::take(&mut self.streamed) && body.role != Some(Role::User);
+            EventKind::Message if body.role == Some(Role::User) => {
+                self.task_at = Some(event.at);
                 self.end_stream(&mut lines);
-                if !was_streamed {
-                    let prefix = if body.role == Some(Role::User) { "> " } else { "" };
-                    let style = if body.role == Some(Role::User) { BOLD } else { "" };
-                    for line in shown.trim_end().lines() {
-                        self.line(&mut lines, style, &format!("{prefix}{line}"));
-                    }
+                for line in shown.trim_end().lines() {
+                    self.line(&mut lines, Ink::Bold, &format!("> {line}"));
+                }
+            }
+            EventKind::Message => {
+                let was_streamed = std::mem::take(&mut self.streamed);
+                self.end_stream(&mut lines);
+                for line in shown.trim_end().lines().filter(|_| !was_streamed) {
+                    self.line(&mut lines, Ink::Plain, line);
                 }
             }
             EventKind::ToolCall => {
                 self.end_stream(&mut lines);
-                let call = self.call(body.tool_name.as_deref(), body.arguments.as_ref());
-                match &body.tool_call_id {
-                    Some(id) => {
-                        self.open.insert(id.clone(), call);
-                    }
-                    None => self.line(&mut lines, "", &format!("  {call}")),
+                self.calls.begin(event);
+            }
+            EventKind::ToolResult => {
+                if let Some(outcome) = self.calls.end(event) {
+                    self.end_stream(&mut lines);
+                    self.outcome(&mut lines, &outcome);
                 }
             }
-            EventKind::ToolResult => self.result(&mut lines, event),
             EventKind::Completion => {
                 self.end_stream(&mut lines);
+                self.end_calls(&mut lines);
                 self.streamed = false;
                 let reason = body.data.as_ref().and_then(|d| d["stop_reason"].as_str()).unwrap_or("end_turn");
                 if reason != "end_turn" {
                     let reason = text::one_line(reason).replace('_', " ");
-                    self.line(&mut lines, DIM, &format!("the turn stopped: {reason}"));
+                    self.line(&mut lines, Ink::Dim, &format!("the turn stopped: {reason}"));
                 }
             }
             EventKind::Error => {
                 self.end_stream(&mut lines);
                 for line in shown.lines() {
-                    self.line(&mut lines, RED, &format!("error: {line}"));
+                    self.line(&mut lines, Ink::Red, &format!("error: {line}"));
                 }
             }
             EventKind::Status | EventKind::System => {
+                let state = body.data.as_ref().and_then(|data| data["state"].as_str());
+                if let Some(state) = state.filter(|_| body.kind == EventKind::Status) {
+                    self.state = text::one_line(state);
+                }
                 if !shown.trim().is_empty() && !is_routine(event) {
                     self.end_stream(&mut lines);
-                    self.line(&mut lines, DIM, &format!("· {}", text::one_line(&shown)));
+                    self.line(&mut lines, Ink::Dim, &format!("· {}", text::one_line(&shown)));
                 }
             }
             EventKind::Approval | EventKind::CallerToolRequest => {
                 self.end_stream(&mut lines);
                 let shown = if shown.is_empty() { "a question was answered".to_owned() } else { shown };
-                self.line(&mut lines, DIM, &format!("? {}", text::one_line(&shown)));
+                self.line(&mut lines, Ink::Yellow, &format!("? {}", text::one_line(&shown)));
             }
             EventKind::Usage => {
                 if let Some(usage) = &body.usage {
-                    self.input_tokens += usage.input_tokens;
-                    self.output_tokens += usage.output_tokens;
-                    self.cost = MicroUsd(self.cost.0.saturating_add(usage.cost.0));
+                    self.used.input += usage.input_tokens;
+                    self.used.output += usage.output_tokens;
+                    self.used.cost = MicroUsd(self.used.cost.0.saturating_add(usage.cost.0));
                 }
             }
         }
@@ -140,62 +175,104 @@ impl View {
     }
 
     /// The last line, drawn over the one before; nothing in a pipe.
-    pub(crate) fn footer(&mut self, seconds: u64) -> String {
-        let Style::Terminal { width, colour } = self.style else { return String::new() };
-        let mut parts = Vec::new();
+    pub(crate) fn footer(&mut self, now: Timestamp) -> String {
+        let Some(width) = self.width else { return String::new() };
+        // In the last column some terminals go on to the next line.
+        let room = width.saturating_sub(1);
         // The text that is being written is more telling than what runs beside it.
-        if !self.partial.is_empty() {
-            parts.push(self.partial.clone());
-        } else if let Some(call) = self.open.values().next() {
-            parts.push(format!("… {call}"));
-        }
-        let used = self.used();
-        parts.push(format!(
-            "[{used}{}{}]",
-            if used.is_empty() { "" } else { " · " },
-            text::duration(seconds)
-        ));
-        let tail_width = parts.last().map_or(0, |tail| tail.chars().count());
-        if let [first, _] = parts.as_mut_slice() {
-            *first = text::cut(first, width.saturating_sub(tail_width + 2));
-        }
-        let line = text::cut(&parts.join(" "), width.saturating_sub(1));
-        let drawn = format!("{}{}{line}{}", self.clear(), paint(colour, DIM), paint(colour, RESET));
+        let what = if self.partial.is_empty() { self.calls.running() } else { Some(self.partial.clone()) };
+        let meters = self.meters(now);
+        let what = what.unwrap_or_default();
+        let fits = |meter: &&String| text::columns(&what) + 1 + text::columns(meter) <= room;
+        let meter = meters.iter().find(fits).or(meters.last()).map_or("", String::as_str);
+        let what = text::cut(&what, room.saturating_sub(text::columns(meter) + 1));
+        let line = if what.is_empty() { meter.to_owned() } else { format!("{what} {meter}") };
+        let drawn = format!("{}{}", self.clear(), self.paint.text(Ink::Dim, &text::cut(&line, room)));
         self.drawn = true;
         drawn
     }
 
-    /// Ends the view: what streams is finished, the last line is gone, and the sum stands.
-    pub(crate) fn finish(&mut self, seconds: u64) -> String {
-        let mut lines = self.clear();
-        self.end_stream(&mut lines);
-        for (_, call) in std::mem::take(&mut self.open) {
-            self.line(&mut lines, DIM, &format!("  - {call}: no answer"));
-        }
-        let used = self.used();
-        let used = if used.is_empty() { String::new() } else { format!("{used} · ") };
-        self.line(&mut lines, DIM, &format!("· {used}{}", text::duration(seconds)));
-        lines
-    }
-
-    fn used(&self) -> String {
-        if self.input_tokens + self.output_tokens == 0 {
-            return String::new();
-        }
-        format!("{} tokens in, {} out, {}", self.input_tokens, self.output_tokens, self.cost)
-    }
-
     /// Takes the last line away, if one is drawn.
-    fn clear(&mut self) -> String {
+    pub(crate) fn clear(&mut self) -> String {
         if std::mem::take(&mut self.drawn) { ERASE.to_owned() } else { String::new() }
     }
 
-    fn line(&self, lines: &mut String, style: &str, line: &str) {
-        let colour = matches!(self.style, Style::Terminal { colour: true, .. }) && !style.is_empty();
-        lines.push_str(paint(colour, style));
-        lines.push_str(line);
-        lines.push_str(paint(colour, RESET));
-        lines.push('\n');
+    /// Ends the view: what streams is finished, the last line is gone, and the sum stands.
+    pub(crate) fn finish(&mut self) -> String {
+        let mut lines = self.clear();
+        self.end_stream(&mut lines);
+        self.end_calls(&mut lines);
+        let took = match (self.first_at, self.last_at) {
+            (Some(first), Some(last)) => last.since(first).as_secs(),
+            _ => 0,
+        };
+        let used = if self.used.is_nothing() { String::new() } else { format!("{} · ", self.used.whole()) };
+        self.line(&mut lines, Ink::Dim, &format!("· {used}{}", text::duration(took)));
+        lines
+    }
+
+    /// Leaves the view while the session goes on: what streams stands as far as it came, and so do calls.
+    pub(crate) fn pause(&mut self) -> String {
+        let mut lines = self.clear();
+        self.end_stream(&mut lines);
+        for call in self.calls.take() {
+            self.line(&mut lines, Ink::Dim, &format!("{INDENT}… {call}"));
+        }
+        lines
+    }
+
+    /// What stands at the end of the last line, the longest form first.
+    fn meters(&self, now: Timestamp) -> Vec<String> {
+        /// States in which an agent works: they need no word.
+        const WORKS: [&str; 2] = ["", "running"];
+        let since = self.task_at.or(self.first_at).unwrap_or(now);
+        let time = text::duration(now.since(since).as_secs());
+        let state = if WORKS.contains(&self.state.as_str()) { None } else { Some(self.state.clone()) };
+        // A session that waits for a task is not busy, for however long.
+        let time = if self.state == "idle" { None } else { Some(time) };
+        let join = |parts: [Option<String>; 3]| {
+            let parts: Vec<String> = parts.into_iter().flatten().collect();
+            format!("[{}]", parts.join(" · "))
+        };
+        let whole = (!self.used.is_nothing()).then(|| self.used.short());
+        let cost = (!self.used.is_nothing()).then(|| self.used.cost.to_string());
+        vec![
+            join([state.clone(), whole, time.clone()]),
+            join([state.clone(), cost, time.clone()]),
+            join([None, None, time.or(state)]),
+        ]
+    }
+
+    fn outcome(&self, lines: &mut String, outcome: &Outcome) {
+        let (mark, ink) = if outcome.failed { ("✗", Ink::Red) } else { ("✓", Ink::Green) };
+        let paint = self.paint;
+        let room = self.width.map_or(usize::MAX, |width| width.saturating_sub(INDENT.len() + 2));
+        let notes = text::cut(&outcome.notes, room.saturating_sub(CALL_LEAST));
+        let call = text::cut(&outcome.call, room.saturating_sub(text::columns(&notes)));
+        let mark = paint.text(ink, mark);
+        lines.extend([INDENT, &mark, " ", &call, &paint.text(Ink::Dim, &notes), "\n"]);
+        // In a pipe a call is one line, and the patch at the end tells what changed.
+        let Some(width) = self.width else { return };
+        let under = INDENT.repeat(2);
+        let (change, left_out) = &outcome.change;
+        for (ink, line) in change {
+            let line = text::cut(line, width.saturating_sub(under.len()));
+            lines.extend([&under, &paint.text(*ink, &line), "\n"]);
+        }
+        if *left_out > 0 {
+            let more = format!("… {} more", text::plural(*left_out, "line"));
+            lines.extend([&under, &paint.text(Ink::Dim, &more), "\n"]);
+        }
+    }
+
+    /// Adds a line that stays, broken to the width.
+    fn line(&self, lines: &mut String, ink: Ink, line: &str) {
+        let mut rest = line;
+        while let Some((first, more)) = self.width.and_then(|width| text::broken(rest, width)) {
+            lines.extend([self.paint.text(ink, first).as_str(), "\n"]);
+            rest = more;
+        }
+        lines.extend([self.paint.text(ink, rest).as_str(), "\n"]);
     }
 
     /// Adds a piece of a message; whole lines, and lines that are as long as the terminal is wide, are done.
@@ -206,84 +283,58 @@ impl View {
         }
         self.streamed |= role == Role::Agent;
         self.partial.push_str(piece);
-        let style = if role == Role::Thought { DIM } else { "" };
-        let Style::Terminal { width, .. } = self.style else { return };
-        loop {
-            let rest = if let Some((whole, rest)) = self.partial.split_once('\n') {
-                self.line(lines, style, whole);
-                rest.to_owned()
-            } else if self.partial.chars().count() > width {
-                let cut: usize = self.partial.chars().take(width).map(char::len_utf8).sum();
-                let at = self.partial[..cut].rfind(' ').filter(|at| *at > 0).unwrap_or(cut);
-                self.line(lines, style, &self.partial[..at]);
-                self.partial[at..].trim_start_matches(' ').to_owned()
-            } else {
-                return;
-            };
-            self.partial = rest;
+        let ink = speech(role);
+        let partial = std::mem::take(&mut self.partial);
+        let mut rest = partial.as_str();
+        while let Some((whole, more)) = rest.split_once('\n') {
+            self.line(lines, ink, whole);
+            rest = more;
+        }
+        while let Some((first, more)) = self.width.and_then(|width| text::broken(rest, width)) {
+            self.line(lines, ink, first);
+            rest = more;
+        }
+        self.partial = rest.to_owned();
+    }
+
+    /// Calls that are not answered by now never are.
+    fn end_calls(&mut self, lines: &mut String) {
+        for call in self.calls.take() {
+            self.line(lines, Ink::Dim, &format!("{INDENT}- {call}: no answer"));
         }
     }
 
     fn end_stream(&mut self, lines: &mut String) {
         let rest = std::mem::take(&mut self.partial);
-        let style = if self.speaker.take() == Some(Role::Thought) { DIM } else { "" };
+        let ink = self.speaker.take().map_or(Ink::Plain, speech);
         if !rest.trim().is_empty() {
-            self.line(lines, style, rest.trim_end());
+            self.line(lines, ink, rest.trim_end());
         }
     }
+}
 
-    /// A tool's name and what tells most of its arguments.
-    fn call(&self, name: Option<&str>, arguments: Option<&Value>) -> String {
-        /// The arguments that tell what a call is about, the most telling first.
-        const MAIN: [&str; 8] = ["command", "path", "file_path", "pattern", "query", "url", "name", "prompt"];
-        let name = text::one_line(name.unwrap_or("tool"));
-        let main = arguments.and_then(|arguments| {
-            let named = MAIN.iter().find_map(|key| arguments.get(key).and_then(Value::as_str));
-            named.or_else(|| arguments.as_object()?.values().find_map(Value::as_str))
-        });
-        let max = match self.style {
-            Style::Terminal { width, .. } => width.saturating_sub(24).max(16),
-            Style::Plain => ARGUMENT_MAX,
-        };
-        match main.map(text::one_line) {
-            // Agents often put the argument into the title already.
-            Some(main) if !main.is_empty() && !name.contains(&main) => {
-                text::cut(&format!("{name} {main}"), max)
-            }
-            _ => text::cut(&name, max),
-        }
+// === impl Used ===
+
+impl Used {
+    const fn is_nothing(&self) -> bool {
+        self.input == 0 && self.output == 0
     }
 
-    fn result(&mut self, lines: &mut String, event: &EventView) {
-        let body = &event.body;
-        let status = body.data.as_ref().and_then(|d| d["status"].as_str()).unwrap_or("completed");
-        if matches!(status, "pending" | "in_progress") {
-            return;
-        }
-        self.end_stream(lines);
-        let known = body.tool_call_id.as_ref().and_then(|id| self.open.remove(id));
-        let call = known.unwrap_or_else(|| self.call(body.tool_name.as_deref(), body.arguments.as_ref()));
-        let exit = body.result.as_ref().and_then(exit_code);
-        let failed = status == "failed" || exit.is_some_and(|code| code != 0);
-        let (mark, style) = if failed { ("✗", RED) } else { ("✓", GREEN) };
-        let mut notes = Vec::new();
-        if let Some(code) = exit {
-            notes.push(format!("exit {code}"));
-        }
-        match body.result.as_ref().map(count_lines) {
-            Some(count) if count > 0 => notes.push(text::plural(count, "line")),
-            _ => {}
-        }
-        let notes = if notes.is_empty() { String::new() } else { format!("  ({})", notes.join(", ")) };
-        let colour = matches!(self.style, Style::Terminal { colour: true, .. });
-        let line = format!(
-            "  {}{mark}{} {call}{}{notes}{}",
-            paint(colour, style),
-            paint(colour, RESET),
-            paint(colour, DIM),
-            paint(colour, RESET)
-        );
-        self.line(lines, "", &line);
+    fn whole(&self) -> String {
+        format!("{} tokens in, {} out, {}", self.input, self.output, self.cost)
+    }
+
+    fn short(&self) -> String {
+        format!("{} in, {} out, {}", text::short(self.input), text::short(self.output), self.cost)
+    }
+}
+
+/// What the words of a speaker look like.
+const fn speech(role: Role) -> Ink {
+    match role {
+        Role::Thought => Ink::Dim,
+        Role::Agent => Ink::Plain,
+        Role::User => Ink::Bold,
     }
 }
 
@@ -292,119 +343,4 @@ fn is_routine(event: &EventView) -> bool {
     const ROUTINE: [&str; 5] = ["created", "running", "idle", "ending", "ended"];
     let state = event.body.data.as_ref().and_then(|data| data["state"].as_str());
     event.body.kind == EventKind::Status && state.is_some_and(|state| ROUTINE.contains(&state))
-}
-
-fn paint(colour: bool, code: &str) -> &str {
-    if colour { code } else { "" }
-}
-
-fn exit_code(result: &Value) -> Option<i64> {
-    ["exit_code", "exitCode", "code"].iter().find_map(|key| result.get(key)?.as_i64())
-}
-
-/// Lines of the text that a tool answered, wherever it is in the result.
-fn count_lines(result: &Value) -> usize {
-    match result {
-        Value::String(text) => text.lines().count(),
-        Value::Array(parts) => parts.iter().map(count_lines).sum(),
-        Value::Object(fields) => ["output", "text", "content", "stdout"]
-            .iter()
-            .find_map(|key| fields.get(*key))
-            .map_or(0, count_lines),
-        _ => 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    /// A recorded session: a task, a thought, streaming, tools that work and that fail, an attack, the end.
-    fn recorded() -> Vec<EventView> {
-        let bodies = json!([
-            { "type": "status", "text": "created", "data": { "state": "created" } },
-            { "type": "status", "text": "starting", "data": { "state": "starting" } },
-            { "type": "message", "role": "user", "text": "make the tests pass" },
-            { "type": "system", "text": "agent ready: builtin 0.1.0" },
-            { "type": "delta", "role": "thought", "text": "I look at the test first." },
-            { "type": "delta", "role": "agent", "text": "I run the tests, and then I look at what the failing one expects, " },
-            { "type": "delta", "role": "agent", "text": "so that I change as little as I can.\nFirst:" },
-            { "type": "message", "role": "agent", "text": "I run the tests, and then I look at what the failing one expects, so that I change as little as I can.\nFirst:" },
-            { "type": "tool_call", "tool_name": "run", "tool_call_id": "c1", "arguments": { "command": "cargo test 2>&1 | tail -n 40", "timeout_s": 60 } },
-            { "type": "tool_result", "tool_call_id": "c1", "data": { "status": "in_progress" } },
-            { "type": "tool_result", "tool_call_id": "c1", "result": { "exit_code": 101, "output": "a\nb\nc" }, "data": { "status": "completed" } },
-            { "type": "usage", "usage": { "input_tokens": 1200, "output_tokens": 80, "cost": 4800, "model": "m" } },
-            { "type": "tool_call", "tool_name": "edit", "tool_call_id": "c2", "arguments": { "path": "src/lib.rs", "old": "a", "new": "b" } },
-            { "type": "tool_result", "tool_call_id": "c2", "result": "done", "data": { "status": "completed" } },
-            { "type": "tool_call", "tool_name": "read", "tool_call_id": "c3", "arguments": { "path": "\u{1b}[2J\u{1b}]0;owned\u{7}no such file" } },
-            { "type": "tool_result", "tool_call_id": "c3", "result": [{ "type": "content", "content": { "text": "not found" } }], "data": { "status": "failed" } },
-            { "type": "approval", "text": "run `make`? allowed: sandboxed" },
-            { "type": "message", "role": "agent", "text": "Done. \u{1b}[31mThe test passes now." },
-            { "type": "error", "text": "the model answered 529; try again" },
-            { "type": "tool_call", "tool_name": "run", "tool_call_id": "c4", "arguments": { "command": "sleep 100" } },
-            { "type": "completion", "text": "Done.", "data": { "stop_reason": "cancelled" } },
-            { "type": "status", "text": "idle", "data": { "state": "idle" } },
-        ]);
-        let bodies: Vec<ob_core::EventBody> = serde_json::from_value(bodies).expect("events");
-        let at = ob_core::Timestamp::from_micros(1_795_000_000_000_000);
-        (0..).zip(bodies).map(|(index, body)| EventView { index, at, body }).collect()
-    }
-
-    fn shown(style: Style) -> String {
-        let mut view = View::new(style);
-        let mut text = String::new();
-        for (second, event) in (0..).zip(recorded()) {
-            text.push_str(&view.event(&event));
-            text.push_str(&view.footer(second));
-        }
-        text.push_str(&view.finish(75));
-        text
-    }
-
-    #[test]
-    fn in_a_pipe_every_line_is_whole() {
-        let text = shown(Style::Plain);
-        assert!(!text.contains('\x1b') && !text.contains('\r'));
-        insta::assert_snapshot!("view_plain", text);
-    }
-
-    #[test]
-    fn on_a_terminal_text_streams_and_tools_fold() {
-        // Escape and carriage return made visible, so that the snapshot can be read.
-        let text = shown(Style::Terminal { width: 60, colour: true });
-        insta::assert_snapshot!("view_terminal", text.replace('\x1b', "␛").replace('\r', "␍"));
-    }
-
-    #[test]
-    fn without_colour_only_the_last_line_is_drawn_over() {
-        let text = shown(Style::Terminal { width: 60, colour: false });
-        assert!(!text.replace(ERASE, "").contains('\x1b'), "{text:?}");
-    }
-
-    #[test]
-    fn a_terminal_shows_a_streamed_message_once() {
-        let text = shown(Style::Terminal { width: 200, colour: false });
-        // What stands on the terminal in the end: what was drawn over is gone.
-        let stands: Vec<&str> =
-            text.lines().map(|line| line.rsplit(ERASE).next().unwrap_or_default()).collect();
-        assert_eq!(
-            stands.join("\n").matches("so that I change as little as I can").count(),
-            1,
-            "{stands:#?}"
-        );
-    }
-
-    #[test]
-    fn no_line_that_is_drawn_over_is_wider_than_the_terminal() {
-        for width in 20..80 {
-            let mut view = View::new(Style::Terminal { width, colour: false });
-            for event in recorded() {
-                view.event(&event);
-                let footer = view.footer(100_000).replace(ERASE, "");
-                assert!(footer.chars().count() < width, "{width}: {footer}");
-            }
-        }
-    }
 }

@@ -7,10 +7,12 @@
 //! TERM and INT drain; a second one at least 2 s later hurries. HUP reads the configuration anew, USR1 reopens the log,
 //! USR2 writes the status to the log. None kills by default.
 
+pub(crate) mod attend;
 pub(crate) mod demo_model;
 mod descriptors;
 pub(crate) mod listen;
 pub(crate) mod lock;
+mod notify;
 pub(crate) mod reload;
 mod signals;
 pub(crate) mod wire;
@@ -33,7 +35,6 @@ use ob_core::Timestamp;
 use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_engine::Configuration;
-use ob_engine::Engine;
 use ob_server::Authentication;
 use ob_server::Binding;
 use ob_server::Limits;
@@ -53,17 +54,15 @@ use crate::cli;
 use crate::cli::Context;
 use crate::cli::args::Global;
 use crate::names;
+use crate::version::VERSION;
+use attend::Attendance;
+use attend::End;
+use attend::drain;
 use lock::Holder;
 use lock::ServerLock;
+use notify::Notifier;
 use reload::Reloader;
-use signals::Asked;
 use signals::Signals;
-
-/// How long a server may take to park its turns and end its sandboxes before it goes anyway.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(30);
-
-/// A second signal within this time is the same one again (a terminal and a supervisor both send it).
-const SAME_SIGNAL: Duration = Duration::from_secs(2);
 
 /// Worker threads: the store's writer and readers have their own, so these only move messages; each costs memory.
 const WORKERS: usize = 2;
@@ -133,15 +132,26 @@ async fn serve(
     let started_at = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
     let mut holder = Holder {
         pid: std::process::id(),
-        version: wire::VERSION.to_owned(),
+        version: VERSION.to_owned(),
         addresses: Vec::new(),
         started_at,
         draining: false,
     };
-    let told = takeover && cli::tell_to_drain(&home).await?;
-    let mut lock = ServerLock::acquire(&home, &holder, told).await?;
-    reach(CrashPoint::LockWritten);
+    // First of all, so that no signal kills what has begun.
     let mut signals = Signals::listen().map_err(|error| cannot("listen to signals", &error))?;
+    let notifier = Notifier::new(context, detached);
+    notifier.starting("waiting for the home");
+    let acquire = async {
+        let told = takeover && cli::tell_to_drain(&home).await?;
+        ServerLock::acquire(&home, &holder, told).await
+    };
+    let mut lock = tokio::select! {
+        lock = acquire => lock?,
+        // Whoever drains is waited for; whoever waits may be told to stop.
+        () = signals.until_stop() => return Ok(cli::OK),
+        never = notifier.ask_for_time() => match never {},
+    };
+    reach(CrashPoint::LockWritten);
 
     let telemetry = wire::telemetry(&loaded, !detached)?;
     let wanted = ob_config::bind_addresses(&loaded.settings.server)
@@ -174,12 +184,14 @@ async fn serve(
     let mut serving = tokio::spawn(ob_server::serve(options, listeners, shutdown.clone()));
 
     let progress = |reason: &str| {
+        notifier.starting(reason);
         phase.send_replace(Phase::Starting { reason: reason.to_owned() });
     };
     let built = tokio::select! {
         built = wire::build(context, &loaded, &holder, &telemetry, &progress) => built.map(Some),
         // Nothing was started that would have to be parked: what the store holds is recovered by the next server.
         () = signals.until_stop() => Ok(None),
+        never = notifier.ask_for_time() => match never {},
     };
     let result = match built {
         Ok(Some(engine)) => {
@@ -189,22 +201,36 @@ async fn serve(
             reach(CrashPoint::Ready);
             say_ready(&holder, &home, detached)?;
             let started = ServerStarted {
-                version: wire::VERSION,
+                version: VERSION,
                 home: home.root(),
                 addresses: &holder.addresses,
                 took: began.elapsed(),
             };
             started.emit(&telemetry.counted);
-            let keep = attend(&engine, &mut signals, &mut serving, &telemetry, &reloader).await;
+            notifier.ready(&holder.addresses);
+            let end = Attendance {
+                engine: &engine,
+                telemetry: &telemetry,
+                reloader: &reloader,
+                notifier,
+                addresses: &holder.addresses,
+            }
+            .attend(&mut signals, &mut serving)
+            .await;
+            notifier.stopping();
             holder.draining = true;
             if let Err(error) = lock.write(&holder) {
                 tracing::warn!(%error, "cannot mark the lock as draining");
             }
             reach(CrashPoint::Draining);
             phase.send_replace(Phase::Draining);
-            ServerStopping { reason: "a signal, or an operator" }.emit(&telemetry.counted);
-            drain(&engine, keep, &mut signals).await;
-            Ok(crate::cli::OK)
+            ServerStopping { reason: end.reason() }.emit(&telemetry.counted);
+            drain(engine.shutdown(end.keeps_sandboxes()), async || signals.next().await).await;
+            match end {
+                End::Asked { .. } => Ok(crate::cli::OK),
+                End::Superseded => Err(Refusal::conflict("a later server has taken this home over")
+                    .fix("use that one; this one ended nothing that is its successor's")),
+            }
         }
         Ok(None) => Ok(crate::cli::OK),
         Err(refusal) => Err(refusal),
@@ -215,7 +241,7 @@ async fn serve(
     {
         tracing::error!(%error, "the listeners failed");
     }
-    clean_up(&home);
+    clean_up(&home, holder.pid);
     reach(CrashPoint::CleanedUp);
     lock.release().map_err(|error| cannot("let go of the lock", &error))?;
     ServerStopped.emit(&telemetry.counted);
@@ -226,66 +252,6 @@ async fn serve(
 fn rate_limit_of(settings: &Settings) -> RateLimit {
     let RateLimitSettings { per_1000_s, burst } = settings.rate_limit;
     RateLimit { per_1000_s, burst }
-}
-
-/// Does what signals ask for, until one of them, or an operation, says stop. True if sandboxes shall stay.
-async fn attend(
-    engine: &Arc<Engine>,
-    signals: &mut Signals,
-    serving: &mut tokio::task::JoinHandle<io::Result<()>>,
-    telemetry: &wire::Telemetry,
-    reloader: &Reloader,
-) -> bool {
-    let mut stop_requested = std::pin::pin!(engine.stop_requested());
-    loop {
-        let asked = tokio::select! {
-            keep = stop_requested.as_mut() => return keep,
-            asked = signals.next() => asked,
-            () = reloader.changed() => {
-                reloader.reload_if_changed(engine).await;
-                continue;
-            }
-            ended = &mut *serving => {
-                tracing::error!(?ended, "the listeners ended by themselves");
-                return false;
-            }
-        };
-        match asked {
-            Asked::Stop => return false,
-            Asked::Reload => reloader.reload_now(engine).await,
-            Asked::ReopenLog => match telemetry.log.reopen() {
-                Ok(()) => tracing::info!("log reopened"),
-                Err(error) => tracing::error!(%error, "cannot reopen the log"),
-            },
-            Asked::Dump => {
-                let checks = engine.checks().await;
-                let gauges = engine.gauges().await;
-                tracing::info!(ready = ?engine.ready(), ?gauges, ?checks, "status");
-            }
-        }
-    }
-}
-
-/// Parks turns, ends or keeps sandboxes, flushes; cut short by a second signal and by [`DRAIN_MAX`].
-async fn drain(engine: &Arc<Engine>, keep_sandboxes: bool, signals: &mut Signals) {
-    let since = Instant::now();
-    let mut done = std::pin::pin!(engine.shutdown(keep_sandboxes));
-    let mut late = std::pin::pin!(tokio::time::sleep(DRAIN_MAX));
-    loop {
-        tokio::select! {
-            () = done.as_mut() => return,
-            () = late.as_mut() => {
-                tracing::error!("draining took too long; what was acknowledged is kept, the rest is recovered at start");
-                return;
-            }
-            asked = signals.next() => {
-                if asked == Asked::Stop && since.elapsed() >= SAME_SIGNAL {
-                    tracing::warn!("told to hurry");
-                    return;
-                }
-            }
-        }
-    }
 }
 
 /// Says that the server is ready; a detached one then lets go of the pipes of whoever started it.
@@ -314,7 +280,11 @@ fn say_ready(holder: &Holder, home: &Home, detached: bool) -> Result<(), Refusal
         .map_err(|error| cannot("leave the terminal", &error.into()))
 }
 
-fn clean_up(home: &Home) {
+/// Removes what says that a server is here, unless that is another one.
+fn clean_up(home: &Home, pid: u32) {
+    if fs::read_to_string(home.pid_file()).is_ok_and(|text| text.trim() != pid.to_string()) {
+        return;
+    }
     for file in [home.pid_file(), home.control_socket()] {
         if let Err(error) = fs::remove_file(&file)
             && error.kind() != io::ErrorKind::NotFound

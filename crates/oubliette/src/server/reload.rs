@@ -47,6 +47,9 @@ pub(crate) struct Reloader {
     changed: Arc<Notify>,
 }
 
+/// A change that nobody has acted on: whoever waited for it to settle and is cut off, by a signal, is told again.
+struct Unsettled<'a>(Option<&'a Notify>);
+
 struct State {
     home: Home,
     /// What the server runs with.
@@ -91,7 +94,9 @@ impl Reloader {
     /// Resolves when something changed where the configuration is, and has settled.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
+        let mut unsettled = Unsettled(Some(&self.changed));
         tokio::time::sleep(SETTLE).await;
+        unsettled.0 = None;
     }
 
     /// Reloads after a change of the files. What was told already is not told again.
@@ -174,6 +179,16 @@ impl Configuration for Reloader {
         let loaded = outcome.and_then(|loaded| state.same_home(loaded))?;
         let changes = changes_between(&state.running, &loaded.values);
         Ok(ServerReloaded { applied: false, changes, warnings: loaded.warnings })
+    }
+}
+
+// === impl Unsettled ===
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        if let Some(changed) = self.0 {
+            changed.notify_one();
+        }
     }
 }
 

@@ -42,9 +42,7 @@ use super::lock::Holder;
 use super::own_program;
 use crate::cli::Context;
 use crate::guest;
-
-/// The version of this program.
-pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::version::VERSION;
 
 /// The log and the metrics.
 pub(crate) struct Telemetry {

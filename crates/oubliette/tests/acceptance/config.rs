@@ -230,7 +230,8 @@ fn a_new_server_takes_the_place_of_the_one_that_runs() {
     home.ok(["status"]);
 }
 
-/// The same home for every command, whatever it is called, and with nothing said.
+/// W57: the same home for every command, whatever it is called, and with nothing said; its server has a pid file, and no
+/// shell reads its name.
 #[test]
 fn every_command_finds_the_same_home() {
     let home = Home::without_model();
@@ -250,6 +251,15 @@ fn every_command_finds_the_same_home() {
     let status: Value = serde_json::from_str(&run(&["status", "--json"])).unwrap();
     assert_eq!(status["home"], fs::canonicalize(&odd).unwrap().to_str().unwrap());
     assert!(run(&["token", "list"]).contains("ops"));
+    let real = fs::canonicalize(&odd).unwrap();
+    for args in [&["doctor"][..], &["store", "check"], &["config", "check"]] {
+        let told: Value = serde_json::from_str(&run(&[args, &["--json"]].concat())).unwrap();
+        assert_eq!(told["home"], real.to_str().unwrap(), "{args:?}");
+    }
+    let pid = fs::read_to_string(odd.join("data/oubliette.pid")).unwrap();
+    assert_eq!(status["pid"].to_string(), pid.trim());
+    let command_line = fs::read(format!("/proc/{}/cmdline", pid.trim())).unwrap();
+    assert!(command_line.starts_with(b"oubliette-server\0"), "{}", String::from_utf8_lossy(&command_line));
     let address = status["addresses"][0].as_str().unwrap();
     let answer = Command::new("curl")
         .args([

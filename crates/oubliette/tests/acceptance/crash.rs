@@ -18,7 +18,8 @@ const KILLS: usize = 50;
 /// How many sessions stream meanwhile.
 const SESSIONS: usize = 4;
 
-/// Nothing that a client saw is lost, doubled or renumbered, and the sessions go on by themselves.
+/// Nothing that a client saw is lost, doubled or renumbered, and the sessions go on by themselves. W41: what was published is,
+/// byte for byte, what is kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_kills_of_the_server_lose_nothing_that_anyone_saw() {
     if !can_sandbox() {
@@ -90,7 +91,7 @@ fn at_rest(model: &ModelServer, task: &str) -> (Home, String) {
     (home, session)
 }
 
-/// Events are in no process's memory: a server that never saw them tells them from any cursor, as they were.
+/// W29: events are in no process's memory: a server that never saw them tells them from any cursor, as they were.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_before_a_kill_are_read_after_it_from_every_cursor_without_a_gap() {
     if !can_sandbox() {
@@ -116,7 +117,7 @@ async fn events_of_before_a_kill_are_read_after_it_from_every_cursor_without_a_g
     .unwrap();
 }
 
-/// A conversation goes on where it was, whether its sandbox outlived the server or not.
+/// W32: a conversation goes on where it was, whether its sandbox outlived the server or not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_after_a_restart_goes_on_with_the_same_conversation() {
     if !can_sandbox() {
@@ -143,7 +144,7 @@ async fn a_message_after_a_restart_goes_on_with_the_same_conversation() {
     .unwrap();
 }
 
-/// What a session is, is on the disk: after a kill none is active that is over, and none has failed by it.
+/// W33: what a session is, is on the disk: after a kill none is active that is over, and none has failed by it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_changes_no_session_from_what_it_was() {
     if !can_sandbox() {

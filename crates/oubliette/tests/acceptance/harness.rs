@@ -26,6 +26,7 @@ pub(crate) const KEY: &str = "sk-acceptance-0123456789abcdefghij-canary";
 pub(crate) struct Home {
     dir: TempDir,
     env: Vec<(String, String)>,
+    program: PathBuf,
 }
 
 /// Events as a client saw them: the lines that `session events --follow --json` printed.
@@ -39,7 +40,12 @@ pub(crate) struct Follower {
 impl Home {
     /// A home whose only model is this scripted one.
     pub(crate) fn new(model: &ModelServer) -> Self {
-        let mut home = Self::without_model();
+        Self::new_in(&std::env::temp_dir(), model)
+    }
+
+    /// The same below a folder.
+    pub(crate) fn new_in(folder: &Path, model: &ModelServer) -> Self {
+        let mut home = Self::without_model_in(folder);
         home.set("OPENAI_API_KEY", KEY);
         home.set("OPENAI_BASE_URL", &model.base_url());
         home.set("OPENAI_MODEL", "scripted-1");
@@ -48,7 +54,15 @@ impl Home {
 
     /// A home without any model.
     pub(crate) fn without_model() -> Self {
-        let mut home = Self { dir: tempfile::tempdir().unwrap(), env: Vec::new() };
+        Self::without_model_in(&std::env::temp_dir())
+    }
+
+    fn without_model_in(folder: &Path) -> Self {
+        let mut home = Self {
+            dir: tempfile::tempdir_in(folder).unwrap(),
+            env: Vec::new(),
+            program: env!("CARGO_BIN_EXE_oubliette").into(),
+        };
         home.set("OUBLIETTE_SERVER__ADDRESS", "127.0.0.1:0");
         home.set("OUBLIETTE_MODELS__DEMONSTRATION", "false");
         home.set("OUBLIETTE_MODELS__DISCOVER_PORTS", "[]");
@@ -58,6 +72,11 @@ impl Home {
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.env.retain(|(known, _)| known != name);
         self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// From now on this file is the program.
+    pub(crate) fn use_program(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -94,7 +113,7 @@ impl Home {
         I: IntoIterator<Item = S>,
         S: AsRef<std::ffi::OsStr>,
     {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_oubliette"));
+        let mut command = Command::new(&self.program);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.dir.path());
         for name in ["RUSTUP_HOME", "CARGO_HOME"] {
             if let Some(value) = std::env::var_os(name) {

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::OnceLock;
 
 use ob_testkit::Answer;
 use ob_testkit::ModelServer;
@@ -39,6 +40,7 @@ use crate::naive;
 use crate::ours;
 use crate::place::Neighbour;
 use crate::place::Place;
+use crate::without::Without;
 
 /// The port on which a neighbour listens on its own loopback.
 const NEIGHBOUR_PORT: u16 = 4711;
@@ -47,6 +49,15 @@ const COMMAND_S: u32 = 300;
 
 /// What the attempts in here gave: the attempt's verdict and the control's, by case.
 pub(crate) type Verdicts = HashMap<String, (Verdict, Verdict)>;
+
+/// Which backend makes the sandboxes of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// `namespace`.
+    Walls,
+    /// `process`, which isolates nothing.
+    NoWalls,
+}
 
 /// The surroundings while the server runs.
 pub(crate) struct Batch {
@@ -66,7 +77,17 @@ pub(crate) struct Batch {
     pub(crate) views: BTreeMap<&'static str, String>,
     /// The painter's session.
     pub(crate) painter: String,
-    token: std::sync::OnceLock<String>,
+    /// What several cases look at, made when the first of them does.
+    pub(crate) once: Once,
+    token: OnceLock<String>,
+}
+
+/// What is made once in a batch.
+#[derive(Default)]
+pub(crate) struct Once {
+    pub(crate) in_place: OnceLock<ours::in_place::Outcome>,
+    pub(crate) left: OnceLock<ours::patch::Left>,
+    pub(crate) sprung: OnceLock<ours::git::Sprung>,
 }
 
 /// Ends a child that plays something.
@@ -79,26 +100,52 @@ impl Drop for Player {
     }
 }
 
-/// Makes all attempts that need the running program.
+/// Makes all attempts that need the running program, and their controls.
 pub(crate) fn run(cases: &[Case]) -> Verdicts {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = runtime();
     let model = runtime.block_on(ModelServer::start()).expect("a port");
-    let mut batch = Batch::start(model);
-    let mut verdicts = batch.attacks(&runtime);
+    let mut batch = Batch::start(model, Backend::Walls);
+    let attempts = batch.attacks();
+    let controls = batch.controls(&runtime);
+    let mut verdicts: Verdicts = attempts
+        .into_iter()
+        .map(|(id, verdict)| {
+            let control = controls.get(&id).cloned();
+            let control = control.unwrap_or_else(|| Verdict::Missing("the control said nothing".to_owned()));
+            (id, (verdict, control))
+        })
+        .collect();
     ours::terminal::paint(&mut batch);
     for case in cases {
         if let How::Seen(attempt, naive) = case.how {
-            // A case that breaks is one that fails, and not all of them.
-            let tried = |what: crate::case::Watched| {
-                let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| what(&batch, case.id)));
-                caught.unwrap_or_else(|_| Verdict::Missing("it panicked, see above".to_owned()))
-            };
-            verdicts.insert(case.id.to_owned(), (tried(attempt), tried(naive)));
+            verdicts.insert(case.id.to_owned(), (batch.tried(case, attempt), batch.tried(case, naive)));
         }
     }
     attack::forget(&batch.outside(Path::new("/nonexistent")));
     verdicts
+}
+
+/// Makes those attempts once more that can be made where nothing isolates. Their controls are those of [`run`].
+pub(crate) fn run_without_walls(cases: &[Case]) -> HashMap<String, Verdict> {
+    let runtime = runtime();
+    let model = runtime.block_on(ModelServer::start()).expect("a port");
+    let mut batch = Batch::start(model, Backend::NoWalls);
+    let mut verdicts = batch.attacks();
+    ours::terminal::paint(&mut batch);
+    for case in cases {
+        if let How::Seen(attempt, _) = case.how
+            && Without::of(case).is_tried()
+        {
+            verdicts.insert(case.id.to_owned(), batch.tried(case, attempt));
+        }
+    }
+    attack::forget(&batch.inside);
+    verdicts
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime")
 }
 
 pub(crate) fn is_root() -> bool {
@@ -109,9 +156,12 @@ pub(crate) fn is_root() -> bool {
 
 impl Batch {
     /// Starts the server, its neighbour and the attacker's session, and puts out what is to be got.
-    fn start(model: ModelServer) -> Self {
+    fn start(model: ModelServer, backend: Backend) -> Self {
         let canary = format!("canary-{:016x}", rand::random::<u64>());
-        let folder = tempfile::Builder::new().prefix("corpus").tempdir().expect("a folder");
+        let has_walls = backend == Backend::Walls;
+        // Without walls `/tmp` is the sandbox's own: what is to be got must not be hidden by that.
+        let below = if has_walls { std::env::temp_dir() } else { PathBuf::from("/var/tmp") };
+        let folder = tempfile::Builder::new().prefix("corpus").tempdir_in(&below).expect("a folder");
         // Everyone may pass: that a file cannot be read must not be for want of a mode.
         open_to_all(folder.path(), 0o755);
         for name in ["program", "secret", "outside", "naive", "places"] {
@@ -125,7 +175,10 @@ impl Batch {
         std::fs::write(&secret, &canary).expect("a secret");
         open_to_all(&secret, 0o644);
 
-        let mut home = Home::new(&model);
+        let mut home = Home::new_in(&below, &model);
+        if !has_walls {
+            home.set("OUBLIETTE_SANDBOX__BACKEND", "process");
+        }
         // What holds shall not be that there were too many requests.
         home.set("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "100000");
         home.set("OUBLIETTE_RATE_LIMIT__BURST", "100000");
@@ -139,6 +192,7 @@ impl Batch {
         let api = api.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
         let inside = Place {
             is_control: false,
+            has_walls,
             canary: canary.clone(),
             secret,
             uid: 0,
@@ -154,7 +208,7 @@ impl Batch {
             program: PathBuf::from(ob_core::link::GUEST_PROGRAM),
             target: 1,
             neighbour: Neighbour {
-                port: NEIGHBOUR_PORT,
+                port: if has_walls { NEIGHBOUR_PORT } else { free_port() },
                 abstract_name: format!("neighbour-{canary}"),
                 file: PathBuf::from(format!("/tmp/neighbour-{canary}.txt")),
                 shared_memory: PathBuf::from(format!("/dev/shm/neighbour-{canary}.txt")),
@@ -174,7 +228,8 @@ impl Batch {
             inside,
             views: BTreeMap::new(),
             painter: String::new(),
-            token: std::sync::OnceLock::new(),
+            once: Once::default(),
+            token: OnceLock::new(),
         };
         batch.neighbour = batch.session(&source);
         batch.attacker = batch.session(&source);
@@ -270,8 +325,14 @@ impl Batch {
         path
     }
 
-    /// Every case of the attack program, inside and as its control.
-    fn attacks(&mut self, runtime: &tokio::runtime::Runtime) -> Verdicts {
+    /// An attempt on what is ours. A case that breaks is one that fails, and not all of them.
+    fn tried(&self, case: &Case, what: crate::case::Watched) -> Verdict {
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| what(self, case.id)));
+        caught.unwrap_or_else(|_| Verdict::Missing("it panicked, see above".to_owned()))
+    }
+
+    /// Every case of the attack program, inside.
+    fn attacks(&mut self) -> HashMap<String, Verdict> {
         self.inside.uid = self.uid;
         let place = self.put("inside", &self.inside);
         let program = self.program();
@@ -283,16 +344,7 @@ impl Batch {
         let mut attempts =
             reports(&std::fs::read_to_string(workspace.join("results.jsonl")).unwrap_or_default());
         seen_at(&self.model, &mut attempts);
-        let controls = self.controls(runtime);
         attempts
-            .into_iter()
-            .map(|(id, verdict)| {
-                let control = controls.get(&id).cloned();
-                let control =
-                    control.unwrap_or_else(|| Verdict::Missing("the control said nothing".to_owned()));
-                (id, (verdict, control))
-            })
-            .collect()
     }
 
     /// Every case of the attack program where nothing stops it.
@@ -382,6 +434,7 @@ impl Drop for Batch {
         std::fs::remove_file(attack::host_temporary(&self.inside)).ok();
         for folder in ["/tmp", "/dev/shm"] {
             std::fs::remove_file(format!("{folder}/outside-{}.txt", self.canary)).ok();
+            std::fs::remove_file(format!("{folder}/neighbour-{}.txt", self.canary)).ok();
         }
     }
 }
@@ -438,7 +491,7 @@ impl Host {
     }
 }
 
-fn open_to_all(path: &Path, mode: u32) {
+pub(crate) fn open_to_all(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
 }
 

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use crate::case::Case;
 use crate::case::How;
+use crate::without;
+use crate::without::Without;
 
 /// The page, from the root of the repository.
 const PAGE: &str = "docs/security-corpus.md";
@@ -23,11 +25,15 @@ made against the real program, and then once more where nothing stops it: if tha
 since then the attempt shows nothing. `cargo test -p oubliette --test corpus` runs all of it and prints a summary by class;
 `cargo test -p oubliette --test corpus -- links.hard` runs one.
 
-- *inside*: a program in the sandbox of a real session makes the attempt, with the agent's rights. This needs a backend that
-  isolates: `namespace` holds all of it. A backend that does not isolate (`process`) holds none of it, by design, and is
-  marked as unsafe wherever it is listed.
-- *host*: the attempt is what an agent, a guest, a repository or a stranger says to the server or to the command line. This
-  holds on every backend.
+- *inside*: a program in the sandbox of a real session makes the attempt, with the agent's rights.
+- *host*: the attempt is what an agent, a guest, a repository or a stranger says to the server or to the command line.
+
+The backend `namespace` holds all of it. The backend `process` does not isolate, and is marked as unsafe wherever it is listed.
+What it holds all the same stands in the last column, for a server that runs as root and so gives each project a uid of its own.
+There an agent is a process of the machine: what the kernel lets a stranger's process do is *open*, and what the server itself
+guards (gate, link, API, patches, repositories, terminals) *holds* as on every backend. A run tries that column too, and fails
+if something that is listed as open is held by now. For an ordinary user's server all of *inside* but the gate is open on
+`process`: the agent is that user.
 
 Some controls need what not every machine has (a kernel with a certain socket family, root). Where it is missing, the run counts
 the case as held without a control, and says how many there are.
@@ -91,6 +97,10 @@ fn keeps_rules(cases: &[Case]) -> Result<(), String> {
     if cases.len() < LEAST {
         return Err(format!("{} cases are fewer than {LEAST}", cases.len()));
     }
+    let strange = without::unknown(cases);
+    if !strange.is_empty() {
+        return Err(format!("listed as open, and no case: {strange:?}"));
+    }
     let known: BTreeSet<&str> = CLASSES.iter().map(|(class, _)| *class).collect();
     let used: BTreeSet<&str> = cases.iter().map(Case::class).collect();
     if known != used {
@@ -110,17 +120,28 @@ fn page(cases: &[Case]) -> String {
         *counts.entry(case.class()).or_default() += 1;
     }
     let inside = cases.iter().filter(|case| matches!(case.how, How::Inside(..))).count();
-    write!(page, "\n{} attempts in {} classes, {inside} of them inside.\n", cases.len(), counts.len())
-        .unwrap();
+    let is_open = |case: &&Case| matches!(Without::of(case), Without::Open | Without::Untried(_));
+    let open = cases.iter().filter(is_open).count();
+    write!(
+        page,
+        "\n{} attempts in {} classes, {inside} of them inside; {open} are open on `process`.\n",
+        cases.len(),
+        counts.len()
+    )
+    .unwrap();
     for (class, about) in CLASSES {
-        write!(page, "\n## {class}\n\n{about}\n\n| attempt | tries to | would show | where | control |\n")
-            .unwrap();
-        page.push_str("| --- | --- | --- | --- | --- |\n");
+        write!(
+            page,
+            "\n## {class}\n\n{about}\n\n| attempt | tries to | would show | where | control | on `process` |\n"
+        )
+        .unwrap();
+        page.push_str("| --- | --- | --- | --- | --- | --- |\n");
         for case in cases.iter().filter(|case| case.class() == *class) {
             let place = if matches!(case.how, How::Inside(..)) { "inside" } else { "host" };
             let needs = case.needs.map_or_else(String::new, |needs| format!("; needs {needs}"));
             let cells = [case.id, case.tries, case.shows, place].map(cell).join(" | ");
-            writeln!(page, "| {cells} | {}{} |", cell(case.control), cell(&needs)).unwrap();
+            let without = Without::of(case).words();
+            writeln!(page, "| {cells} | {}{} | {without} |", cell(case.control), cell(&needs)).unwrap();
         }
     }
     page

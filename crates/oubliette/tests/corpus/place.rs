@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub(crate) struct Place {
     /// True outside, where the attempt must work.
     pub(crate) is_control: bool,
+    /// False in a sandbox that does not isolate. Where things are there, an attempt finds out itself.
+    pub(crate) has_walls: bool,
     /// What every secret of this run holds, and nothing else does.
     pub(crate) canary: String,
     /// A file of the host that everyone may read.

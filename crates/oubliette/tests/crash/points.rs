@@ -76,7 +76,7 @@ pub(crate) const fn way(point: CrashPoint) -> Way {
         | P::WorkspaceMade
         | P::WorkspaceRecorded => Way::Spawns,
         P::PatchStarted | P::PatchMade => Way::Patches,
-        P::DeleteRecorded | P::DeleteDone => Way::Deletions,
+        P::RecordBefore | P::RecordCommitted | P::DeleteRecorded | P::DeleteDone => Way::Deletions,
         P::LeftoverBefore | P::LeftoverAfter => Way::StartAfter(P::DeleteRecorded),
         P::TokenCommitBefore | P::TokenCommitAfter | P::TokenCheckpointed => Way::Tokens,
         P::LockTaken

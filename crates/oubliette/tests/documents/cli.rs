@@ -11,9 +11,14 @@ const HEAD: &str = "\
 
 <!-- Generated from the program's own help by `UPDATE_DOCS=1 cargo test -p oubliette --test documents`. -->
 
-What a command prints as data goes to standard output, hints and progress go to standard error, and nothing ever asks.
-With `--json` data is JSON: one value, or one line for each event. A refusal is then `{\"error\": {\"code\", \"message\",
-\"fix\"}}` on standard error.
+What a command prints as data goes to standard output, hints and progress go to standard error. Nothing ever asks, but for
+Ctrl-C at a task that is watched on a terminal. With `--json` data is JSON: one value, or one line for each event. A refusal,
+and also a line that is not understood, is then `{\"error\": {\"code\", \"message\", \"fix\"}}` on standard error.
+
+On a terminal lines and tables fit its width, and follow it when it changes; in a pipe each line is whole. There are colours
+on a terminal that does not call itself dumb (`TERM=dumb`), unless `NO_COLOR` is set or `CLICOLOR` is 0; `CLICOLOR_FORCE` asks for
+them in a pipe as well, and `--color` (`always`, `never`, `auto`) is stronger than all of these. A patch in a pipe (`session diff`)
+and JSON have none. What an agent wrote cannot give commands to your terminal.
 
 Commands that need a server start one in the background if none runs, except `status` and `stop`. They talk to the server of a
 home (`--dir`, else `OUBLIETTE_HOME`, else `~/.oubliette`) over a socket that only its owner may open, so they need no token.
@@ -52,11 +57,21 @@ fn help(path: &[&str]) -> String {
     text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-/// The names under `Commands:`.
+/// The names under `Commands:`, or under the headings of groups of them.
 fn commands(help: &str) -> Vec<String> {
-    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1);
-    list.take_while(|line| !line.is_empty())
-        .filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')))
-        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
-        .collect()
+    /// Headings of something else.
+    const OTHERS: [&str; 6] =
+        ["Arguments:", "Options:", "Options of every command:", "Examples:", "Exit codes:", "Environment:"];
+    let mut is_list = false;
+    let mut names = Vec::new();
+    for line in help.lines() {
+        match line.strip_prefix("  ") {
+            Some(row) if is_list && !row.starts_with(' ') => {
+                names.extend(row.split_whitespace().next().map(str::to_owned));
+            }
+            Some(_) => {}
+            None => is_list = line.ends_with(':') && !OTHERS.contains(&line),
+        }
+    }
+    names
 }

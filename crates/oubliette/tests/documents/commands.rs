@@ -24,8 +24,14 @@ use crate::read;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Pages whose commands are run.
-const RUN: [&str; 5] =
-    ["README.md", "docs/doctor.md", "docs/mcp.md", "docs/quick-start.md", "docs/troubleshooting.md"];
+const RUN: [&str; 5] = [
+    "README.md",
+    "docs/concepts.md",
+    "docs/doctor.md",
+    "docs/mcp.md",
+    "docs/quick-start.md",
+    "docs/troubleshooting.md",
+];
 
 /// Lines that build or test this repository itself, by their first two words. Each must be a target of the Makefile.
 const MAKE: [&str; 3] = ["make build", "make demo", "make test"];
@@ -264,6 +270,14 @@ async fn the_quick_start_can_be_typed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_concepts_can_be_typed() {
+    if !can_run() {
+        return;
+    }
+    run("docs/concepts.md", ModelServer::start().await.unwrap(), |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_doctor_looks_at_can_be_typed() {
     if !can_run() {
         return;
@@ -338,6 +352,19 @@ fn what_is_not_run_are_targets_of_the_makefile() {
     }
 }
 
+/// Pages are typed among the processes of whoever runs the tests. What kills by name is in the runbooks, which have process
+/// ids of their own.
+#[test]
+fn no_page_kills_by_name() {
+    let by_name = |commands: &str| ["pkill", "killall", "pgrep"].iter().any(|word| commands.contains(word));
+    assert!(by_name("kill $(pgrep -f oubliette)"), "the positive control");
+    for page in RUN {
+        for block in blocks(&read(page)) {
+            assert!(!by_name(&block.commands), "{page}:{}", block.line);
+        }
+    }
+}
+
 #[test]
 fn every_substitute_is_needed() {
     let all: String = RUN.iter().map(|page| read(page)).collect();
@@ -378,9 +405,13 @@ async fn a_page_that_is_wrong_fails() {
     assert!(said.downcast_ref::<String>().is_some_and(|said| said.contains("page:12")));
 }
 
+/// True if this machine has no such program.
+pub(crate) fn lacks(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_err()
+}
+
 /// True if the pages can be run here; else says why not. With `CI=true` they must.
 fn can_run() -> bool {
-    let lacks = |program: &str| Command::new(program).arg("--version").output().is_err();
     let missing = if std::env::var_os("OUBLIETTE_GUEST").is_none() {
         Some("no guest is embedded: run `make test`")
     } else if lacks("bwrap") {

@@ -8,9 +8,12 @@
 mod cli;
 mod commands;
 mod configuration;
+mod deploy;
 mod http;
 mod links;
 mod mcp;
+mod runbooks;
+mod truth;
 
 use std::path::PathBuf;
 

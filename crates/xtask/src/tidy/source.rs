@@ -10,6 +10,7 @@
 //! | `environment` | only `ob-config` and programs' `main` read the environment |
 //! | `sleep` | a test waits for what it wants, and not for a time |
 //! | `sql` | only `ob-store` speaks SQL |
+//! | `crash_point` | what becomes durable in store, engine and gate has a crash point beside it |
 //! | `names` | types and modules have names that say something |
 
 use std::collections::BTreeSet;
@@ -94,6 +95,19 @@ const BANS: [Ban; 15] = [
     Ban::new("sleep", "thread : : sleep_ms", Place::Everywhere, SLEEP),
 ];
 
+/// Where something becomes durable: a folder, and what it is called there. See [`tokens::find`].
+const DURABLE: [(&str, &str); 7] = [
+    ("crates/ob-engine/src/", "store . commit ("),
+    ("crates/ob-engine/src/", "store . claim ( & id"),
+    ("crates/ob-engine/src/", "store . claim ( & open"),
+    ("crates/ob-engine/src/", ". new_epoch ("),
+    ("crates/ob-gate/src/", "store . commit ("),
+    ("crates/ob-store/src/", "fs : : rename"),
+    ("crates/ob-store/src/", "fs : : hard_link"),
+];
+/// A crash point belongs to a write within so many lines: it is of the same function, or of the one that calls it.
+const POINT_WITHIN: usize = 25;
+
 // === impl Ban ===
 
 impl Ban {
@@ -135,6 +149,7 @@ pub fn check(files: &[File], report: &mut Report) {
         check_length(file, report);
         check_bans(file, &tokens, &mut report.errors);
         check_sql(file, &tokens, &mut report.errors);
+        check_crash_points(file, &tokens, &mut report.errors);
         check_names(file, &tokens, &mut report.errors);
     }
 }
@@ -220,6 +235,24 @@ fn check_sql(file: &File, tokens: &[Token], errors: &mut Vec<Finding>) {
     for token in tokens.iter().filter(|token| SQL.is_match(&token.text)) {
         let text = "SQL is spoken in `ob-store` only; give its trait a method for this".to_owned();
         errors.push(finding(file, token.line, "sql", text));
+    }
+}
+
+/// What becomes durable in the crates that are killed at each such moment has a crash point beside it.
+fn check_crash_points(file: &File, tokens: &[Token], errors: &mut Vec<Finding>) {
+    let points: Vec<usize> = tokens::find(tokens, "reach ( CrashPoint").map(|found| found[0].line).collect();
+    for (place, words) in DURABLE.iter().filter(|(place, _)| file.path.starts_with(place)) {
+        for found in tokens::find(tokens, words).filter(|found| !found[0].in_test) {
+            let line = found[0].line;
+            if !points.iter().any(|point| point.abs_diff(line) <= POINT_WITHIN) {
+                let text = format!(
+                    "`{}` in {place} is a durable write without a crash point near it; add one to \
+                     `ob_crash::CrashPoint` and say in the harness how it is reached",
+                    words.replace(' ', "")
+                );
+                errors.push(finding(file, line, "crash_point", text));
+            }
+        }
     }
 }
 
@@ -315,6 +348,27 @@ mod tests {
         let sql = "fn f() { q(\"DELETE FROM b\"); }";
         assert_eq!(rules("crates/ob-store/src/sqlite.rs", sql), [] as [&str; 0]);
         assert_eq!(rules(LIB, sql), ["sql"], "the control");
+    }
+
+    #[test]
+    fn a_durable_write_without_a_crash_point_beside_it_is_found() {
+        let write = "fn f() { store.commit(x); }";
+        let far = "\n".repeat(POINT_WITHIN + 1);
+        let table = [
+            ("crates/ob-engine/src/a.rs", write.to_owned(), vec!["crash_point"]),
+            ("crates/ob-engine/src/a.rs", format!("{write} fn g() {{ reach(CrashPoint::A); }}"), vec![]),
+            (
+                "crates/ob-engine/src/a.rs",
+                format!("{write}{far}fn g() {{ reach(CrashPoint::A); }}"),
+                vec!["crash_point"],
+            ),
+            ("crates/ob-store/src/a.rs", "fn f() { fs::rename(a, b); }".to_owned(), vec!["crash_point"]),
+            ("crates/ob-config/src/a.rs", "fn f() { fs::rename(a, b); }".to_owned(), vec![]),
+            ("crates/ob-engine/tests/it/a.rs", write.to_owned(), vec![]),
+        ];
+        for (path, body, expected) in table {
+            assert_eq!(rules(path, &body), expected, "{path}: {body}");
+        }
     }
 
     #[test]

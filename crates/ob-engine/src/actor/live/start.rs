@@ -156,7 +156,8 @@ async fn end_sandbox(shared: &Shared, record: &SessionRecord, live: Option<Live>
         None => shared.backend()?,
     };
     reach(CrashPoint::EndBefore);
-    backend.end(record.id.suffix(), &shared.home.sandbox_runtime(&record.id)).await.map_err(refuse)?;
+    let runtime = shared.home.sandbox_runtime(&record.id);
+    backend.end(record.id.suffix(), &runtime, shared.epoch).await.map_err(refuse)?;
     reach(CrashPoint::EndAfter);
     Ok(())
 }
@@ -191,12 +192,15 @@ async fn try_start(
     let (_turn, preset, backend, spec, waits_for) = prepared?;
     let inside = backend.inside(&spec);
     let guest = Guest::new();
-    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
+    let gate =
+        shared.open_gate(&**backend, record, &spec, guest.clone()).await.map_err(StartFailure::passing)?;
     reach(CrashPoint::StartPrepared);
     let began = std::time::Instant::now();
     let started = backend.start(&spec).await.map_err(|error| match error {
         SandboxError::Refused(refusal) => StartFailure::lasting(refusal),
-        failed @ SandboxError::Failed { .. } => StartFailure::passing(refuse(failed)),
+        failed @ (SandboxError::Failed { .. } | SandboxError::Owned { .. }) => {
+            StartFailure::passing(refuse(failed))
+        }
     })?;
     reach(CrashPoint::StartLaunched);
     let process = format!("agent-{}-{generation}", shared.epoch.0);
@@ -214,7 +218,7 @@ async fn try_start(
     let ready = tokio::time::timeout(COME_UP, ready).await.unwrap_or(Err(LinkError::TimedOut(COME_UP)));
     if let Err(error) = ready {
         guest.close();
-        if let Err(error) = backend.end(&spec.id, &spec.runtime).await {
+        if let Err(error) = backend.end(&spec.id, &spec.runtime, spec.epoch).await {
             tracing::error!(session = %record.id, %error, "cannot end a sandbox that did not come up");
         }
         let refusal = Refusal::unavailable(format!("the sandbox did not come up: {error}"))
@@ -263,7 +267,9 @@ async fn try_adopt(
     let saved = saved.ok_or_else(|| Gone::because("its agent had not been started"))?;
     let backend = shared.backend().map_err(Gone::because)?;
     let runtime = shared.home.sandbox_runtime(&record.id);
-    if let Some(end) = backend.adopt(record.id.suffix(), &runtime).await.map_err(Gone::because)? {
+    if let Some(end) =
+        backend.adopt(record.id.suffix(), &runtime, shared.epoch).await.map_err(Gone::because)?
+    {
         return Err(Gone { reason: end.reason, limit: end.limit });
     }
     reach(CrashPoint::AdoptHeld);
@@ -273,7 +279,7 @@ async fn try_adopt(
     let spec = shared.sandbox_spec(record, &workspace).await.map_err(Gone::because)?;
     shared.still_owns(&record.id).await.map_err(Gone::because)?;
     let guest = Guest::new();
-    let gate = shared.open_gate(record, &spec, guest.clone()).await.map_err(Gone::because)?;
+    let gate = shared.open_gate(&**backend, record, &spec, guest.clone()).await.map_err(Gone::because)?;
     let found = async {
         guest.connected(REDIAL).await?;
         guest.status(&saved.process).await
@@ -353,6 +359,9 @@ async fn next_hit(hits: &mut Option<mpsc::Receiver<LimitHit>>) -> LimitHit {
 fn refuse(error: SandboxError) -> Refusal {
     match error {
         SandboxError::Refused(refusal) => refusal,
+        owned @ SandboxError::Owned { .. } => {
+            Refusal::conflict(owned.to_string()).fix("ask the server that owns it")
+        }
         SandboxError::Failed { id, what } => {
             Refusal::unavailable(format!("sandbox {id}: {what}")).fix("see the log, and `oubliette doctor`")
         }

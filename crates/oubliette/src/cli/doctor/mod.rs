@@ -39,6 +39,13 @@ pub(crate) async fn command(
     args: &DoctorArgs,
     output: &Output,
 ) -> Result<u8, Refusal> {
+    let (root, all) = look(context, global).await;
+    let root = root.as_deref();
+    Ok(if args.fix_hints { checks::print_commands(&all, output) } else { checks::print(root, &all, output) })
+}
+
+/// The root of the home, if it was found, and every check.
+pub(super) async fn look(context: &Context, global: &Global) -> (Option<PathBuf>, Vec<Check>) {
     let (loaded, refusal) = match super::load(context, global) {
         Ok(loaded) => (Some(Arc::new(loaded)), None),
         Err(refusal) => (None, Some(refusal)),
@@ -56,8 +63,7 @@ pub(crate) async fn command(
     }
     let mut all = vec![configuration.required()];
     all.extend(join_all(running).await.into_iter().flatten());
-    let root = loaded.as_ref().map(|loaded| loaded.home.root());
-    Ok(if args.fix_hints { checks::print_commands(&all, output) } else { checks::print(root, &all, output) })
+    (loaded.map(|loaded| loaded.home.root().to_owned()), all)
 }
 
 /// What the configuration says of itself.

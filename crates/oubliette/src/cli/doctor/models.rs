@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use ob_config::Loaded;
 use ob_config::ProviderSettings;
 use ob_core::Check;
+use ob_core::model::Wire;
 use ob_engine::Catalogue;
 use ob_engine::Demonstration;
 use ob_engine::health::CHECK_MAX;
@@ -35,9 +36,10 @@ pub(super) async fn all(loaded: Arc<Loaded>) -> Vec<Check> {
 async fn provider(name: &str, settings: &ProviderSettings) -> Check {
     let check = format!("provider:{name}");
     let cost = format!("sessions with a model of `{name}` fail at their first call");
-    let key = settings.api_key.as_ref();
+    let key = settings.api_key.as_ref().or(settings.more_keys.first());
+    let wire = settings.wires.first().copied().unwrap_or(Wire::Chat);
     let has = if key.is_some() { "a key is set" } else { "no key is set" };
-    let (host, answer) = ob_gate::discovery::ask(&settings.base_url, key, ASK_MAX).await;
+    let (host, answer) = ob_gate::discovery::ask(&settings.base_url, wire, key, ASK_MAX).await;
     let set = format!(
         "set `credentials.providers.credentials.{name}.api_key`, or the provider's variable, to a valid key"
     );

@@ -566,7 +566,7 @@ fn long_turns(place: &Place) -> Verdict {
     let mut now = [0_u64; 6];
     match sys::call(libc::SYS_sched_getattr, &[0, sys::address_mut(&mut now), size, 0]) {
         Ok(_) if now[3] == LONGEST => Got("turns of 100 ms".to_owned()),
-        Ok(_) if place.is_control => Missing("turns of one length only".to_owned()),
+        Ok(_) if place.is_control => Verdict::Missing("turns of one length only".to_owned()),
         Ok(_) => Held(format!("its turns have {} ns", now[3])),
         Err(error) => stopped(place, &error),
     }

@@ -31,6 +31,7 @@ use crate::case::Control;
 use crate::case::How;
 use crate::case::Verdict;
 use crate::place::Place;
+use crate::without::Without;
 
 pub(crate) use files::host_temporary;
 pub(crate) use gate::SMUGGLED;
@@ -87,7 +88,11 @@ pub(crate) fn main(arguments: &[String]) -> Result<(), String> {
 
 fn read(place: &str) -> Result<Place, String> {
     let text = std::fs::read(place).map_err(|error| format!("{place}: {error}"))?;
-    serde_json::from_slice(&text).map_err(|error| format!("{place}: {error}"))
+    let mut place: Place = serde_json::from_slice(&text).map_err(|error| format!("{place}: {error}"))?;
+    if !place.has_walls && !place.is_control {
+        find_self(&mut place)?;
+    }
+    Ok(place)
 }
 
 fn say(report: &Report) -> Result<(), String> {
@@ -97,8 +102,10 @@ fn say(report: &Report) -> Result<(), String> {
 
 /// All attempts of a place: those with this control, or all of them inside.
 fn run(place: &str, control: Option<&str>) -> Result<(), String> {
+    let has_walls = read(place)?.has_walls;
     let mut waiting: Vec<Case> = cases()
         .into_iter()
+        .filter(|case| has_walls || control.is_some() || Without::of(case).is_tried())
         .filter(|case| match (case.how, control) {
             (How::Inside(..), None) => true,
             (How::Inside(_, of), Some(control)) => name(of) == control,
@@ -199,6 +206,27 @@ fn one(place: &str, id: &str) -> Result<Verdict, String> {
     let verdict = attempt(&place);
     drop(child);
     Ok(verdict)
+}
+
+/// Where an attempt's own things are that has no walls around it: its agent's environment names two of them, and its
+/// guest is the process above that was started as one.
+fn find_self(place: &mut Place) -> Result<(), String> {
+    let variable = |name: &str| std::env::var_os(name).ok_or_else(|| format!("no {name} in the environment"));
+    place.gate = variable(ob_core::link::OUTSIDE_SOCKET)?.into();
+    place.scratch = variable(ob_core::link::OUTSIDE_WORKSPACE)?.into();
+    let mut pid = std::process::id().cast_signed();
+    while pid > 1 {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains("init\0--outside") {
+            place.target = pid;
+            place.program = format!("/proc/{pid}/exe").into();
+            return Ok(());
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| error.to_string())?;
+        let above = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+        pid = above.ok_or("a process without a parent")?;
+    }
+    Err("no guest is above this process".to_owned())
 }
 
 /// A child that waits, until it is not needed any more.

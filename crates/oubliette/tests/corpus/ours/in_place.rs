@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
-use std::sync::OnceLock;
 
 use crate::batch::Batch;
 use crate::case::Case;
 use crate::case::Verdict;
 use crate::case::Verdict::Got;
 use crate::case::Verdict::Held;
+use crate::harness::until;
 
 const CONTROL: &str = "the same command in a copy of the folder, without a sandbox";
 const RUNS: &str = "the user's next git runs the agent's program";
@@ -85,11 +85,15 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn tried(batch: &Batch, id: &str) -> Verdict {
-    verdict(&outcome(batch).0, id)
+    let outcome = outcome(batch);
+    match &outcome.refused {
+        Some(reason) => Held(format!("refused: {reason}")),
+        None => verdict(&outcome.inside, id),
+    }
 }
 
 fn controlled(batch: &Batch, id: &str) -> Verdict {
-    verdict(&outcome(batch).1, id)
+    verdict(&outcome(batch).without, id)
 }
 
 fn verdict(worked: &BTreeSet<String>, id: &str) -> Verdict {
@@ -97,9 +101,19 @@ fn verdict(worked: &BTreeSet<String>, id: &str) -> Verdict {
 }
 
 /// What worked in the sandbox, and what without one.
-fn outcome(batch: &Batch) -> &'static (BTreeSet<String>, BTreeSet<String>) {
-    static ONCE: OnceLock<(BTreeSet<String>, BTreeSet<String>)> = OnceLock::new();
-    ONCE.get_or_init(|| {
+#[derive(Default)]
+pub(crate) struct Outcome {
+    inside: BTreeSet<String>,
+    without: BTreeSet<String>,
+    /// Why there is no such session at all.
+    refused: Option<String>,
+}
+
+fn outcome(batch: &Batch) -> &Outcome {
+    batch.once.in_place.get_or_init(|| {
+        if !batch.inside.has_walls {
+            return Outcome { refused: Some(refused(batch)), ..Outcome::default() };
+        }
         let source = batch.home.repository("in-place", &[("a.txt", "one\n")]);
         let prepared =
             "git config extensions.worktreeConfig true; mkdir -p .git/hooks; echo x > .git/hooks/sample";
@@ -124,8 +138,18 @@ fn outcome(batch: &Batch) -> &'static (BTreeSet<String>, BTreeSet<String>) {
         let said = std::fs::read_to_string(source.join("worked")).expect("it began");
         assert!(said.starts_with("began"), "{said}");
         batch.home.ok(["session", "end", &session]);
-        (said.lines().skip(1).map(str::to_owned).collect(), without)
+        Outcome { inside: said.lines().skip(1).map(str::to_owned).collect(), without, refused: None }
     })
+}
+
+/// How a root server says no to a user's own folder where it has no walls to put around it.
+fn refused(batch: &Batch) -> String {
+    let source = batch.home.repository("in-place", &[("a.txt", "one\n")]);
+    let folder = source.to_str().expect("text");
+    let words = ["run", "Look.", "--project", folder, "--in-place", "--detach", "--keep"];
+    let session = batch.home.json(&words)["session_id"].as_str().expect("an id").to_owned();
+    until("the session to be refused", || batch.home.state(&session) == "failed");
+    batch.home.json(&["session", "get", &session])["reason"].to_string()
 }
 
 fn shell(folder: &Path, command: &str) -> bool {

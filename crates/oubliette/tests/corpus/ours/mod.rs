@@ -2,10 +2,10 @@
 
 mod acp;
 mod api;
-mod git;
-mod in_place;
+pub(crate) mod git;
+pub(crate) mod in_place;
 mod link;
-mod patch;
+pub(crate) mod patch;
 pub(crate) mod terminal;
 
 use crate::batch::Batch;

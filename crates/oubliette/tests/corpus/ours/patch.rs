@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
-use std::sync::OnceLock;
 
 use crate::batch::Batch;
+use crate::batch::open_to_all;
 use crate::case::Case;
 use crate::case::Verdict;
 use crate::case::Verdict::Got;
@@ -27,7 +27,7 @@ const NAMES: &str = "mkdir -p .GIT 'git~1' .git.; echo evil > .GIT/config; echo 
 const DEEP: &str = "mkdir -p deep; cd deep; n=0; while [ $n -lt 60 ]; do d=$(printf 'd%.0s' $(seq 200)); mkdir $d && cd $d || break; n=$((n+1)); done; echo bottom > bottom.txt";
 
 /// What became of it.
-struct Left {
+pub(crate) struct Left {
     patch: String,
     /// What was said to a patch with other names of `.git` in it.
     with_names: String,
@@ -190,11 +190,12 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Made once: a session leaves it, its patch is made and applied, its project is deleted.
-fn left(batch: &Batch) -> &'static Left {
-    static ONCE: OnceLock<Left> = OnceLock::new();
-    ONCE.get_or_init(|| {
+fn left(batch: &Batch) -> &Left {
+    batch.once.left.get_or_init(|| {
         let marks = batch.folder.path().join("patch-marks");
         std::fs::create_dir(&marks).expect("a folder");
+        // A program that runs without walls must be able to say so.
+        open_to_all(&marks, 0o777);
         let source = batch.home.repository("left", &[("a.txt", "one\n"), ("docs/old.txt", "old\n")]);
         let session = batch.session(&source);
         let script = LEAVES

@@ -4,10 +4,7 @@
 //! their arguments and results, names and contents of files, the task. Every view of it is then shown on a terminal.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::os::fd::OwnedFd;
 use std::process::Command;
-use std::process::Stdio;
 
 use ob_testkit::Answer;
 use serde_json::json;
@@ -18,7 +15,10 @@ use crate::case::Verdict;
 use crate::case::Verdict::Got;
 use crate::case::Verdict::Held;
 use crate::case::Verdict::Missing;
-use crate::harness::until;
+use crate::terminal::Terminal;
+
+/// Wide, so that no payload is torn where a line is.
+const COLUMNS: u16 = 200;
 
 const CONTROL: &str = "the same text written to a terminal as it is";
 
@@ -216,36 +216,8 @@ impl Batch {
 }
 
 /// Runs a command on a terminal of its own; what came out of it, byte by byte.
-fn on_terminal(command: &mut Command) -> String {
-    let open = || -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-        let main = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY)?;
-        rustix::pty::grantpt(&main)?;
-        rustix::pty::unlockpt(&main)?;
-        let name = rustix::pty::ptsname(&main, Vec::new())?;
-        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
-        let side = rustix::fs::open(name, flags, rustix::fs::Mode::empty())?;
-        let size = rustix::termios::Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(&side, size)?;
-        Ok((main, side))
-    };
-    let (main, side) = open().expect("a terminal");
-    let error = side.try_clone().expect("a descriptor");
-    let mut child = command.stdin(Stdio::null()).stdout(side).stderr(error).spawn().expect("it runs");
-    // Our own ends of the side are in the command: without them the reading ends with the child.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let reading = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // A terminal whose other side is gone says so with an error.
-        std::fs::File::from(main).read_to_end(&mut bytes).ok();
-        bytes
-    });
-    let pid = child.id();
-    until("a command on a terminal to end", || {
-        let ended = child.try_wait().is_ok_and(|status| status.is_some());
-        ended || !crate::harness::is_alive(pid)
-    });
-    let bytes = reading.join().expect("it reads");
-    String::from_utf8_lossy(&bytes).into_owned()
+fn on_terminal(command: &Command) -> String {
+    Terminal::run(command, COLUMNS).end().1
 }
 
 fn of(id: &str) -> &'static Payload {
