@@ -281,12 +281,12 @@ mod tests {
         let models = Models::new();
         let put = |names: &[&str]| models.put(model("a"), Provider { keys: keys(names), ..provider("x") });
         let current = || {
-            let provider = models.provider(&model("a")).ok().expect("it is there");
+            let provider = models.provider(&model("a")).expect("it is there");
             provider.keys.current().map(|key| key.secret.expose_secret().to_owned())
         };
         put(&["one", "two"]);
         assert_eq!(current().as_deref(), Some("one"));
-        let provider = models.provider(&model("a")).ok().expect("it is there");
+        let provider = models.provider(&model("a")).expect("it is there");
         let first = provider.keys.current().expect("a key");
         provider.keys.pass_over(first);
         // Two calls that failed with the same key pass over it once.

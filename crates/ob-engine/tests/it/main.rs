@@ -8,6 +8,7 @@ mod doors;
 mod health;
 mod life;
 mod owner;
+mod panics;
 mod sleep;
 mod standing;
 mod takeover;

@@ -30,6 +30,7 @@ use ob_core::operation::Operation;
 use ob_engine::Catalogue;
 use ob_engine::Engine;
 use ob_engine::EngineOptions;
+use ob_engine::Files;
 use ob_engine::HostFiles;
 use ob_engine::SystemClock;
 use ob_gate::Gates;
@@ -64,6 +65,8 @@ pub(crate) struct World {
     pub(crate) idle: Duration,
     /// True if the next engine knows no provider and looks for a model server on this machine.
     pub(crate) discovers: bool,
+    /// The files of the next engine.
+    pub(crate) files: Arc<dyn Files>,
 }
 
 /// A backend that never makes a sandbox.
@@ -84,7 +87,15 @@ impl World {
         let home = Home::new(root.join("home"), Layout::V2, root.join("run"));
         std::fs::create_dir_all(home.data()).expect("a folder");
         let model = ModelServer::start().await.expect("a loopback port");
-        Self { folder, home, store: MemoryStore::new(), model, idle: LONG, discovers: false }
+        Self {
+            folder,
+            home,
+            store: MemoryStore::new(),
+            model,
+            idle: LONG,
+            discovers: false,
+            files: Arc::new(HostFiles),
+        }
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
@@ -132,7 +143,7 @@ impl World {
             max_cost: MicroUsd(10_000_000),
             gates: Gates::new(Arc::clone(&store), Arc::clone(&models), ob_telemetry::Metrics::new("test")),
             store,
-            files: Arc::new(HostFiles),
+            files: Arc::clone(&self.files),
             tokens,
             registry,
             catalogue: Catalogue::new(self.models(), models, None),

@@ -226,7 +226,7 @@ impl Hub {
             Err(CallError::Refused(refusal)) if holder.draining => drop(refusal),
             Err(error) => return Err(error.into()),
         }
-        let deadline = Instant::now() + server::DRAIN_MAX + Duration::from_secs(5);
+        let deadline = Instant::now() + server::attend::DRAIN_MAX + Duration::from_secs(5);
         while server::lock::holder(home).is_some_and(|now| now.pid == holder.pid) {
             if Instant::now() > deadline {
                 return Err(Refusal::unavailable(format!("the server (pid {}) still stops", holder.pid))

@@ -19,6 +19,7 @@ use std::io::SeekFrom;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ob_config::Loaded;
 use ob_config::Mistakes;
@@ -39,6 +40,9 @@ use crate::version;
 
 /// How much of the end of the log is taken: days of an ordinary server.
 const LOG_MAX: u64 = 1 << 20;
+
+/// How long the server may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// How many files of a folder are named.
 const LISTED_MAX: usize = 200;
@@ -145,19 +149,19 @@ impl Gathered {
         let home = &loaded.home;
         let client = Client::new(home.control_socket());
         let holder = server::lock::holder(home);
-        let health = match client.page("/health").await {
-            Ok((_, page)) => serde_json::from_str(&page).unwrap_or(Value::String(page)),
-            Err(error) => Value::String(Refusal::from(error).message),
+        let (health, metrics) = tokio::join!(asked(&client, "/health"), asked(&client, "/metrics"));
+        let health = match health {
+            Ok(page) => serde_json::from_str(&page).unwrap_or(Value::String(page)),
+            Err(why) => Value::String(why),
         };
         let was_killed = holder.is_none() && server::lock::was_killed(home);
         self.add(
             "server.json",
             pretty(&json!({ "holder": holder, "last_one_was_killed": was_killed, "health": health })),
         );
-        match client.page("/metrics").await {
-            Ok((200, page)) => self.add("metrics.txt", page),
-            Ok((status, _)) => self.lack("metrics.txt", format!("the server answered {status}")),
-            Err(error) => self.lack("metrics.txt", Refusal::from(error).message),
+        match metrics {
+            Ok(page) => self.add("metrics.txt", page),
+            Err(why) => self.lack("metrics.txt", why),
         }
         match tail(&home.log_file(), LOG_MAX) {
             Ok(log) => self.add("log.txt", log),
@@ -166,6 +170,16 @@ impl Gathered {
         let folders =
             [home.root().to_owned(), home.config(), home.data(), home.logs(), home.runtime().to_owned()];
         self.add("files.txt", listing(&folders));
+    }
+}
+
+/// What the server answers, or why there is no answer. One that hangs is a reason for a bundle, and must not hold it up.
+async fn asked(client: &Client, path: &str) -> Result<String, String> {
+    match tokio::time::timeout(ANSWER_MAX, client.page(path)).await {
+        Ok(Ok((200, page))) => Ok(page),
+        Ok(Ok((status, page))) => Err(format!("the server answered {status}: {page}")),
+        Ok(Err(error)) => Err(Refusal::from(error).message),
+        Err(_) => Err(format!("the server did not answer within {} s", ANSWER_MAX.as_secs())),
     }
 }
 

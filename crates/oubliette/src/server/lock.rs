@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::DRAIN_MAX;
+use super::attend::DRAIN_MAX;
 use super::cannot;
 
 /// Who only looks holds the lock for a moment too; so does a holder that has not written its name yet.

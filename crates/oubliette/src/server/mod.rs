@@ -7,6 +7,7 @@
 //! TERM and INT drain; a second one at least 2 s later hurries. HUP reads the configuration anew, USR1 reopens the log,
 //! USR2 writes the status to the log. None kills by default.
 
+pub(crate) mod attend;
 pub(crate) mod demo_model;
 mod descriptors;
 pub(crate) mod listen;
@@ -34,7 +35,6 @@ use ob_core::Timestamp;
 use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_engine::Configuration;
-use ob_engine::Engine;
 use ob_server::Authentication;
 use ob_server::Binding;
 use ob_server::Limits;
@@ -55,18 +55,14 @@ use crate::cli::Context;
 use crate::cli::args::Global;
 use crate::names;
 use crate::version::VERSION;
+use attend::Attendance;
+use attend::End;
+use attend::drain;
 use lock::Holder;
 use lock::ServerLock;
 use notify::Notifier;
 use reload::Reloader;
-use signals::Asked;
 use signals::Signals;
-
-/// How long a server may take to park its turns and end its sandboxes before it goes anyway.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(30);
-
-/// A second signal within this time is the same one again (a terminal and a supervisor both send it).
-const SAME_SIGNAL: Duration = Duration::from_secs(2);
 
 /// Worker threads: the store's writer and readers have their own, so these only move messages; each costs memory.
 const WORKERS: usize = 2;
@@ -89,15 +85,6 @@ pub(crate) fn become_server(context: &Context) -> Result<(), Refusal> {
     }
     let error = Command::new(own_program()).arg0(names::SERVER_NAME).args(context.argv.iter().skip(1)).exec();
     Err(cannot("execute itself as a server", &error))
-}
-
-/// What a server that is ready attends to.
-struct Attendance<'a> {
-    engine: &'a Arc<Engine>,
-    telemetry: &'a wire::Telemetry,
-    reloader: &'a Reloader,
-    notifier: Notifier,
-    addresses: &'a [String],
 }
 
 /// Serves until told to stop. A `detached` server leaves its terminal, says one line when it is ready and then
@@ -267,115 +254,6 @@ fn rate_limit_of(settings: &Settings) -> RateLimit {
     RateLimit { per_1000_s, burst }
 }
 
-/// Why a server stops to serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// By a signal or an operation.
-    Asked {
-        /// Sandboxes stay for the next server.
-        keep: bool,
-    },
-    /// It has a successor already: it was stopped for long, and its lock was taken away.
-    Superseded,
-}
-
-// === impl End ===
-
-impl End {
-    fn reason(self) -> &'static str {
-        match self {
-            Self::Asked { .. } => "a signal, or an operator",
-            Self::Superseded => "a later server has taken the home over",
-        }
-    }
-
-    fn keeps_sandboxes(self) -> bool {
-        matches!(self, Self::Asked { keep: true } | Self::Superseded)
-    }
-}
-
-// === impl Attendance ===
-
-impl Attendance<'_> {
-    /// Does what signals ask for, until one of them, or an operation, says stop. Also if a later server is found to be there.
-    async fn attend(
-        self,
-        signals: &mut Signals,
-        serving: &mut tokio::task::JoinHandle<io::Result<()>>,
-    ) -> End {
-        let mut stop_requested = std::pin::pin!(self.engine.stop_requested());
-        let mut said_alive = Instant::now();
-        loop {
-            tokio::select! {
-                keep = stop_requested.as_mut() => return End::Asked { keep },
-                () = self.engine.superseded() => return End::Superseded,
-                asked = signals.next() => {
-                    if asked == Asked::Stop {
-                        return End::Asked { keep: false };
-                    }
-                    self.obey(asked).await;
-                }
-                () = self.reloader.changed() => self.reload(self.reloader.reload_if_changed(self.engine)).await,
-                () = self.notifier.pulse(said_alive) => {
-                    said_alive = Instant::now();
-                    self.notifier.say_alive(self.engine).await;
-                }
-                ended = &mut *serving => {
-                    tracing::error!(?ended, "the listeners ended by themselves");
-                    return End::Asked { keep: false };
-                }
-            }
-        }
-    }
-
-    async fn obey(&self, asked: Asked) {
-        match asked {
-            // Whoever attends stops.
-            Asked::Stop => {}
-            Asked::Reload => self.reload(self.reloader.reload_now(self.engine)).await,
-            Asked::ReopenLog => match self.telemetry.log.reopen() {
-                Ok(()) => tracing::info!("log reopened"),
-                Err(error) => tracing::error!(%error, "cannot reopen the log"),
-            },
-            Asked::Dump => {
-                let checks = self.engine.checks().await;
-                let gauges = self.engine.gauges().await;
-                let held = self.engine.held();
-                tracing::info!(ready = ?self.engine.ready(), ?gauges, ?held, ?checks, "status");
-            }
-        }
-    }
-
-    async fn reload(&self, reading: impl Future<Output = ()>) {
-        self.notifier.reloading();
-        reading.await;
-        self.notifier.ready(self.addresses);
-    }
-}
-
-/// Waits until all is `done`: turns parked, sandboxes ended or kept, everything flushed. Cut short by a second signal and
-/// by [`DRAIN_MAX`].
-async fn drain(done: impl Future<Output = ()>, mut next: impl AsyncFnMut() -> Asked) {
-    let since = Instant::now();
-    let mut done = std::pin::pin!(done);
-    let mut late = std::pin::pin!(tokio::time::sleep(DRAIN_MAX));
-    loop {
-        tokio::select! {
-            () = done.as_mut() => return,
-            () = late.as_mut() => {
-                tracing::error!("draining took too long; what was acknowledged is kept, the rest is recovered at start");
-                return;
-            }
-            asked = next() => {
-                if asked == Asked::Stop && since.elapsed() >= SAME_SIGNAL {
-                    tracing::warn!("told to hurry");
-                    return;
-                }
-            }
-        }
-    }
-}
-
 /// Says that the server is ready; a detached one then lets go of the pipes of whoever started it.
 fn say_ready(holder: &Holder, home: &Home, detached: bool) -> Result<(), Refusal> {
     if !detached {
@@ -425,41 +303,4 @@ fn tell(line: &str) {
 
 fn cannot(what: &str, error: &io::Error) -> Refusal {
     Refusal::unavailable(format!("cannot {what}: {error}")).fix("see `oubliette doctor`")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-    use std::collections::VecDeque;
-
-    use super::*;
-
-    /// How long a drain takes that ends by itself after `done`, with signals at these times.
-    async fn drained(done: Duration, signals: &[(Duration, Asked)]) -> Duration {
-        let began = Instant::now();
-        let coming: RefCell<VecDeque<_>> = RefCell::new(signals.iter().copied().collect());
-        let next = async || {
-            let first = coming.borrow().front().copied();
-            let Some((at, asked)) = first else { return std::future::pending().await };
-            tokio::time::sleep_until(began + at).await;
-            coming.borrow_mut().pop_front();
-            asked
-        };
-        drain(tokio::time::sleep_until(began + done), next).await;
-        began.elapsed()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_ends_when_it_is_done_or_hurried_by_a_second_signal_or_too_long() {
-        let at = Duration::from_secs;
-        assert_eq!(drained(at(5), &[]).await, at(5));
-        assert_eq!(drained(at(90), &[]).await, DRAIN_MAX);
-        assert_eq!(drained(at(20), &[(at(1), Asked::Stop)]).await, at(20), "the same signal, sent twice");
-        assert_eq!(
-            drained(at(20), &[(at(1), Asked::Stop), (at(2), Asked::Stop)]).await,
-            at(2),
-            "a second one"
-        );
-        assert_eq!(drained(at(20), &[(at(3), Asked::Reload), (at(4), Asked::Dump)]).await, at(20));
-    }
 }

@@ -32,12 +32,12 @@ struct Supervisor {
 }
 
 /// A process that is stopped until this is dropped.
-struct Stopped(u32);
+pub(crate) struct Stopped(u32);
 
 // === impl Stopped ===
 
 impl Stopped {
-    fn new(pid: u32) -> Self {
+    pub(crate) fn new(pid: u32) -> Self {
         send(pid, "STOP");
         Self(pid)
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::harness::Home;
 use crate::harness::shown;
+use crate::process::Stopped;
 
 /// Words that stand in the planted secrets and nowhere else.
 const CANARIES: [&str; 9] = [
@@ -144,4 +145,18 @@ fn a_bundle_of_what_is_broken_says_what_it_lacks_and_holds_no_secret_either() {
     assert!(part(&parts, "configuration.txt").contains("mistake: "), "{}", part(&parts, "configuration.txt"));
     let missing = part(&parts, "missing.txt");
     assert!(missing.contains("metrics.txt: no server runs") && missing.contains("log.txt: "), "{missing}");
+}
+
+#[test]
+fn a_bundle_of_a_server_that_hangs_does_not_wait_for_it() {
+    let home = Home::without_model();
+    home.start();
+    let stopped = Stopped::new(home.pid());
+    let (_, parts) = bundle(&home, "hanging");
+    let server: Value = serde_json::from_str(part(&parts, "server.json")).unwrap();
+    assert_eq!(server["holder"]["pid"], home.pid());
+    let missing = part(&parts, "missing.txt");
+    assert!(missing.contains("metrics.txt: the server did not answer within"), "{missing}");
+    assert!(part(&parts, "log.txt").contains("server started"));
+    drop(stopped);
 }

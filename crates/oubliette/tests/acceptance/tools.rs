@@ -128,7 +128,7 @@ fn prometheus_scrapes_the_server_with_the_runbooks_configuration() {
     std::fs::write(folder.join("alerts.yml"), ALERTS).unwrap();
     // Scraped more often than once a minute, so that the test need not wait for so long.
     let config = format!(
-        "global:\n  scrape_interval: 1s\nrule_files: ['alerts.yml']\n{}",
+        "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\nrule_files: ['alerts.yml']\n{}",
         SCRAPE.replace("localhost:8080", &address(&home))
     );
     let file = folder.join("prometheus.yml");
