@@ -24,7 +24,7 @@ use crate::read;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Pages whose commands are run.
-const RUN: [&str; 5] = [
+const RUN: [&str; 6] = [
     "README.md",
     "docs/concepts.md",
     "docs/doctor.md",
