@@ -140,10 +140,10 @@ fn every_key_has_its_effect() {
                 "memory": "2g", "cpus": 1.5, "pids": 100, "open_files": 300, "disk": "1G", "inodes": 5000,
                 "wall_s": 3600, "output_rate": "64k", "limits": "best_effort", "lease_s": 60, "idle_s": 120,
             },
+            "rate_limit": {"requests_per_second": 2.5, "burst": 7},
             "log": {"format": "json", "level": "info,ob_gate=debug"},
             "paths": {"projects": "p", "data": "d", "logs": "/l", "sockets": "/tmp/s"},
             "$schema": "oubliette.schema.json",
-            "rate_limit": {"requests_per_second": 2.5, "burst": 7},
         }"#,
     );
     let loaded = place.load().expect("all good");
