@@ -124,7 +124,7 @@ pub struct Held {
     pub actors: usize,
     /// Projects and workspaces that operations use or delete.
     pub claims: usize,
-    /// Workspaces that are being prepared; those that were are forgotten when the next one is.
+    /// Workspaces that are being prepared.
     pub preparing: usize,
 }
 
@@ -221,10 +221,11 @@ impl Engine {
 
     /// What is held right now for sessions that are driven and operations that are under way.
     pub fn held(&self) -> Held {
+        let preparing = self.shared.preparing.lock().expect("no one panics with it");
         Held {
             actors: self.actors.count(),
             claims: self.claims.count(),
-            preparing: self.shared.preparing.lock().expect("no one panics with it").len(),
+            preparing: preparing.values().filter(|turn| turn.strong_count() > 0).count(),
         }
     }
 

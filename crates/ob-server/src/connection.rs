@@ -44,6 +44,10 @@ const HEAD_BUFFER: usize = 64 * 1024;
 /// How long a client that is turned away may take to read why.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
+/// Clients that are told at a time why they are turned away; others are only turned away, so that a flood of them costs
+/// nothing.
+const FAREWELLS_MAX: usize = 32;
+
 /// What connections and requests may take.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -71,6 +75,7 @@ pub(crate) struct Places {
     remote: Arc<Semaphore>,
     per_address: usize,
     taken: Arc<Mutex<HashMap<Origin, usize>>>,
+    farewells: Arc<Semaphore>,
 }
 
 /// A place; free again when it is dropped.
@@ -122,6 +127,7 @@ impl Places {
             remote: Arc::new(Semaphore::new(all - all / 8)),
             per_address: limits.per_address.max(1),
             taken: Arc::default(),
+            farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
         }
     }
 
@@ -136,6 +142,11 @@ impl Places {
         let remote = peer.0.map(|peer| Origin::of(peer.ip())).filter(|origin| !origin.is_loopback());
         let remote = remote.map(|origin| self.remote_place(origin)).transpose()?;
         Ok(Place { _all: room, _remote: remote })
+    }
+
+    /// A turn to tell a client why it is turned away.
+    pub(crate) fn farewell(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.farewells).try_acquire_owned().ok()
     }
 
     fn remote_place(&self, origin: Origin) -> Result<(OwnedSemaphorePermit, Taken), Refusal> {

@@ -216,12 +216,21 @@ async fn accept(binding: Binding, authentication: Authentication, accepted: Acce
             Ok(Some(Socket::Tcp(stream, address))) => {
                 let peer = Peer(Some(address));
                 match accepted.places.place(room, peer) {
-                    Ok(place) => connections.spawn(async move {
-                        driver.drive(stream, peer).await;
-                        drop(place);
-                    }),
-                    Err(refusal) => connections.spawn(turn_away(stream, address, refusal)),
-                };
+                    Ok(place) => {
+                        connections.spawn(async move {
+                            driver.drive(stream, peer).await;
+                            drop(place);
+                        });
+                    }
+                    Err(refusal) => {
+                        if let Some(turn) = accepted.places.farewell() {
+                            connections.spawn(async move {
+                                turn_away(stream, address, refusal).await;
+                                drop(turn);
+                            });
+                        }
+                    }
+                }
             }
             Ok(Some(Socket::Unix(stream))) => {
                 connections.spawn(async move {

@@ -6,7 +6,7 @@ use clap::Command;
 
 /// Commands under headings, in the order in which a newcomer meets them. What is in none stands last.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Work", &["run", "session", "project"]),
+    ("Work", &["run", "session", "project", "mcp"]),
     ("The server", &["serve", "status", "stop", "reload"]),
     ("The home and the machine", &["config", "token", "store", "doctor", "support"]),
     ("Your shell", &["completions", "man"]),

@@ -15,6 +15,9 @@ use crate::root;
 /// Pages that speak of other versions.
 const OF_OTHERS: [&str; 2] = ["docs/runbooks.md", "CHANGELOG.md"];
 
+/// Names with a place for a name in them.
+const FORMS: [&str; 2] = ["OUBLIETTE_", "OUBLIETTE_SECTION__KEY"];
+
 /// What was there in other versions and never will be here.
 const REMOVED: [&str; 5] = ["droid", "credentials.json", "bcrypt", "Dockerfile.server", "oubliette-relay"];
 
@@ -83,7 +86,7 @@ fn untruths(text: &str, commands: &BTreeSet<String>) -> Vec<String> {
             let is_key = name.contains("__") && keys.iter().any(|key| key.to_lowercase() == path);
             if !is_key
                 && !ob_config::VARIABLES.iter().any(|variable| variable.name == name)
-                && name != "OUBLIETTE_"
+                && !FORMS.contains(&name)
             {
                 found.push(format!("variable `{name}`"));
             }
