@@ -30,7 +30,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "acp", run: acp::run, mutations: 1500, words: acp::WORDS },
     Target { name: "configuration", run: configuration::run, mutations: 3000, words: configuration::WORDS },
     Target { name: "ids", run: cursors::ids, mutations: 30_000, words: cursors::WORDS },

@@ -3,7 +3,7 @@
 //! ```text
 //! POST --> who asks --> bare call? --> one answer as JSON
 //!               |            no
-//!               +--> MCP session of this caller? --> rmcp --> Handler --> api::perform --> Doors::call
+//!               +--> MCP session of this caller? --> rmcp --> Answers --> api::perform --> Doors::call
 //! GET  --> who asks --> MCP session of this caller --> Push: events of the followed sessions, read from the log
 //! ```
 //!
@@ -15,9 +15,9 @@
 //! **Architecture invariant:** tools, their actions and parameters come from the operation table, and everything they do
 //! goes through [`crate::Doors`].
 
+mod answers;
 mod bare;
 mod follows;
-mod handler;
 mod outcome;
 mod prompts;
 #[cfg(feature = "fuzzing")]
@@ -51,8 +51,8 @@ use crate::edge::Site;
 use crate::edge::id_of;
 use crate::edge::peer_of;
 use crate::reply::RequestId;
+use answers::Answers;
 use follows::Follows;
-use handler::Handler;
 use sessions::Sessions;
 use wire::Problem;
 
@@ -78,7 +78,7 @@ pub(crate) struct Caller {
 struct Mcp {
     site: Arc<Site>,
     sessions: Arc<Sessions>,
-    library: StreamableHttpService<Handler, Sessions>,
+    library: StreamableHttpService<Answers, Sessions>,
 }
 
 /// `/mcp` and `/mcp/`.
@@ -101,7 +101,7 @@ impl Mcp {
         config.cancellation_token = site.shutdown.clone();
         config.json_response = true;
         config.max_request_body_bytes = BODY_MAX;
-        let handler = Handler::new(Arc::clone(&site));
+        let handler = Answers::new(Arc::clone(&site));
         let library = StreamableHttpService::new(move || Ok(handler.clone()), Arc::clone(&sessions), config);
         Self { site, sessions, library }
     }

@@ -59,13 +59,13 @@ about it.";
 
 /// The handler of one listener's requests.
 #[derive(Clone)]
-pub(super) struct Handler {
+pub(super) struct Answers {
     site: Arc<Site>,
 }
 
-// === impl Handler ===
+// === impl Answers ===
 
-impl Handler {
+impl Answers {
     pub(super) fn new(site: Arc<Site>) -> Self {
         Self { site }
     }
@@ -109,7 +109,7 @@ impl Handler {
     }
 }
 
-impl ServerHandler for Handler {
+impl ServerHandler for Answers {
     fn get_info(&self) -> InitializeResult {
         let capabilities = ServerCapabilities::builder()
             .enable_logging()
