@@ -85,8 +85,8 @@ async fn rpc(response: Response<Incoming>) -> Value {
     if let Ok(value) = serde_json::from_str(&body) {
         return value;
     }
-    let data = body.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
-    let last = data.filter(|data| !data.is_empty()).next_back().unwrap_or_else(|| panic!("no data: {body}"));
+    let mut data = body.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
+    let last = data.rfind(|data| !data.is_empty()).unwrap_or_else(|| panic!("no data: {body}"));
     serde_json::from_str(last).expect("a message")
 }
 

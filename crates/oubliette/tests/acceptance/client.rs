@@ -144,8 +144,8 @@ impl Mcp {
     /// A request's answer.
     pub(crate) fn ask(&self, method: &str, params: &Value) -> Value {
         let answer = self.post(&json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }));
-        let data = answer.body.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
-        let last = data.filter(|data| !data.is_empty()).next_back().unwrap_or(&answer.body);
+        let mut data = answer.body.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
+        let last = data.rfind(|data| !data.is_empty()).unwrap_or(&answer.body);
         serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {}", answer.body))
     }
 

@@ -164,10 +164,13 @@ mod tests {
 
     use super::*;
 
+    /// More than the test sends.
+    const MESSAGES: usize = 4;
+
     /// A server that takes what it is sent, or does not, and says what it is told to.
     struct Fake {
-        took: mpsc::UnboundedSender<ClientJsonRpcMessage>,
-        says: mpsc::UnboundedReceiver<ServerJsonRpcMessage>,
+        took: mpsc::Sender<ClientJsonRpcMessage>,
+        says: mpsc::Receiver<ServerJsonRpcMessage>,
         refuses: bool,
     }
 
@@ -183,7 +186,7 @@ mod tests {
                 if refuses {
                     return Err(std::io::Error::other("HTTP 401"));
                 }
-                took.send(message).map_err(std::io::Error::other)
+                took.send(message).await.map_err(std::io::Error::other)
             }
         }
 
@@ -205,8 +208,8 @@ mod tests {
         for refuses in [false, true] {
             let (mut typed, read) = tokio::io::duplex(4096);
             let (write, shown) = tokio::io::duplex(4096);
-            let (took, mut taken) = mpsc::unbounded_channel();
-            let (says, told) = mpsc::unbounded_channel();
+            let (took, mut taken) = mpsc::channel(MESSAGES);
+            let (says, told) = mpsc::channel(MESSAGES);
             let bridge = tokio::spawn(run(read, write, Fake { took, says: told, refuses }));
             typed.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\n").await.expect("it reads");
             drop(typed);
@@ -214,7 +217,7 @@ mod tests {
                 soon(taken.recv()).await.expect("the server took it");
                 // The client has closed its side, and waits for its answer.
                 let answer = ServerJsonRpcMessage::response(ServerResult::empty(()), RequestId::Number(7));
-                says.send(answer).expect("the bridge waits for it");
+                says.send(answer).await.expect("the bridge waits for it");
             }
             let mut lines = BufReader::new(shown).lines();
             let line = soon(lines.next_line()).await.expect("it writes").expect("an answer");
