@@ -81,6 +81,10 @@ pub const VARIABLES: &[Variable] = &[
         name: "OUBLIETTE_<SECTION>__<KEY>",
         doc: "Sets any key, over the file and over the names above.",
     },
+    Variable {
+        name: "OUBLIETTE_TOKEN",
+        doc: "The token that `oubliette mcp` asks with; without it, it asks as the operator.",
+    },
     Variable { name: HOME, doc: "Where `~/.oubliette` and the toolchains are looked for." },
     Variable { name: XDG_RUNTIME_DIR, doc: "Where sockets go, for a server that does not run as root." },
     Variable {
