@@ -57,3 +57,5 @@ if ! "$tools/schemathesis/bin/schemathesis" --version >/dev/null 2>&1; then
     python3 -m venv "$tools/schemathesis"
     "$tools/schemathesis/bin/pip" install --quiet --disable-pip-version-check schemathesis==4.32.5
 fi
+
+"$(dirname "$0")/clients.sh"

@@ -81,6 +81,10 @@ pub const VARIABLES: &[Variable] = &[
         name: "OUBLIETTE_<SECTION>__<KEY>",
         doc: "Sets any key, over the file and over the names above.",
     },
+    Variable {
+        name: "OUBLIETTE_TOKEN",
+        doc: "The token that `oubliette mcp` asks with; without it, it asks as the operator.",
+    },
     Variable { name: HOME, doc: "Where `~/.oubliette` and the toolchains are looked for." },
     Variable { name: XDG_RUNTIME_DIR, doc: "Where sockets go, for a server that does not run as root." },
     Variable {
@@ -113,7 +117,7 @@ const LATER: [&str; 5] = [
 ];
 
 /// Variables with the prefix and without a separator that are read elsewhere, by the build, or told elsewhere.
-const OTHERS: [&str; 3] = ["OUBLIETTE_COMMIT", "OUBLIETTE_DEV", "OUBLIETTE_GUEST"];
+const OTHERS: [&str; 4] = ["OUBLIETTE_COMMIT", "OUBLIETTE_DEV", "OUBLIETTE_GUEST", "OUBLIETTE_TOKEN"];
 
 /// The variables of the environment that have a value. Has no `Debug` on purpose: it holds keys.
 pub(crate) struct Environment {

@@ -196,6 +196,21 @@ fn rule(principal: &Principal, operation: Operation, target: Target) -> (bool, &
     }
 }
 
+/// True if there is a target for which the principal may do this: a door shows what passes here, and no more.
+pub fn may_ever(principal: &Principal, operation: Operation) -> bool {
+    let target = match (operation.spec().target, principal) {
+        (TargetKind::Global, _) => Target::Global,
+        (
+            TargetKind::Project,
+            Principal::Token { scope: Scope::Project(own) | Scope::ProjectReadOnly(own), .. }
+            | Principal::Session { project: own, .. },
+        ) => Target::Project(*own),
+        // Whoever is not bound to a project may do the same in each.
+        (TargetKind::Project, _) => Target::Project(ProjectId::from_uuid(uuid::Uuid::nil())),
+    };
+    decide(principal, operation, target).allowed
+}
+
 /// Passes, or refuses with the rule that forbids it.
 pub fn authorize(principal: &Principal, operation: Operation, target: Target) -> Result<(), Refusal> {
     let decision = decide(principal, operation, target);
@@ -258,6 +273,7 @@ mod tests {
                     decision.rule
                 );
                 assert_eq!(authorize(&token(scope), operation, target).is_ok(), decision.allowed);
+                assert!(may_ever(&token(scope), operation) || !decision.allowed, "{}", spec.name());
             }
             assert!(decide(&Principal::Operator, operation, target).allowed);
             let session =

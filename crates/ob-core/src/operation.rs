@@ -231,9 +231,15 @@ pub struct SessionSpawn {
     /// The task, 1 byte to 256 KiB.
     #[schemars(length(min = 1, max = 262_144))]
     pub message: String,
-    /// The workspace to work in; a new clone of the project's source if unset.
+    /// The workspace to work in; if unset, `create_workspace` says which.
     #[serde(default)]
     pub workspace_id: Option<WorkspaceId>,
+    /// Without `workspace_id`: work in a new clone of the project's source; if false, in the project's first workspace.
+    #[serde(default = "yes")]
+    pub create_workspace: bool,
+    /// Start a new session; if false, go on in the newest one of the workspace, if there is one that is not over.
+    #[serde(default = "yes")]
+    pub new_session: bool,
     /// Work in the project's source folder itself instead of a clone.
     #[serde(default)]
     pub in_place: bool,
@@ -354,6 +360,9 @@ pub struct SessionAccepted {
     pub last_index: i64,
     /// The model that will be used.
     pub model: crate::model::ModelRef,
+    /// True if the message went to a session that was there already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
 }
 
 /// What `project delete` answers.
@@ -505,6 +514,10 @@ pub struct ConfigChange {
 
 const fn from_the_start() -> i64 {
     -1
+}
+
+const fn yes() -> bool {
+    true
 }
 
 #[cfg(test)]

@@ -60,6 +60,14 @@ impl Claims {
     /// # Errors
     /// `conflict` if it is used or being deleted.
     pub(crate) fn deletes(&self, kind: &str, id: Uuid) -> Result<Held, Refusal> {
+        self.alone(kind, id)
+    }
+
+    /// Has a thing alone.
+    ///
+    /// # Errors
+    /// `conflict` if anyone else has it.
+    pub(crate) fn alone(&self, kind: &str, id: Uuid) -> Result<Held, Refusal> {
         let mut held = self.held.lock().expect("no one panics with it");
         if held.contains_key(&id) {
             return Err(

@@ -133,6 +133,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     actors: Arc<Actors>,
     claims: Claims,
+    /// Spawns that may go on in a session of a workspace, by the workspace: one at a time.
+    starts: Claims,
     standing: Standing,
     tracker: TaskTracker,
     draining: AtomicBool,
@@ -183,6 +185,7 @@ impl Engine {
             shared,
             actors: Arc::default(),
             claims: Claims::default(),
+            starts: Claims::default(),
             standing: Standing::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),

@@ -1,6 +1,7 @@
 //! Operations: authorise, parse, perform. One function for each row of the table.
 
 mod projects;
+mod resume;
 mod sessions;
 mod tokens;
 
@@ -106,7 +107,7 @@ impl Engine {
             O::SessionSpawn => {
                 let params: SessionSpawn = parse(params)?;
                 self.permit_project(principal, operation, params.project_id)?;
-                answer(self.session_spawn(params).await?)
+                answer(self.session_spawn_or_go_on(params).await?)
             }
             O::SessionMessage => {
                 let params: SessionMessage = parse(params)?;

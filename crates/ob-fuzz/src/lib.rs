@@ -30,12 +30,33 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "acp", run: acp::run, mutations: 1500, words: acp::WORDS },
     Target { name: "configuration", run: configuration::run, mutations: 3000, words: configuration::WORDS },
     Target { name: "ids", run: cursors::ids, mutations: 30_000, words: cursors::WORDS },
     Target { name: "link_frames", run: link::frames, mutations: 1500, words: &[] },
     Target { name: "link_streams", run: link::streams, mutations: 800, words: &[] },
+    Target {
+        name: "mcp",
+        run: ob_server::fuzzing::mcp,
+        mutations: 6000,
+        words: &[
+            "\"jsonrpc\"",
+            "\"method\"",
+            "\"tools/call\"",
+            "\"params\"",
+            "\"name\"",
+            "\"arguments\"",
+            "\"action\"",
+            "\"session\"",
+            "\"events\"",
+            "\"since_index\"",
+            "\"cursor\"",
+            "\"prompt\"",
+            "null",
+            "0.1-2.3",
+        ],
+    },
     Target {
         name: "model_request",
         run: ob_gate::fuzzing::model_request,

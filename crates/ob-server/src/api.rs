@@ -92,23 +92,12 @@ async fn answer(site: &Site, operation: Operation, request: Request) -> Result<R
     if operation == Operation::SessionEvents && wants_stream(&parts.headers) {
         return Ok(stream::events(site, doors, principal, params, &parts.headers).await?);
     }
-    let waits = params.get("wait_ms").is_some();
-    let lapsed = waits.then(|| doors.lapsed(&principal));
-    let performed = perform(site, doors, principal, operation, params);
-    let value = match lapsed {
-        None => performed.await?,
-        // A token that is revoked while its request waits gets nothing any more.
-        Some(lapsed) => tokio::select! {
-            biased;
-            refusal = lapsed => return Err(refusal.into()),
-            value = performed => value?,
-        },
-    };
+    let value = perform(site, doors, principal, operation, params).await?;
     Ok(reply::ok(&value))
 }
 
 /// Does the operation. One that changes something runs to its end even if the caller goes away half way.
-async fn perform(
+pub(crate) async fn perform(
     site: &Site,
     doors: SharedDoors,
     principal: Principal,
@@ -116,7 +105,17 @@ async fn perform(
     params: Value,
 ) -> Result<Value, Refusal> {
     if operation.spec().access == Access::Read {
-        return doors.call(&principal, operation, params).await;
+        let lapsed = params.get("wait_ms").is_some().then(|| doors.lapsed(&principal));
+        let answer = doors.call(&principal, operation, params);
+        return match lapsed {
+            None => answer.await,
+            // A token that is revoked while its request waits gets nothing any more.
+            Some(lapsed) => tokio::select! {
+                biased;
+                refusal = lapsed => Err(refusal),
+                answer = answer => answer,
+            },
+        };
     }
     let task = async move { doors.call(&principal, operation, params).await };
     match site.operations.spawn(task.in_current_span()).await {

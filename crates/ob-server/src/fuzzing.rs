@@ -48,6 +48,14 @@ pub fn request(data: &[u8]) {
     }
 }
 
+/// What a client of `/mcp` sends: a `Last-Event-ID` up to the first line's end, then a body. Panics unless what is taken is
+/// what its operation takes, and what is refused is refused in few safe words.
+pub fn mcp(data: &[u8]) {
+    if let Some(refusal) = crate::mcp::properties::of(data) {
+        is_short_and_safe(&refusal);
+    }
+}
+
 /// A cursor that is taken is a number of an event, or what comes before the first.
 fn last_event_id(id: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(id) else { return };

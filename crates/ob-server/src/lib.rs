@@ -1,4 +1,4 @@
-//! The edge: listeners, probes, metrics, REST and event streams. It translates; it decides no policy.
+//! The edge: listeners, probes, metrics, REST, event streams and MCP. It translates; it decides no policy.
 //!
 //! ```text
 //! listener --> connection (bounded, peer known) --> edge middleware --> route --> caller --> Doors::call / follow
@@ -6,8 +6,8 @@
 //!   unix: operator       Host and Origin, sizes          +--> probes, metrics: also while the engine starts
 //! ```
 //!
-//! **Architecture invariant:** the routes under `/api/v1` come from the operation table and from nowhere else, and
-//! everything they do goes through [`Doors`], so that one authoriser sees every request.
+//! **Architecture invariant:** the routes under `/api/v1` and the tools of `/mcp` come from the operation table and from
+//! nowhere else, and everything they do goes through [`Doors`], so that one authoriser sees every request.
 //!
 //! **Architecture invariant:** a follower of a session costs one cursor. Nothing is queued for it here: its stream is
 //! read from the log as fast as the connection takes it.
@@ -18,6 +18,7 @@ mod doors;
 mod edge;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod mcp;
 pub mod openapi;
 mod params;
 mod probes;
@@ -30,6 +31,7 @@ pub use connection::Limits;
 pub use doors::Doors;
 pub use doors::Phase;
 pub use doors::SharedDoors;
+pub use mcp::tools_of;
 pub use serve::Authentication;
 pub use serve::Binding;
 pub use serve::Listener;

@@ -128,7 +128,7 @@ const fn title(code: RefusalCode) -> &'static str {
 }
 
 /// At least so long, in whole seconds, and never none.
-fn whole_seconds(wait: Duration) -> u64 {
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
 }
 

@@ -30,6 +30,7 @@ use crate::doors::Phase;
 use crate::edge;
 use crate::edge::Peer;
 use crate::edge::Site;
+use crate::mcp;
 use crate::openapi;
 use crate::probes;
 use crate::throttle::RateLimit;
@@ -65,6 +66,8 @@ pub struct RouteGroups {
     pub metrics: bool,
     /// `/api/v1`.
     pub api: bool,
+    /// `/mcp`.
+    pub mcp: bool,
 }
 
 /// A socket that listens.
@@ -108,7 +111,7 @@ pub struct ServerOptions {
 
 impl RouteGroups {
     /// Everything.
-    pub const ALL: Self = Self { probes: true, metrics: true, api: true };
+    pub const ALL: Self = Self { probes: true, metrics: true, api: true, mcp: true };
 }
 
 /// Serves until `shutdown`, then ends streams, lets requests finish for some seconds, and cuts the rest.
@@ -182,6 +185,9 @@ fn router(site: &Arc<Site>, groups: RouteGroups) -> Router {
     }
     if groups.api {
         router = router.route(openapi::ROUTE, get(openapi::serve)).merge(api::routes(site));
+    }
+    if groups.mcp {
+        router = router.merge(mcp::routes(site));
     }
     // An event is to leave when it happens, not when a block of a compressor is full.
     let compressed = SizeAbove::new(COMPRESS_FROM).and(NotForContentType::SSE);

@@ -29,7 +29,8 @@ use crate::event::PanicCaught;
 use crate::metrics::Metrics;
 
 /// Libraries that say too much, or bodies that hold keys, at `info` and below. A filter that names one goes over this.
-const QUIET: &str = "bollard=warn,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,tower=warn";
+const QUIET: &str =
+    "bollard=warn,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rmcp=warn,rustls=warn,tower=warn";
 
 /// Where and how to log. Has no `Debug`: the redactor knows keys.
 pub struct LogOptions {

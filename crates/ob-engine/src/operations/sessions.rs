@@ -146,6 +146,7 @@ impl Engine {
             turn: first,
             last_index: -1,
             model,
+            resumed: false,
         })
     }
 
@@ -164,6 +165,7 @@ impl Engine {
             turn,
             last_index,
             model: record.model,
+            resumed: false,
         })
     }
 

@@ -9,6 +9,7 @@ mod health;
 mod life;
 mod owner;
 mod panics;
+mod resume;
 mod sleep;
 mod standing;
 mod takeover;

@@ -70,6 +70,7 @@ targets! {
     ids: an_id_has_one_spelling,
     link_frames: a_guest_that_says_anything_ends_every_request,
     link_streams: a_guest_that_cuts_anywhere_loses_and_adds_nothing,
+    mcp: a_call_is_taken_as_its_operation_takes_it_or_refused_in_few_words,
     model_request: a_model_request_is_sent_within_our_bounds,
     model_stream: a_providers_stream_is_passed_on_unchanged_however_it_is_cut,
     model_translation: a_translated_stream_is_one_of_its_wire_and_has_an_end,

@@ -25,6 +25,8 @@ use ob_core::RefusalCode;
 use ob_core::Scope;
 use ob_core::Timestamp;
 use ob_core::TokenId;
+use ob_core::authorize::Target;
+use ob_core::authorize::authorize;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
@@ -127,6 +129,14 @@ impl Doors for Fake {
                 let events: Vec<_> = (from..count).map(event).collect();
                 Ok(json!({ "session_id": SESSION, "events": events }))
             }
+            Operation::SessionSpawn => Ok(json!({
+                "operation": operation.spec().name(), "params": params, "session_id": SESSION, "last_index": -1,
+            })),
+            // As the engine does, for what is about the server as a whole.
+            Operation::TokenList => {
+                authorize(principal, operation, Target::Global)?;
+                Ok(json!([]))
+            }
             _ => Ok(json!({ "operation": operation.spec().name(), "params": params })),
         }
     }
@@ -152,6 +162,9 @@ impl Doors for Fake {
 
     async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal> {
         self.looked_up.fetch_add(1, Ordering::SeqCst);
+        if *self.revoked.borrow() {
+            return Err(Refusal::new(RefusalCode::Unauthenticated, "invalid or expired token"));
+        }
         let scope = match secret {
             ADMIN => Scope::Admin,
             READER => Scope::AdminReadOnly,

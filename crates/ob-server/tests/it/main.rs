@@ -4,6 +4,7 @@ mod api;
 mod fake;
 mod guard;
 mod limits;
+mod mcp;
 mod probes;
 mod problems;
 mod streams;

@@ -106,6 +106,9 @@ pub(crate) enum Command {
     /// Sessions: conversations with agents
     #[command(subcommand, arg_required_else_help = true, after_help = help::SESSION)]
     Session(SessionCommand),
+    /// Speak MCP on standard input and output, or set up a client that does
+    #[command(after_help = help::MCP)]
+    Mcp(McpArgs),
     /// Print a completion script for a shell; it completes ids of sessions, projects and tokens as well
     #[command(after_help = help::COMPLETIONS)]
     Completions {
@@ -160,6 +163,19 @@ pub(crate) struct StopArgs {
     /// Leave sandboxes running for the next server, for `sandbox.lease_s`
     #[arg(long)]
     pub(crate) keep_sandboxes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
+    /// Write this server into the file of a client
+    #[arg(long, value_enum, value_name = "CLIENT")]
+    pub(crate) setup: Option<super::mcp::McpClient>,
+    /// What the client's token may do: admin, admin:ro, project:UUID or project:UUID:ro
+    #[arg(long, value_name = "S", requires = "setup")]
+    pub(crate) scope: Option<String>,
+    /// When the client's token stops working: 90s, 15m, 12h, 30d, 8w
+    #[arg(long, value_name = "D", requires = "setup")]
+    pub(crate) expires_in: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -485,6 +501,9 @@ mod tests {
             &["oubliette", "session", "apply", "--to", "/x", "--check"],
             &["oubliette", "support", "bundle", "--out", "f"],
             &["oubliette", "completions", "bash"],
+            &["oubliette", "mcp"],
+            &["oubliette", "mcp", "--setup", "claude"],
+            &["oubliette", "mcp", "--setup", "claude-code", "--config", "/c.json", "--scope", "admin"],
             &["oubliette", "man", "--out", "/x"],
             &["oubliette", "--color", "never", "session", "list", "--color=always"],
         ] {
@@ -517,6 +536,7 @@ mod tests {
         insta::assert_snapshot!("help_run", help(&["run"]));
         insta::assert_snapshot!("help_session", help(&["session"]));
         insta::assert_snapshot!("help_config", help(&["config"]));
+        insta::assert_snapshot!("help_mcp", help(&["mcp"]));
         insta::assert_snapshot!("help_token_create", help(&["token", "create"]));
     }
 

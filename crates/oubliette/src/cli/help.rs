@@ -33,6 +33,22 @@ Environment:
   OUBLIETTE_SECTION__KEY                 any key of the configuration
   NO_COLOR, CLICOLOR_FORCE, CLICOLOR=0   colours, if --color does not say";
 
+/// Under the help of `mcp`.
+pub(crate) const MCP: &str = "\
+Without --setup it speaks MCP on standard input and output, for a client that
+starts it, and starts the server if none runs. With a token in OUBLIETTE_TOKEN
+it may do what the token may, else everything.
+
+With --setup it makes a token for the client, writes itself into the client's
+file, keeps everything else in it, and revokes the token of an entry before.
+The token may do everything in the project of this folder if it is one, else
+read; --scope says otherwise. --config names the client's file.
+
+Examples:
+  oubliette mcp --setup claude-code
+  oubliette mcp --setup vscode --scope admin --expires-in 30d
+  oubliette mcp --setup cursor --config .cursor/mcp.json";
+
 /// Under the help of `run`.
 pub(crate) const RUN: &str = "\
 The agent works on a clone of DIR in a sandbox. When it is done you see its

@@ -149,6 +149,8 @@ impl Hub {
         if let Some(file) = &self.config {
             command.arg("--config").arg(file);
         }
+        // Whose token this is serves the client that started us, and nobody else.
+        command.env_remove(super::mcp::TOKEN);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Err(error) = crate::inherit::nothing() {
             tracing::debug!(%error, "the server inherits what this command inherited");

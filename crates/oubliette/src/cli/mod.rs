@@ -10,6 +10,7 @@ mod doctor;
 mod help;
 mod hub;
 mod man;
+mod mcp;
 mod output;
 mod paint;
 mod patch;
@@ -160,6 +161,7 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         Command::Store(command) => wait(store::command(command, &load(context, &global)?, output)),
         Command::Support(command) => wait(support::command(command, context, &global, output)),
         Command::Token(command) => wait(token::command(command, context, &global, output)),
+        Command::Mcp(args) => wait(mcp::command(args, context, &global, output)),
         Command::Status => wait(hub::Hub::load_anyway(context, &global, output)?.status(output)),
         Command::Stop(stop) => {
             wait(hub::Hub::load_anyway(context, &global, output)?.stop(stop.keep_sandboxes, output))

@@ -46,6 +46,8 @@ pub(crate) async fn command(run: RunArgs, hub: &Hub, output: &Output) -> Result<
         project_id: project,
         message: run.task.clone(),
         workspace_id: None,
+        create_workspace: true,
+        new_session: true,
         in_place: run.in_place,
         model: run.model.clone(),
         end_when_idle: !run.keep,

@@ -76,7 +76,8 @@ async fn perform(
     Ok(OK)
 }
 
-async fn create(
+/// Makes a token; its secret is in the answer and nowhere else.
+pub(crate) async fn create(
     tokens: &SharedTokens,
     now: Timestamp,
     name: &str,

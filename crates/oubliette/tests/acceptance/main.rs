@@ -6,15 +6,19 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod bombs;
+mod client;
 mod config;
 mod crash;
 mod doctor;
+mod foreign;
 mod forms;
 mod harness;
 mod http;
 mod isolation;
 mod job;
 mod live;
+mod mcp;
+mod permissions;
 mod process;
 mod refusals;
 mod secrecy;

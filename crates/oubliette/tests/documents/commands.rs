@@ -24,8 +24,14 @@ use crate::read;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Pages whose commands are run.
-const RUN: [&str; 5] =
-    ["README.md", "docs/concepts.md", "docs/doctor.md", "docs/quick-start.md", "docs/troubleshooting.md"];
+const RUN: [&str; 6] = [
+    "README.md",
+    "docs/concepts.md",
+    "docs/doctor.md",
+    "docs/mcp.md",
+    "docs/quick-start.md",
+    "docs/troubleshooting.md",
+];
 
 /// Lines that build or test this repository itself, by their first two words. Each must be a target of the Makefile.
 const MAKE: [&str; 3] = ["make build", "make demo", "make test"];

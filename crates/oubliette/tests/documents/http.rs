@@ -31,6 +31,8 @@ Parameters stand in the path, and for `GET` in the query, for `POST` in a JSON b
 large one is compressed (`Accept-Encoding: gzip`). `GET /api/v1/openapi.json` describes all of it for programs, as
 [openapi.json](openapi.json) does.
 
+`POST /mcp`, `GET /mcp` and `DELETE /mcp` do the same operations for clients of [MCP](mcp.md).
+
 ## Probes
 
 | route | token | answer |

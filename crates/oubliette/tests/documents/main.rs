@@ -11,6 +11,7 @@ mod configuration;
 mod deploy;
 mod http;
 mod links;
+mod mcp;
 mod runbooks;
 mod truth;
 

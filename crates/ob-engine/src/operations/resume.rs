@@ -1,0 +1,87 @@
+//! Going on where work was: which workspace and which session a spawn means that asks for no new ones.
+//!
+//! A message goes on in a session of the workspace that was named, never in one of another workspace (W38). Two spawns
+//! at once do not both start a session for want of one: who comes second is refused and may try again (W40).
+
+use std::sync::Arc;
+
+use ob_core::Refusal;
+use ob_core::RefusalCode;
+use ob_core::WorkspaceId;
+use ob_core::operation::SessionAccepted;
+use ob_core::operation::SessionSpawn;
+use ob_core::record::SessionRecord;
+use ob_core::record::WorkspaceKind;
+use ob_core::session::SessionStatus;
+use ob_store::SessionFilter;
+
+use crate::Engine;
+
+impl Engine {
+    /// `session.spawn`: goes on in a session if that is asked for and there is one, else starts one.
+    pub(super) async fn session_spawn_or_go_on(
+        self: &Arc<Self>,
+        mut params: SessionSpawn,
+    ) -> Result<SessionAccepted, Refusal> {
+        if params.in_place || (params.create_workspace && params.workspace_id.is_none()) {
+            return self.session_spawn(params).await;
+        }
+        self.refuse_while_draining()?;
+        let project = self.shared.project(params.project_id).await?;
+        if params.workspace_id.is_none() {
+            params.workspace_id = self.first_workspace(&params).await?;
+        }
+        if params.new_session {
+            return self.session_spawn(params).await;
+        }
+        let place = params.workspace_id.map_or_else(|| project.id.as_uuid(), |id| id.as_uuid());
+        let _starts_alone = self.starts.alone("workspace", place)?;
+        if let Some(workspace) = params.workspace_id
+            && let Some(record) = self.newest_active(&params, workspace).await?
+        {
+            if let Some(model) = &params.model
+                && self.shared.catalogue.resolve(Some(model)).await? != record.model
+            {
+                return Err(Refusal::conflict(format!(
+                    "session `{}` goes on with {}, and another model was asked for",
+                    record.id, record.model
+                ))
+                .fix("leave `model` out, or ask for `new_session`"));
+            }
+            match self.session_message(record, params.message.clone()).await {
+                // It came to its end meanwhile.
+                Err(refusal) if refusal.code == RefusalCode::Conflict => {}
+                answer => return answer.map(|accepted| SessionAccepted { resumed: true, ..accepted }),
+            }
+        }
+        self.session_spawn(params).await
+    }
+
+    /// The project's own workspace: the first clone that was made of it.
+    async fn first_workspace(&self, params: &SessionSpawn) -> Result<Option<WorkspaceId>, Refusal> {
+        let all = self.shared.store.workspaces(params.project_id).await.map_err(|error| error.refusal())?;
+        Ok(all.into_iter().rfind(|workspace| workspace.kind == WorkspaceKind::Clone).map(|first| first.id))
+    }
+
+    async fn newest_active(
+        &self,
+        params: &SessionSpawn,
+        workspace: WorkspaceId,
+    ) -> Result<Option<SessionRecord>, Refusal> {
+        let mut before = None;
+        loop {
+            let filter = SessionFilter {
+                projects: Some(vec![params.project_id]),
+                status: Some(SessionStatus::Active),
+                before: before.take(),
+                limit: 1000,
+            };
+            let active = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
+            let Some(last) = active.last() else { return Ok(None) };
+            before = Some(last.id.clone());
+            if let Some(found) = active.into_iter().find(|session| session.workspace == workspace) {
+                return Ok(Some(found));
+            }
+        }
+    }
+}
