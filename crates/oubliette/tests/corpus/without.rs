@@ -56,6 +56,7 @@ const OPEN: &[&str] = &[
     "keys.ask",
     "keys.control",
     "kernel.rings",
+    "kernel.long_turns",
     "kernel.i386_table",
     "namespaces.user",
     "namespaces.user_and_mount",

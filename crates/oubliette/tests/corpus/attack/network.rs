@@ -13,6 +13,8 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+use std::time::Instant;
 
 use super::sys;
 use super::tools::DIAL;
@@ -41,6 +43,8 @@ const METADATA: [IpAddr; 6] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
 ];
+/// The network is up within this.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// A resolver that everyone knows, a host in a private network, one in the open, and a neighbour's link address.
 const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8));
 const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -490,6 +494,14 @@ pub(super) fn wire() -> io::Result<()> {
                 drop(stream)
             }
         });
+        // The kernel makes the route to an IPv6 address a moment after the address.
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = TcpStream::connect((address, port)) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            std::thread::yield_now();
+        }
         if port == 53 {
             let socket = UdpSocket::bind((address, port))?;
             std::thread::spawn(move || {

@@ -15,9 +15,10 @@ use crate::case::Verdict::Got;
 use crate::case::Verdict::Held;
 use crate::harness::until;
 
-/// Crates that unpack archives. Whoever adds one adds the attempts: `..`, absolute names, links, devices, bombs.
-const UNPACKERS: [&str; 8] =
-    ["tar", "tokio-tar", "astral-tokio-tar", "zip", "async_zip", "sevenz-rust2", "cpio", "ar"];
+/// What unpacks archives, in the crates that are known for it. Whoever uses one adds the attempts: `..`, absolute names,
+/// links, devices, bombs. Packing is none.
+const UNPACKERS: [&str; 7] =
+    ["tar::Archive", "tar::Entry", "ZipArchive", "async_zip", "sevenz_rust2", "cpio::", "ar::Archive"];
 
 /// All of them. The last ends everything in a session.
 pub(crate) fn cases() -> Vec<Case> {
@@ -26,9 +27,9 @@ pub(crate) fn cases() -> Vec<Case> {
             "archives.unpacked",
             "find code of ours that unpacks archives (`..`, links, devices in them)",
             "an archive of an agent's writes elsewhere",
-            "the same search for a crate that is used",
+            "the same search for what packs one",
             |_| uses(&UNPACKERS),
-            |_| uses(&["base64"]),
+            |_| uses(&["tar::Builder"]),
         ),
         Case::seen(
             "signals.everything",
@@ -52,13 +53,29 @@ pub(crate) fn cases() -> Vec<Case> {
     .concat()
 }
 
-fn uses(names: &[&str]) -> Verdict {
-    let lock = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
-    let text = std::fs::read_to_string(lock).expect("the lock file");
-    match names.iter().find(|name| text.contains(&format!("name = \"{name}\"\n"))) {
-        Some(name) => Got(format!("`{name}` is used")),
-        None => Held("none is used".to_owned()),
+/// Looks for words in the code of all crates, up to the tests of each file.
+fn uses(words: &[&str]) -> Verdict {
+    let crates = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut folders: Vec<_> = std::fs::read_dir(crates)
+        .expect("the crates")
+        .flatten()
+        .map(|entry| entry.path().join("src"))
+        .collect();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a source");
+                let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+                if let Some(word) = words.iter().find(|word| code.contains(*word)) {
+                    return Got(format!("`{word}` is used in {}", path.display()));
+                }
+            }
+        }
     }
+    Held("none is used".to_owned())
 }
 
 fn kills_everything(batch: &Batch) -> Verdict {
