@@ -77,9 +77,11 @@ impl Envelope {
             #[serde(borrow, default)]
             method: Option<Cow<'a, str>>,
         }
+        // The parser looks only at what it keeps: a name that is no text would be passed over.
+        let text = std::str::from_utf8(body).map_err(|error| Problem::NotJson(error.to_string()))?;
         // A list would be taken for the members in their order.
-        let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-        match serde_json::from_slice::<Members<'_>>(body) {
+        let is_object = text.trim_ascii_start().starts_with('{');
+        match serde_json::from_str::<Members<'_>>(text) {
             Ok(members) if is_object => Ok(Self {
                 is_rpc: members.jsonrpc.is_some(),
                 opens_session: members.method.as_deref() == Some("initialize"),
@@ -215,5 +217,6 @@ mod tests {
         for broken in ["", "{", "nothing", r#"{"a":1} {}"#] {
             assert!(matches!(of(broken), Err(Problem::NotJson(_))), "{broken}");
         }
+        assert!(matches!(Envelope::of(b"{\"a\xb0\":1}"), Err(Problem::NotJson(_))), "no text");
     }
 }
