@@ -111,6 +111,7 @@ const DEPENDS: &[&str] = &[
     "network.internet",
     "network.internet6",
     "network.private",
+    "paths.search",
     "proc.messages",
     "proc.symbols",
     "time.clock",
