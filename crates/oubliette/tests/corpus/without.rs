@@ -89,7 +89,7 @@ const OPEN: &[&str] = &[
     "sessions.limits",
 ];
 
-/// What some machines let every user do, and what a machine's network reaches.
+/// What some machines let every user do, what a machine's network reaches, and what takes as long as there are files.
 const DEPENDS: &[&str] = &[
     "devices.disks",
     "devices.type",
