@@ -1,5 +1,6 @@
 //! Things that tests begin with: a repository with a fault in it, records of a session.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,10 @@ use ob_core::TreeId;
 use ob_core::TurnNumber;
 use ob_core::WorkspaceId;
 use ob_core::model::ModelRef;
+use ob_core::record::ProjectRecord;
 use ob_core::record::SessionRecord;
+use ob_core::record::WorkspaceKind;
+use ob_core::record::WorkspaceRecord;
 use ob_core::session::Session;
 use uuid::Uuid;
 
@@ -79,6 +83,31 @@ pub fn session_record(n: u32, model: ModelRef) -> SessionRecord {
         created_at: at,
         updated_at: at,
     }
+}
+
+/// What must be stored before a session of [`session_record`] is: its project and its workspace.
+pub fn records_around(session: &SessionRecord) -> (ProjectRecord, WorkspaceRecord) {
+    let created_at = Timestamp::from_micros(0);
+    let project = ProjectRecord {
+        id: session.project,
+        number: 0,
+        name: "old".to_owned(),
+        description: String::new(),
+        source: None,
+        max_cost: None,
+        model: None,
+        limits: BTreeMap::new(),
+        created_at,
+    };
+    let workspace = WorkspaceRecord {
+        id: session.workspace,
+        project: session.project,
+        kind: WorkspaceKind::Clone,
+        path: "/nowhere".into(),
+        base_commit: None,
+        created_at,
+    };
+    (project, workspace)
 }
 
 fn git(dir: &Path, arguments: &[&str]) -> io::Result<()> {

@@ -5,19 +5,14 @@
 #![expect(clippy::print_stdout, reason = "figures are this program's output")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Instant;
 
-use ob_core::Timestamp;
 use ob_core::ledger::TreeLimits;
 use ob_core::model::ModelRef;
 use ob_core::model::ModelSource;
-use ob_core::record::ProjectRecord;
-use ob_core::record::WorkspaceKind;
-use ob_core::record::WorkspaceRecord;
 use ob_core::session::SessionState;
 use ob_store::Commit;
 use ob_store::Write;
@@ -55,25 +50,7 @@ async fn fill(home: &Path) {
         source: ModelSource::Configured,
     };
     let first = fixtures::session_record(0, model.clone());
-    let project = ProjectRecord {
-        id: first.project,
-        number: 0,
-        name: "old".to_owned(),
-        description: String::new(),
-        source: None,
-        max_cost: None,
-        model: None,
-        limits: BTreeMap::new(),
-        created_at: Timestamp::from_micros(0),
-    };
-    let workspace = WorkspaceRecord {
-        id: first.workspace,
-        project: first.project,
-        kind: WorkspaceKind::Clone,
-        path: "/nowhere".into(),
-        base_commit: None,
-        created_at: Timestamp::from_micros(0),
-    };
+    let (project, workspace) = fixtures::records_around(&first);
     let mut writes = vec![Write::PutProject(project), Write::PutWorkspace(workspace)];
     for number in 0..SESSIONS {
         let mut record = fixtures::session_record(number, model.clone());

@@ -6,7 +6,6 @@
 #![expect(clippy::print_stdout, reason = "figures are this program's output")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
-use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -22,14 +21,10 @@ use std::time::UNIX_EPOCH;
 
 use ob_core::EventBody;
 use ob_core::SessionId;
-use ob_core::Timestamp;
 use ob_core::ledger::TreeLimits;
 use ob_core::model::ModelRef;
 use ob_core::model::ModelSource;
-use ob_core::record::ProjectRecord;
 use ob_core::record::SessionRecord;
-use ob_core::record::WorkspaceKind;
-use ob_core::record::WorkspaceRecord;
 use ob_core::session::SessionState;
 use ob_store::Commit;
 use ob_store::SharedStore;
@@ -282,25 +277,7 @@ async fn append(store: &SharedStore, session: &SessionId, events: Vec<EventBody>
 
 async fn fill_sessions(store: &SharedStore) {
     let first = record(0);
-    let project = ProjectRecord {
-        id: first.project,
-        number: 0,
-        name: "old".to_owned(),
-        description: String::new(),
-        source: None,
-        max_cost: None,
-        model: None,
-        limits: BTreeMap::new(),
-        created_at: Timestamp::from_micros(0),
-    };
-    let workspace = WorkspaceRecord {
-        id: first.workspace,
-        project: first.project,
-        kind: WorkspaceKind::Clone,
-        path: "/nowhere".into(),
-        base_commit: None,
-        created_at: Timestamp::from_micros(0),
-    };
+    let (project, workspace) = fixtures::records_around(&first);
     let writes = vec![Write::PutProject(project), Write::PutWorkspace(workspace)];
     store.commit(Commit { writes, fence: None }).await.unwrap();
     for numbers in (0..SESSIONS).collect::<Vec<_>>().chunks(100) {
