@@ -158,7 +158,8 @@ async fn said(command: &mut Command) -> Result<(bool, String), Refusal> {
     }
 }
 
-fn two_numbers(text: &str) -> Option<(u32, u32)> {
+/// The first two numbers of a version.
+pub(super) fn two_numbers(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

@@ -376,10 +376,8 @@ pub(crate) fn rlimits(limits: &Limits, also_pids: bool) -> Vec<ProcessLimit> {
 /// True if the kernel counts a user's processes in each user namespace alone (since 5.14), so that a limit on them is
 /// one on the sandbox.
 fn counts_by_namespace() -> bool {
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(5), Some(14))
+    let uname = rustix::system::uname();
+    check::two_numbers(&uname.release().to_string_lossy()).is_some_and(|found| found >= (5, 14))
 }
 
 /// A namespace backend that everyone shares.
