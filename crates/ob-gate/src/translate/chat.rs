@@ -349,11 +349,9 @@ fn write_parts(parts: &[Part]) -> Value {
 
 /// The message of a turn; nothing if there is nothing in it that a provider is given back.
 fn write_said(said: &[Said]) -> Option<Value> {
-    let reply = Reply { said: said.to_vec(), stop: Stop::End };
-    let mut message = write_message(&reply);
-    if let Some(fields) = message.as_object_mut() {
-        fields.remove("reasoning_content");
-    }
+    let given_back = said.iter().filter(|said| !matches!(said, Said::Reasoning(_))).cloned().collect();
+    let reply = Reply { said: given_back, stop: Stop::End };
+    let message = write_message(&reply);
     (message["content"].is_string() || reply.has_calls()).then_some(message)
 }
 

@@ -287,7 +287,11 @@ pub(super) fn write_request(request: &Request) -> Result<Value, Untranslatable> 
         };
         match contents.last_mut().filter(|_| is_result && were_results) {
             // The results of one turn's calls belong into one content.
-            Some(last) => last["parts"].as_array_mut().into_iter().for_each(|all| all.extend(parts.clone())),
+            Some(last) => {
+                if let Some(all) = last["parts"].as_array_mut() {
+                    all.extend(parts);
+                }
+            }
             None if parts.is_empty() => {}
             None => contents.push(json!({ "role": role, "parts": parts })),
         }

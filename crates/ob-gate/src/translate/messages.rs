@@ -249,7 +249,9 @@ pub(super) fn write_request(request: &Request) -> Result<Value, Untranslatable> 
         match messages.last_mut().filter(|last| last["role"] == role) {
             // The results of one turn's calls belong into one message, and what the user adds to them too.
             Some(last) => {
-                last["content"].as_array_mut().into_iter().for_each(|all| all.extend(blocks.clone()))
+                if let Some(all) = last["content"].as_array_mut() {
+                    all.extend(blocks);
+                }
             }
             None if blocks.is_empty() => {}
             None => messages.push(json!({ "role": role, "content": blocks })),

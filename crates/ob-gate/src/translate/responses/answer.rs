@@ -56,18 +56,28 @@ pub(in crate::translate) fn write_answer(reply: &Reply, origin: &Origin, tokens:
     response(origin, items.collect(), Some((reply.stop, tokens)))
 }
 
+fn item_id(said: &Said, index: usize, id: &str) -> String {
+    let kind = match said {
+        Said::Text(_) => "msg",
+        Said::Reasoning(_) => "rs",
+        Said::Call(_) => "fc",
+    };
+    format!("{kind}_{id}_{index}")
+}
+
 fn write_item(said: &Said, index: usize, id: &str, status: &str) -> Value {
+    let id = item_id(said, index, id);
     match said {
         Said::Text(text) => json!({
-            "id": format!("msg_{id}_{index}"), "type": "message", "role": "assistant", "status": status,
+            "id": id, "type": "message", "role": "assistant", "status": status,
             "content": [write_part(text)],
         }),
         Said::Reasoning(text) => json!({
-            "id": format!("rs_{id}_{index}"), "type": "reasoning",
+            "id": id, "type": "reasoning",
             "summary": [{ "type": "summary_text", "text": text }],
         }),
         Said::Call(call) => json!({
-            "id": format!("fc_{id}_{index}"), "type": "function_call", "status": status, "call_id": call.id,
+            "id": id, "type": "function_call", "status": status, "call_id": call.id,
             "name": call.name, "arguments": call.arguments,
         }),
     }
@@ -185,7 +195,7 @@ impl Writing {
         let index = self.items.len();
         data["output_index"] = index.into();
         if let Some(said) = &self.open {
-            data["item_id"] = write_item(said, index, &self.origin.id, "in_progress")["id"].clone();
+            data["item_id"] = item_id(said, index, &self.origin.id).into();
         }
         self.write(out, kind, data);
     }
