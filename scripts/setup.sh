@@ -16,6 +16,11 @@ need curl curl
 need sqlite3 sqlite3
 need pgrep procps
 if [ "${CI:-}" = true ]; then
+    need systemd-analyze systemd
+    # What the engine below is linked with.
+    for library in libdevmapper.so.1.02.1:libdevmapper1.02.1 libseccomp.so.2:libseccomp2; do
+        ldconfig -p | grep -q "${library%%:*}" || missing="$missing ${library##*:}"
+    done
     # Its venv module is a package of its own.
     python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3 python3-venv"
 fi
@@ -48,6 +53,20 @@ if [ ! -x "$tools/prometheus/usr/bin/promtool" ]; then
         apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }
         dpkg-deb -x prometheus_*.deb .
         rm prometheus_*.deb
+    )
+fi
+
+# As above, and for the same reason.
+if [ ! -x "$tools/docker/usr/sbin/dockerd" ]; then
+    echo "unpacking: docker" >&2
+    rm -rf "$tools/docker"
+    mkdir -p "$tools/docker"
+    (
+        cd "$tools/docker"
+        apt-get download -qq docker.io containerd runc 2>/dev/null ||
+            { apt-get update -qq && apt-get download -qq docker.io containerd runc; }
+        for package in *.deb; do dpkg-deb -x "$package" .; done
+        rm ./*.deb
     )
 fi
 

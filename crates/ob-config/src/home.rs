@@ -39,8 +39,8 @@ pub const DEFAULT_FILE: &str = include_str!("default.jsonc");
 
 /// The configuration file of the first version.
 const FILE_V1: &str = "config.yaml";
-/// The configuration file.
-pub(crate) const FILE_V2: &str = "oubliette.jsonc";
+/// What the configuration of a home is called.
+pub const FILE_V2: &str = "oubliette.jsonc";
 
 /// A socket path may have 108 bytes at most, and below this come `/s/`, eight characters and the name of a socket.
 const LONGEST_RUNTIME: usize = 48;

@@ -143,8 +143,8 @@ fn is_the_same(before: &Loaded, text: &str, options: &LoadOptions, to: &Path) ->
     Ok(())
 }
 
-/// `config.yaml.old`, or with a number if that is taken.
-fn free_name(from: &Path) -> PathBuf {
+/// The name with `.old` behind it, or with a number as well if that is taken.
+pub(crate) fn free_name(from: &Path) -> PathBuf {
     let name = |suffix: &str| {
         let mut name = from.as_os_str().to_owned();
         name.push(suffix);

@@ -190,9 +190,9 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     ),
     (
         "sandbox.idle_s",
-        Some("3600"),
+        None,
         "Seconds that a session has nothing to do before it sleeps: its sandbox and what runs in it end; its files and its \
-         conversation stay, and the next message wakes it.",
+         conversation stay, and the next message wakes it. `cleanup.retention_minutes` if unset.",
     ),
     ("log.format", Some("\"text\""), "How the log file is written."),
     ("log.level", Some("\"info\""), "A level, or levels of parts: `info,ob_gate=debug`."),
@@ -211,6 +211,25 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
         Some("20"),
         "Requests at once, of a token or an address that was silent for a while.",
     ),
+    (
+        "cleanup.enabled",
+        Some("true"),
+        "Whether the server looks, when it starts and every so often, for what nobody needs any more, and at the disk. Each time it \
+         writes a line into the log that begins with `🧹 Cleanup`. Sessions, their events and their workspaces are never removed by it.",
+    ),
+    ("cleanup.interval_minutes", Some("5"), "Minutes from one such look to the next."),
+    (
+        "cleanup.retention_minutes",
+        Some("60"),
+        "Minutes that files of deleted projects, workspaces and sessions stay which could not be removed with them, and that a \
+         session has nothing to do before its sandbox and its memory are given back (`sandbox.idle_s`).",
+    ),
+    (
+        "cleanup.disk_warn_percent",
+        Some("80"),
+        "A disk of the home that is so full is a warning in the log, in `/health` and in `doctor`.",
+    ),
+    ("cleanup.disk_error_percent", Some("90"), "One that is so full is an error there."),
     (
         "paths.projects",
         None,

@@ -22,6 +22,7 @@ use crate::check::show;
 use crate::env::Environment;
 use crate::home;
 use crate::read_only;
+use crate::settings::CleanupSettings;
 use crate::settings::Settings;
 use crate::sizes::show_size;
 
@@ -79,6 +80,8 @@ pub(crate) fn resolve(
     resolver.aliases();
     resolver.session_model();
     resolver.discovery();
+    // What it says of time is the default of sandboxes.
+    resolver.cleanup();
     resolver.sandbox();
     resolver.rate_limit();
     resolver.log();
@@ -352,6 +355,39 @@ impl Resolver<'_> {
         let mut seen = BTreeSet::new();
         folders.retain(|path| seen.insert(path.clone()));
         self.out.settings.sandbox.read_only = folders;
+    }
+
+    fn cleanup(&mut self) {
+        let minutes = |minutes: u32| Duration::from_secs(u64::from(minutes) * 60);
+        let mut cleanup = CleanupSettings::default();
+        if let Some(enabled) = self.flag(&["cleanup", "enabled"]) {
+            cleanup.enabled = enabled.value;
+        }
+        if let Some(interval) = self.whole(&["cleanup", "interval_minutes"]) {
+            cleanup.interval = minutes(interval.value);
+        }
+        if let Some(retention) = self.whole(&["cleanup", "retention_minutes"]) {
+            cleanup.retention = minutes(retention.value);
+            // What `sandbox.idle_s` says goes over this.
+            self.out.settings.sandbox.idle = cleanup.retention;
+        }
+        let warn = self.whole(&["cleanup", "disk_warn_percent"]);
+        let error = self.whole(&["cleanup", "disk_error_percent"]);
+        cleanup.disk_warn_percent = warn.as_ref().map_or(cleanup.disk_warn_percent, |warn| warn.value);
+        cleanup.disk_error_percent = error.as_ref().map_or(cleanup.disk_error_percent, |error| error.value);
+        let CleanupSettings { disk_warn_percent, disk_error_percent, .. } = cleanup;
+        if let Some(set) = error.or(warn)
+            && disk_warn_percent > disk_error_percent
+        {
+            self.mistake(
+                &set.place,
+                "cleanup.disk_error_percent",
+                format!(
+                    "is {disk_error_percent}, under cleanup.disk_warn_percent, which is {disk_warn_percent}"
+                ),
+            );
+        }
+        self.out.settings.cleanup = cleanup;
     }
 
     fn rate_limit(&mut self) {

@@ -210,7 +210,16 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
             value("burst", Kind::Whole { least: 1, most: 1_000_000 }),
         ],
     ),
-    later("cleanup"),
+    section(
+        "cleanup",
+        &[
+            value("enabled", Kind::Flag),
+            value("interval_minutes", Kind::Whole { least: 1, most: 10_080 }),
+            value("retention_minutes", Kind::Whole { least: 1, most: 525_600 }),
+            value("disk_warn_percent", Kind::Whole { least: 1, most: 100 }),
+            value("disk_error_percent", Kind::Whole { least: 1, most: 100 }),
+        ],
+    ),
     later("backup"),
     section(
         "paths",

@@ -46,8 +46,10 @@ pub const DEFAULT_WALL: Duration = Duration::from_secs(604_800);
 /// `sandbox.output_rate` if nobody says otherwise, in bytes a second: 4 MiB, far above what a model says.
 pub const DEFAULT_OUTPUT_RATE: u64 = 4 << 20;
 
-/// `sandbox.idle_s` if nobody says otherwise: longer than a person thinks between two messages.
-pub const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
+/// `cleanup.retention_minutes`, and so `sandbox.idle_s`, if nobody says otherwise: longer than a person thinks between two
+/// messages.
+pub const DEFAULT_RETENTION: Duration = Duration::from_secs(3600);
+
 /// `sandbox.lease_s` if nobody says otherwise: time enough to restart a server by hand.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(900);
 
@@ -59,6 +61,15 @@ pub const DEFAULT_REQUESTS_PER_1000_S: NonZeroU32 = NonZeroU32::new(10_000).expe
 
 /// `rate_limit.burst` if nobody says otherwise.
 pub const DEFAULT_BURST: NonZeroU32 = NonZeroU32::new(20).expect("not 0");
+
+/// `cleanup.interval_minutes` if nobody says otherwise.
+pub const DEFAULT_CLEANUP_INTERVAL: Duration = Duration::from_secs(300);
+
+/// `cleanup.disk_warn_percent` if nobody says otherwise.
+pub const DEFAULT_DISK_WARN_PERCENT: u32 = 80;
+
+/// `cleanup.disk_error_percent` if nobody says otherwise.
+pub const DEFAULT_DISK_ERROR_PERCENT: u32 = 90;
 
 /// `log.level` if nobody says otherwise.
 pub const DEFAULT_FILTER: &str = "info";
@@ -76,6 +87,8 @@ pub struct Settings {
     pub sandbox: SandboxSettings,
     /// How often clients may ask.
     pub rate_limit: RateLimitSettings,
+    /// What nobody needs any more.
+    pub cleanup: CleanupSettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -198,6 +211,21 @@ pub struct RateLimitSettings {
     pub burst: NonZeroU32,
 }
 
+/// What nobody needs any more, and how full the disk may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CleanupSettings {
+    /// Whether the server looks for it.
+    pub enabled: bool,
+    /// How long from one pass to the next.
+    pub interval: Duration,
+    /// How long what belongs to nobody stays.
+    pub retention: Duration,
+    /// A disk that is so full, in percent, is warned about.
+    pub disk_warn_percent: u32,
+    /// A disk that is so full, in percent, is an error.
+    pub disk_error_percent: u32,
+}
+
 /// Logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
@@ -241,6 +269,7 @@ impl Default for Settings {
             models: ModelSettings::default(),
             sandbox: SandboxSettings::default(),
             rate_limit: RateLimitSettings::default(),
+            cleanup: CleanupSettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -291,7 +320,7 @@ impl Default for SandboxSettings {
             best_effort: false,
             bubblewrap: None,
             lease: DEFAULT_LEASE,
-            idle: DEFAULT_IDLE,
+            idle: DEFAULT_RETENTION,
         }
     }
 }
@@ -299,6 +328,18 @@ impl Default for SandboxSettings {
 impl Default for RateLimitSettings {
     fn default() -> Self {
         Self { per_1000_s: DEFAULT_REQUESTS_PER_1000_S, burst: DEFAULT_BURST }
+    }
+}
+
+impl Default for CleanupSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: DEFAULT_CLEANUP_INTERVAL,
+            retention: DEFAULT_RETENTION,
+            disk_warn_percent: DEFAULT_DISK_WARN_PERCENT,
+            disk_error_percent: DEFAULT_DISK_ERROR_PERCENT,
+        }
     }
 }
 

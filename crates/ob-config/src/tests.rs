@@ -141,6 +141,9 @@ fn every_key_has_its_effect() {
                 "wall_s": 3600, "output_rate": "64k", "limits": "best_effort", "lease_s": 60, "idle_s": 120,
             },
             "rate_limit": {"requests_per_second": 2.5, "burst": 7},
+            "cleanup": {
+                "enabled": false, "interval_minutes": 10, "retention_minutes": 30, "disk_warn_percent": 70, "disk_error_percent": 75,
+            },
             "log": {"format": "json", "level": "info,ob_gate=debug"},
             "paths": {"projects": "p", "data": "d", "logs": "/l", "sockets": "/tmp/s"},
             "$schema": "oubliette.schema.json",

@@ -172,6 +172,9 @@ pub struct SessionView {
     pub workspace_id: WorkspaceId,
     /// Its tree.
     pub tree_id: TreeId,
+    /// The session that started it, if one did.
+    #[serde(default)]
+    pub parent_id: Option<SessionId>,
     /// Its state in one word.
     pub state: String,
     /// `active`, `completed` or `failed`.

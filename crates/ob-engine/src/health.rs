@@ -7,11 +7,17 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ob_config::CleanupSettings;
 use ob_core::Home;
+use ob_core::Refusal;
 use ob_core::check::Check;
+use ob_core::check::CheckState;
 use ob_core::resource::is_isolated;
 use ob_core::resource::marked_backend;
+use ob_telemetry::DiskLevel;
+use ob_telemetry::DiskUse;
 use ob_telemetry::Gauges;
+use rustix::fs::StatVfs;
 use tokio::time::Instant;
 
 use crate::Engine;
@@ -67,8 +73,8 @@ impl Engine {
 
     /// Checks for `/health`, side by side.
     pub async fn checks(&self) -> Vec<Check> {
-        let home = self.shared.home.clone();
-        let disk = tokio::task::spawn_blocking(move || disk(&home));
+        let (home, limits) = (self.shared.home.clone(), self.shared.cleanup.get());
+        let disk = tokio::task::spawn_blocking(move || disk(&home, &limits));
         let (store, sandbox, model, disk) = tokio::join!(
             self.check_store(),
             in_time("sandbox", "sessions cannot start", self.check_sandbox()),
@@ -112,13 +118,23 @@ impl Engine {
         }
     }
 
-    /// Numbers for `/metrics`.
-    pub async fn gauges(&self) -> Gauges {
-        let sandboxes = self.shared.sandboxes.load(Ordering::Relaxed);
-        let by_project = self.shared.store.active_by_project().await.unwrap_or_default();
+    /// Numbers for `/metrics`; none if the store cannot be read, since a zero would be a lie.
+    pub async fn gauges(&self) -> Result<Gauges, Refusal> {
+        let by_project = self.shared.store.active_by_project().await.map_err(|error| error.refusal())?;
         let projects = by_project.len() as u64;
         let active = by_project.into_iter().filter(|(_, active)| *active > 0);
-        Gauges { active_sessions: active.map(|(id, n)| (id.to_string(), n)).collect(), sandboxes, projects }
+        let active_sessions = active.map(|(id, n)| (id.to_string(), n)).collect();
+        Ok(Gauges { active_sessions, sandboxes: self.sandboxes(), projects })
+    }
+
+    /// Sandboxes that run.
+    pub fn sandboxes(&self) -> u64 {
+        self.shared.sandboxes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the store can be read. A full disk is no reason to say no: it goes away without a new server.
+    pub async fn store_answers(&self) -> Result<(), Refusal> {
+        self.shared.store.active_sessions().await.map(drop).map_err(|error| error.refusal())
     }
 }
 
@@ -136,8 +152,13 @@ pub fn existing(path: &Path) -> &Path {
     path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"))
 }
 
+/// How full the disk of a home is, as `df` has it; nothing if nobody can tell. Blocks.
+pub fn disk_use(home: &Home, limits: &CleanupSettings) -> Option<DiskUse> {
+    rustix::fs::statvfs(existing(home.root())).ok().map(|stat| use_of(&stat, limits))
+}
+
 /// How much room the disk of a home has. Blocks.
-pub fn disk(home: &Home) -> Check {
+pub fn disk(home: &Home, limits: &CleanupSettings) -> Check {
     const NAME: &str = "disk";
     let there = existing(home.root());
     let stat = match rustix::fs::statvfs(there) {
@@ -147,24 +168,41 @@ pub fn disk(home: &Home) -> Check {
                 .mend("look at it yourself", [format!("df -h {}", there.display())]);
         }
     };
+    const LATER: &str = "when it is full, new work is refused; nothing that was kept is lost";
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let found = format!("{} free", bytes(free));
-    let check = if free >= FREE_BYTES_LEAST {
-        Check::ok(NAME, found)
-    } else if free >= FREE_BYTES_FLOOR {
-        Check::warn(NAME, found, "when it is full, new work is refused; nothing that was kept is lost")
-    } else {
-        Check::failed(NAME, found, "new work is refused; nothing that was kept is lost")
+    let DiskUse { percent, level } = use_of(&stat, limits);
+    let found = format!("{} free, {percent}% used", bytes(free));
+    let check = match level {
+        _ if free < FREE_BYTES_FLOOR => {
+            Check::failed(NAME, found, "new work is refused; nothing that was kept is lost")
+        }
+        DiskLevel::Error => Check::failed(NAME, found, LATER),
+        DiskLevel::Warning => Check::warn(NAME, found, LATER),
+        DiskLevel::Fine if free < FREE_BYTES_LEAST => Check::warn(NAME, found, LATER),
+        DiskLevel::Fine => Check::ok(NAME, found),
     };
-    let check = match check.state.works() && free >= FREE_BYTES_LEAST {
-        true => check,
-        false => check.mend(
+    let check = match check.state {
+        CheckState::Ok => check,
+        _ => check.mend(
             "remove what is large, or give the home another disk",
             [format!("du -xh --max-depth=4 {} | sort -h | tail -n 20", there.display())],
         ),
     };
     #[expect(clippy::cast_precision_loss, reason = "for people; a disk of 9 PB is off by one byte")]
     check.measured(free as f64, "bytes", FREE_BYTES_LEAST as f64)
+}
+
+/// What is taken of what an ordinary user may take, rounded up.
+fn use_of(stat: &StatVfs, limits: &CleanupSettings) -> DiskUse {
+    let used = u128::from(stat.f_blocks.saturating_sub(stat.f_bfree));
+    let all = used + u128::from(stat.f_bavail);
+    let percent = u32::try_from((used * 100).div_ceil(all.max(1))).unwrap_or(100);
+    let level = match percent {
+        _ if percent >= limits.disk_error_percent => DiskLevel::Error,
+        _ if percent >= limits.disk_warn_percent => DiskLevel::Warning,
+        _ => DiskLevel::Fine,
+    };
+    DiskUse { percent, level }
 }
 
 /// How many names the file system of a home still has room for. Blocks.
@@ -209,7 +247,6 @@ fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ob_core::check::CheckState;
     use ob_core::home::Layout;
 
     use super::*;
@@ -232,10 +269,35 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let home = Home::new(folder.path().join("a/b"), Layout::V2, folder.path().into());
         assert_eq!(existing(home.root()), folder.path());
-        let check = disk(&home);
-        let measure = check.measure.expect("it is measured");
+        let limits = CleanupSettings::default();
+        let check = disk(&home, &limits);
+        let measure = check.measure.clone().expect("it is measured");
         assert_eq!((measure.unit.as_str(), check.name.as_str()), ("bytes", "disk"));
         assert!(inodes(&home).state.works());
+        let percent = disk_use(&home, &limits).expect("it can be told").percent;
+        assert!(check.found.contains(&format!(", {percent}% used")), "{check:?}");
+    }
+
+    /// Percents count whatever there is in bytes, and bytes whatever that is in percent.
+    #[test]
+    fn a_disk_is_too_full_by_what_the_configuration_says() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut stat = rustix::fs::statvfs(folder.path()).expect("a disk");
+        (stat.f_blocks, stat.f_bfree, stat.f_bavail) = (1000, 300, 200);
+        let level = |warn, error| {
+            let limits = CleanupSettings {
+                disk_warn_percent: warn,
+                disk_error_percent: error,
+                ..CleanupSettings::default()
+            };
+            use_of(&stat, &limits)
+        };
+        // 700 of the 900 that are not kept for root, as `df` says.
+        assert_eq!(level(80, 90), DiskUse { percent: 78, level: DiskLevel::Fine });
+        assert_eq!(level(78, 90).level, DiskLevel::Warning);
+        assert_eq!(level(50, 78).level, DiskLevel::Error);
+        (stat.f_blocks, stat.f_bfree, stat.f_bavail) = (0, 0, 0);
+        assert_eq!(use_of(&stat, &CleanupSettings::default()).percent, 0, "some file systems tell nothing");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 mod actor;
 mod actors;
 mod claims;
+mod cleanup;
 mod clock;
 mod diff;
 mod files;
@@ -28,6 +29,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ob_component::Registry;
+use ob_config::CleanupSettings;
 use ob_config::SandboxSettings;
 use ob_core::Home;
 use ob_core::Refusal;
@@ -50,10 +52,12 @@ use actor::Command;
 use actors::Actors;
 use actors::Entered;
 use claims::Claims;
+use cleanup::Cleaning;
 use live::Live;
 use shared::Shared;
 use standing::Standing;
 
+pub use cleanup::Cleaned;
 pub use clock::Clock;
 pub use clock::SharedClock;
 pub use clock::SystemClock;
@@ -91,6 +95,8 @@ pub struct EngineOptions {
     pub sandbox: SandboxSettings,
     /// The most that one tree may spend, where the project says nothing.
     pub max_cost: MicroUsd,
+    /// What nobody needs any more.
+    pub cleanup: CleanupSettings,
     /// Durable state.
     pub store: SharedStore,
     /// The home's files.
@@ -144,6 +150,7 @@ pub struct Engine {
     version: String,
     started_at: Timestamp,
     asked_ready: health::Asked,
+    cleaning: Cleaning,
 }
 
 // === impl Engine ===
@@ -162,6 +169,7 @@ impl Engine {
             home: options.home,
             sandbox: Live::new(options.sandbox),
             max_cost: Live::new(options.max_cost),
+            cleanup: Live::new(options.cleanup),
             store: options.store,
             files: options.files,
             tokens: options.tokens,
@@ -195,6 +203,7 @@ impl Engine {
             version: options.version,
             started_at,
             asked_ready: health::Asked::default(),
+            cleaning: Cleaning::default(),
         });
         // Read before any gate is open: what is open later is ours.
         let cut = engine.shared.store.open_charges().await.map_err(refuse)?;

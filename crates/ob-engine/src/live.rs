@@ -56,6 +56,10 @@ impl Engine {
         self.shared.sandbox.set(settings.sandbox.clone());
         self.shared.max_cost.set(settings.limits.max_cost);
         self.shared.catalogue.apply(settings.models.clone());
+        if *self.shared.cleanup.get() != settings.cleanup {
+            self.shared.cleanup.set(settings.cleanup.clone());
+            self.cleaning.changed();
+        }
     }
 
     pub(crate) async fn reload(&self, dry_run: bool) -> Result<ServerReloaded, Refusal> {

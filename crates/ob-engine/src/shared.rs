@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 use ob_component::Domain;
 use ob_component::Permit;
 use ob_component::Registry;
+use ob_config::CleanupSettings;
 use ob_config::SandboxSettings;
 use ob_core::Home;
 use ob_core::ProjectId;
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) home: Home,
     pub(crate) sandbox: Live<SandboxSettings>,
     pub(crate) max_cost: Live<MicroUsd>,
+    pub(crate) cleanup: Live<CleanupSettings>,
     pub(crate) store: SharedStore,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) tokens: SharedTokens,

@@ -206,6 +206,39 @@ pub struct ConfigRefused<'a> {
     pub mistakes: &'a str,
 }
 
+/// The server looked for what nobody needs any more.
+#[derive(Clone, Copy, Debug)]
+pub struct CleanupDone {
+    /// Things whose files are gone now.
+    pub removed: usize,
+    /// Things that belong to nobody and stay for now.
+    pub waiting: usize,
+    /// How full the disk of the home is, if that can be told.
+    pub disk: Option<DiskUse>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// How full a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskUse {
+    /// In percent, as `df` has it.
+    pub percent: u32,
+    /// Whether that is too much.
+    pub level: DiskLevel,
+}
+
+/// Whether a disk is too full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskLevel {
+    /// It is not.
+    Fine,
+    /// It will be.
+    Warning,
+    /// It is.
+    Error,
+}
+
 /// The server takes no more work.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerStopping<'a> {
@@ -422,6 +455,25 @@ impl ConfigRefused<'_> {
     pub fn emit(&self, metrics: &Metrics) {
         error!(target: TARGET, mistakes = self.mistakes, "configuration refused; the last good one stays");
         metrics.count(&names::CONFIG_RELOADS, &[REFUSED], 1);
+    }
+}
+
+// === impl CleanupDone ===
+
+impl CleanupDone {
+    /// Logs it, as loud as the disk is full. Operators look for how the line begins, also if there was nothing to do.
+    pub fn emit(&self, _metrics: &Metrics) {
+        let Self { removed, waiting, disk, took } = *self;
+        let (disk_percent, ms) = (disk.map(|disk| disk.percent), ms(took));
+        match disk.map_or(DiskLevel::Fine, |disk| disk.level) {
+            DiskLevel::Fine => info!(target: TARGET, removed, waiting, disk_percent, ms, "🧹 Cleanup"),
+            DiskLevel::Warning => {
+                warn!(target: TARGET, removed, waiting, disk_percent, ms, "🧹 Cleanup: the disk of the home is nearly full");
+            }
+            DiskLevel::Error => {
+                error!(target: TARGET, removed, waiting, disk_percent, ms, "🧹 Cleanup: the disk of the home is too full");
+            }
+        }
     }
 }
 

@@ -14,8 +14,11 @@ mod log;
 mod metrics;
 mod names;
 
+pub use event::CleanupDone;
 pub use event::ConfigRefused;
 pub use event::ConfigReloaded;
+pub use event::DiskLevel;
+pub use event::DiskUse;
 pub use event::EventsAppended;
 pub use event::LimitReached;
 pub use event::ModelCallDone;

@@ -3,8 +3,10 @@
 //! - [`MemoryStore`]: the [`ob_store::Store`] trait in memory, correct and with faults on demand;
 //! - [`ModelServer`]: an OpenAI-compatible server that answers by script and commits every fault a real one does;
 //! - [`repairer`]: the demonstration model, behind the program `oubliette-demo-model`;
-//! - [`fixtures`]: repositories with a fault in them.
+//! - [`fixtures`]: repositories with a fault in them;
+//! - [`bench`]: the real program on a home of its own, to be measured.
 
+pub mod bench;
 pub mod fixtures;
 pub mod memory_store;
 pub mod model_server;

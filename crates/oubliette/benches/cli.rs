@@ -2,12 +2,9 @@
 //!
 //! A plain program: `cargo bench -p oubliette --bench cli [-- --json]`.
 
-#![expect(clippy::print_stdout, reason = "figures are this program's output")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
 use std::path::Path;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Instant;
 
 use ob_core::ledger::TreeLimits;
@@ -17,8 +14,10 @@ use ob_core::session::SessionState;
 use ob_store::Commit;
 use ob_store::Write;
 use ob_store::sqlite::SqliteOptions;
+use ob_testkit::bench::Program;
+use ob_testkit::bench::median;
+use ob_testkit::bench::print;
 use ob_testkit::fixtures;
-use serde_json::json;
 
 /// Stored sessions, all of them over.
 const SESSIONS: u32 = 10_000;
@@ -26,19 +25,6 @@ const SESSIONS: u32 = 10_000;
 const RUNS: usize = 60;
 /// Sessions that the server lists at once, at most.
 const PAGE_MAX: u32 = 1000;
-
-/// The program in a home, with nothing of this process's environment that could change what it does.
-fn program(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_oubliette"));
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", folder);
-    command.envs([
-        ("OUBLIETTE_SERVER__ADDRESS", "127.0.0.1:0"),
-        ("OUBLIETTE_MODELS__DEMONSTRATION", "false"),
-        ("OUBLIETTE_MODELS__DISCOVER_PORTS", "[]"),
-    ]);
-    command.arg("--dir").arg(folder.join("home")).stdin(Stdio::null());
-    command
-}
 
 /// Fills the store of a home whose server is down.
 async fn fill(home: &Path) {
@@ -68,11 +54,10 @@ async fn fill(home: &Path) {
 }
 
 /// Milliseconds from spawn to exit, the median, with what it printed read.
-fn timed(folder: &Path, words: &[&str], lines: usize) -> f64 {
+fn timed(program: &Program, words: &[&str], lines: usize) -> f64 {
     let mut samples: Vec<f64> = (0..RUNS)
         .map(|_| {
-            let mut command = program(folder);
-            command.args(words);
+            let mut command = program.command(words);
             let began = Instant::now();
             let output = command.output().unwrap();
             let took = began.elapsed().as_secs_f64() * 1e3;
@@ -81,40 +66,32 @@ fn timed(folder: &Path, words: &[&str], lines: usize) -> f64 {
             took
         })
         .collect();
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
+    median(&mut samples)
 }
 
 fn main() {
     let json = std::env::args().any(|argument| argument == "--json");
-    let print = |name: &str, value: f64, method: &str| {
-        if json {
-            println!("{}", json!({ "name": name, "value": value, "unit": "ms", "method": method }));
-        } else {
-            println!("{name:24} {value:10.2} ms   {method}");
-        }
-    };
-    let folder = tempfile::Builder::new().prefix("obc").tempdir().unwrap();
+    let program = Program::new(env!("CARGO_BIN_EXE_oubliette"));
     let ok = |words: &[&str]| {
-        let output = program(folder.path()).args(words).output().unwrap();
+        let output = program.command(words).output().unwrap();
         assert!(output.status.success(), "{words:?}: {output:?}");
     };
     // The first start makes the home.
     ok(&["--daemon"]);
     ok(&["stop"]);
-    tokio::runtime::Runtime::new().unwrap().block_on(fill(&folder.path().join("home")));
+    tokio::runtime::Runtime::new().unwrap().block_on(fill(&program.home()));
     ok(&["--daemon"]);
     let method = format!("`oubliette --version`, from spawn to exit; {RUNS} runs, median");
-    print("cli_start", timed(folder.path(), &["--version"], 1), &method);
-    let list = timed(folder.path(), &["session", "list"], 101);
+    print(json, "cli_start", timed(&program, &["--version"], 1), "ms", &method);
+    let list = timed(&program, &["session", "list"], 101);
     let method = format!(
         "`oubliette session list` with {SESSIONS} sessions in the store, the newest 100 shown, from spawn to exit; \
          {RUNS} runs, median"
     );
-    print("cli_list", list, &method);
+    print(json, "cli_list", list, "ms", &method);
     let limit = PAGE_MAX.to_string();
-    let list = timed(folder.path(), &["session", "list", "--limit", &limit], PAGE_MAX as usize + 1);
+    let list = timed(&program, &["session", "list", "--limit", &limit], PAGE_MAX as usize + 1);
     let method = format!("the same with `--limit {limit}`, the most of one list");
-    print("cli_list_whole_page", list, &method);
+    print(json, "cli_list_whole_page", list, "ms", &method);
     ok(&["stop"]);
 }

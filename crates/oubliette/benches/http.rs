@@ -5,14 +5,8 @@
 //!
 //! A plain program: `cargo bench -p oubliette --bench http [-- --json]`.
 
-#![expect(clippy::print_stdout, reason = "figures are this program's output")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
-use std::io::Read as _;
-use std::io::Write as _;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -21,9 +15,14 @@ use std::time::Instant;
 
 use ob_testkit::Answer;
 use ob_testkit::ModelServer;
+use ob_testkit::bench::PATIENCE;
+use ob_testkit::bench::Program;
+use ob_testkit::bench::median;
+use ob_testkit::bench::percentile;
+use ob_testkit::bench::print;
+use ob_testkit::bench::session_path;
 use rustix::process::Resource;
 use rustix::process::Rlimit;
-use serde_json::Value;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -39,121 +38,13 @@ const SPAN: Duration = Duration::from_secs(4);
 const ROUNDS: usize = 3;
 /// Streams at once.
 const STREAMS: usize = 2000;
-const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A server on a home of its own.
-struct Server {
-    folder: tempfile::TempDir,
-    address: String,
-    token: String,
-    child: Child,
-}
-
-// === impl Server ===
-
-impl Server {
-    fn start(model: &ModelServer) -> Self {
-        let folder = tempfile::Builder::new().prefix("obl").tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("source")).unwrap();
-        std::fs::write(folder.path().join("source/a.txt"), "one\n").unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let command = |args: &[&str]| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_oubliette"));
-            command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", folder.path());
-            command
-                .env("OUBLIETTE_SERVER__ADDRESS", &address)
-                .env("OUBLIETTE_MODELS__DEMONSTRATION", "false")
-                .env("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "1000000")
-                .env("OUBLIETTE_RATE_LIMIT__BURST", "1000000")
-                .env("OPENAI_API_KEY", "sk-bench")
-                .env("OPENAI_BASE_URL", model.base_url())
-                .env("OPENAI_MODEL", "scripted-1");
-            command.arg("--dir").arg(folder.path().join("home")).args(args);
-            command.stdin(Stdio::null()).stderr(Stdio::null());
-            command
-        };
-        let made = command(&["token", "create", "--name", "bench", "--scope", "admin", "--json"]).output();
-        let made: Value = serde_json::from_slice(&made.unwrap().stdout).unwrap();
-        let token = made["secret"].as_str().unwrap().to_owned();
-        let child = command(&["serve"]).stdout(Stdio::null()).spawn().unwrap();
-        let server = Self { folder, address, token, child };
-        let began = Instant::now();
-        while server.ask("GET", "/ready", &Value::Null).is_none_or(|(status, _)| status != 200) {
-            assert!(began.elapsed() < PATIENCE, "the server is not ready");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        server
-    }
-
-    /// Asks on a connection of its own.
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Option<(u16, Value)> {
-        let mut stream = std::net::TcpStream::connect(&self.address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let headers = format!(
-            "Connection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
-            body.len()
-        );
-        stream.write_all(self.request(method, path, &headers).as_bytes()).ok()?;
-        stream.write_all(body.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some((status, serde_json::from_str(body).unwrap_or_default()))
-    }
-
-    /// The head of a request with our token.
-    fn request(&self, method: &str, path: &str, headers: &str) -> String {
-        format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n{headers}\r\n",
-            self.address, self.token
-        )
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let (status, answer) = self.ask("POST", path, body).unwrap();
-        assert!((200..300).contains(&status), "{path}: {status} {answer}");
-        answer
-    }
-
-    /// Sessions that have done their first task and wait for another one.
-    fn sessions(&self) -> Vec<String> {
-        let source = self.folder.path().join("source");
-        let project = self.post("/api/v1/projects", &json!({ "name": "bench", "source": source }));
-        let spawn = |_| {
-            let body = json!({ "project_id": project["id"], "message": "look" });
-            self.post("/api/v1/sessions", &body)["session_id"].as_str().unwrap().to_owned()
-        };
-        let sessions: Vec<String> = (0..SESSIONS).map(spawn).collect();
-        for session in &sessions {
-            let began = Instant::now();
-            while self.ask("GET", &path_of(session), &Value::Null).unwrap().1["state"] != "idle" {
-                assert!(began.elapsed() < PATIENCE, "{session} is not idle");
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-        sessions
-    }
-
-    /// Resident memory, in KiB.
-    fn rss(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.ask("POST", "/api/v1/server/stop", &json!({})));
-        self.child.wait().unwrap();
-    }
-}
-
-fn path_of(session: &str) -> String {
-    format!("/api/v1/sessions/{session}")
+/// Sessions that have done their first task and wait for another one.
+fn sessions(server: &Program) -> Vec<String> {
+    let project = server.project();
+    let sessions: Vec<String> = (0..SESSIONS).map(|_| server.spawn(&project)).collect();
+    sessions.iter().for_each(|session| server.wait(session, "idle"));
+    sessions
 }
 
 /// A connection that asks for the same again and again.
@@ -166,10 +57,10 @@ struct Reader {
 // === impl Reader ===
 
 impl Reader {
-    async fn connect(server: &Server, session: &str) -> Self {
-        let stream = TcpStream::connect(&server.address).await.unwrap();
+    async fn connect(server: &Program, session: &str) -> Self {
+        let stream = TcpStream::connect(server.address()).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let request = server.request("GET", &path_of(session), "");
+        let request = server.request("GET", &session_path(session), "");
         Self { stream, request, buffer: Vec::with_capacity(16 * 1024) }
     }
 
@@ -199,7 +90,7 @@ fn length(answer: &[u8]) -> Option<usize> {
 }
 
 /// As many reads in a second as the clients get when each asks again at once.
-async fn reads_per_second(server: &Server, sessions: &[String]) -> f64 {
+async fn reads_per_second(server: &Program, sessions: &[String]) -> f64 {
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
     for n in 0..CLIENTS {
@@ -223,7 +114,7 @@ async fn reads_per_second(server: &Server, sessions: &[String]) -> f64 {
 
 /// How long reads take, in milliseconds, if together so many are asked for in a second. From when each was to be asked,
 /// so that one that waits for the one before is counted with its wait.
-async fn latencies(server: &Server, sessions: &[String], rate: f64) -> Vec<f64> {
+async fn latencies(server: &Program, sessions: &[String], rate: f64) -> Vec<f64> {
     let mut clients = JoinSet::new();
     let pause = Duration::from_secs_f64(CLIENTS as f64 / rate);
     let reads = (SPAN.as_secs_f64() / pause.as_secs_f64()) as u32;
@@ -247,9 +138,9 @@ async fn latencies(server: &Server, sessions: &[String], rate: f64) -> Vec<f64> 
 }
 
 /// A stream, read until a text comes; gives the connection back.
-async fn stream(server: Arc<Server>, session: String, until: &'static str) -> TcpStream {
-    let mut stream = TcpStream::connect(&server.address).await.unwrap();
-    let path = path_of(&session) + "/events";
+async fn stream(server: Arc<Program>, session: String, until: &'static str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let path = session_path(&session) + "/events";
     stream.write_all(server.request("GET", &path, "Accept: text/event-stream\r\n").as_bytes()).await.unwrap();
     read_until(&mut stream, until).await;
     stream
@@ -265,7 +156,7 @@ async fn read_until(stream: &mut TcpStream, until: &str) {
 }
 
 /// Opens all streams, lets something happen that each has to receive, twice; how many did, and the memory of one.
-async fn streams(server: &Arc<Server>, sessions: &[String]) -> (usize, f64) {
+async fn streams(server: &Arc<Program>, sessions: &[String]) -> (usize, f64) {
     let before = server.rss();
     let mut opening = JoinSet::new();
     for n in 0..STREAMS {
@@ -283,7 +174,7 @@ async fn streams(server: &Arc<Server>, sessions: &[String]) -> (usize, f64) {
         let (asked, all) = (Arc::clone(server), sessions.to_vec());
         let messages = tokio::task::spawn_blocking(move || {
             for session in &all {
-                asked.post(&(path_of(session) + "/message"), &json!({ "message": mark }));
+                asked.post(&(session_path(session) + "/message"), &json!({ "message": mark }));
             }
         });
         messages.await.unwrap();
@@ -292,23 +183,6 @@ async fn streams(server: &Arc<Server>, sessions: &[String]) -> (usize, f64) {
     }
     let memory = (server.rss() - before) / STREAMS as f64;
     (open.len(), memory)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    percentile(values, 50)
-}
-
-fn percentile(samples: &mut [f64], percent: usize) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[(samples.len() - 1) * percent / 100]
-}
-
-fn print(json: bool, name: &str, value: f64, unit: &str, method: &str) {
-    if json {
-        println!("{}", json!({ "name": name, "value": value, "unit": unit, "method": method }));
-    } else {
-        println!("{name:24} {value:10.2} {unit:4} {method}");
-    }
 }
 
 fn main() {
@@ -325,8 +199,10 @@ fn main() {
     let models = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let model = models.block_on(ModelServer::start()).unwrap();
     model.otherwise(Answer::text("ok"));
-    let server = Arc::new(Server::start(&model));
-    let sessions = server.sessions();
+    let mut server = Program::new(env!("CARGO_BIN_EXE_oubliette")).with_model(&model);
+    server.start();
+    let server = Arc::new(server);
+    let sessions = sessions(&server);
     let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     clients.block_on(async {
         let mut rates = Vec::new();

@@ -3,17 +3,12 @@
 //!
 //! A plain program: `cargo bench -p oubliette --bench life [-- --json]`.
 
-#![expect(clippy::print_stdout, reason = "figures are this program's output")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::TcpStream;
 use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
 use std::process::Command;
-use std::process::Stdio;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
@@ -32,8 +27,11 @@ use ob_store::Write;
 use ob_store::sqlite::SqliteOptions;
 use ob_testkit::Answer;
 use ob_testkit::ModelServer;
+use ob_testkit::bench::PATIENCE;
+use ob_testkit::bench::Program;
+use ob_testkit::bench::percentile;
+use ob_testkit::bench::print;
 use ob_testkit::fixtures;
-use serde_json::Value;
 use serde_json::json;
 
 /// Stored sessions; all but the live ones are over or asleep.
@@ -56,164 +54,30 @@ const CHURN: u32 = 10_000;
 const CHURN_WHOLE: u32 = 300;
 /// Clients at once.
 const CLIENTS: usize = 16;
-const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A home with a server that the bench starts, asks and kills.
-struct Server {
-    folder: tempfile::TempDir,
-    port: u16,
-    token: String,
-    env: Vec<(String, String)>,
-    child: Option<Child>,
+/// The program, whose sessions fall asleep after so many seconds.
+fn program(model: &ModelServer, idle_s: u32) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_oubliette"))
+        .with_model(model)
+        .set("OUBLIETTE_SANDBOX__IDLE_S", &idle_s.to_string())
 }
 
-// === impl Server ===
-
-impl Server {
-    fn new(model: &ModelServer, idle_s: u32) -> Self {
-        let folder = tempfile::Builder::new().prefix("obl").tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let env = [
-            ("OUBLIETTE_SERVER__ADDRESS", format!("127.0.0.1:{port}")),
-            ("OUBLIETTE_MODELS__DEMONSTRATION", "false".to_owned()),
-            ("OUBLIETTE_MODELS__DISCOVER_PORTS", "[]".to_owned()),
-            ("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "1000000".to_owned()),
-            ("OUBLIETTE_RATE_LIMIT__BURST", "1000000".to_owned()),
-            ("OUBLIETTE_SANDBOX__IDLE_S", idle_s.to_string()),
-            ("OPENAI_API_KEY", "sk-bench".to_owned()),
-            ("OPENAI_BASE_URL", model.base_url()),
-            ("OPENAI_MODEL", "scripted-1".to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec();
-        std::fs::create_dir(folder.path().join("source")).unwrap();
-        std::fs::write(folder.path().join("source/a.txt"), "one\n").unwrap();
-        Self { folder, port, token: String::new(), env, child: None }
-    }
-
-    fn home(&self) -> PathBuf {
-        self.folder.path().join("home")
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_oubliette"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.folder.path());
-        command.envs(self.env.iter().cloned()).arg("--dir").arg(self.home());
-        command.stdin(Stdio::null()).stderr(Stdio::null());
-        command
-    }
-
-    /// Spawns the server; from then until `/ready` answers 200.
-    fn start(&mut self) -> Duration {
-        let began = Instant::now();
-        self.child = Some(self.command().arg("serve").stdout(Stdio::null()).spawn().unwrap());
-        while self.get("/ready").is_none_or(|(status, _)| status != 200) {
-            assert!(began.elapsed() < PATIENCE, "the server is not ready");
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        let took = began.elapsed();
-        if self.token.is_empty() {
-            let made = self
-                .command()
-                .args(["token", "create", "--name", "bench", "--scope", "admin", "--json"])
-                .output();
-            let made: Value = serde_json::from_slice(&made.unwrap().stdout).unwrap();
-            self.token = made["secret"].as_str().unwrap().to_owned();
-        }
-        took
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    fn stop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        drop(self.command().arg("stop").stdout(Stdio::null()).status());
-        child.wait().unwrap();
-    }
-
-    /// Resident memory, in KiB.
-    fn rss(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.as_ref().unwrap().id()));
-        let status = status.unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    fn get(&self, path: &str) -> Option<(u16, Value)> {
-        exchange(self.port, &self.token, "GET", path, None)
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let (status, answer) = exchange(self.port, &self.token, "POST", path, Some(body)).unwrap();
-        assert!((200..300).contains(&status), "{path}: {status} {answer}");
-        answer
-    }
-
-    fn project(&self) -> String {
-        let source = self.folder.path().join("source");
-        let made = self.post("/api/v1/projects", &json!({ "name": "bench", "source": source }));
-        made["id"].as_str().unwrap().to_owned()
-    }
-
-    fn spawn(&self, project: &str) -> String {
-        let made = self.post("/api/v1/sessions", &json!({ "project_id": project, "message": "look" }));
-        made["session_id"].as_str().unwrap().to_owned()
-    }
-
-    fn wait(&self, session: &str, state: &str) {
-        let began = Instant::now();
-        while self.get(&format!("/api/v1/sessions/{session}")).unwrap().1["state"] != state {
-            assert!(began.elapsed() < PATIENCE, "{session} is not {state}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Does `work` for each number, by several clients at once.
-    fn each(&self, count: u32, work: impl Fn(u32) + Sync) {
-        let next = std::sync::atomic::AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..CLIENTS {
-                scope.spawn(|| {
-                    loop {
-                        let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        if number >= count {
-                            return;
-                        }
-                        work(number);
+/// Does `work` for each number, by several clients at once.
+fn each(count: u32, work: impl Fn(u32) + Sync) {
+    let next = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
                     }
-                });
-            }
-        });
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn exchange(port: u16, token: &str, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let body = body.map(Value::to_string).unwrap_or_default();
-    let auth = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{auth}Content-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+                    work(number);
+                }
+            });
+        }
+    });
 }
 
 /// As a child process: fills the store of a home, or its WAL, and is killed in the middle of it.
@@ -310,26 +174,13 @@ fn forget(home: &Path) {
     }
 }
 
-fn percentile(samples: &mut [f64], percent: usize) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[(samples.len() - 1) * percent / 100]
-}
-
-fn print(json: bool, name: &str, value: f64, unit: &str, method: &str) {
-    if json {
-        println!("{}", json!({ "name": name, "value": value, "unit": unit, "method": method }));
-    } else {
-        println!("{name:24} {value:10.2} {unit:4} {method}");
-    }
-}
-
 fn micros_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64() * 1e6
 }
 
 /// A large home, killed with its WAL at the cap while sessions are live, and started again.
 fn loaded(model: &ModelServer, json: bool) {
-    let mut server = Server::new(model, 3600);
+    let mut server = program(model, 3600);
     // The first start makes the home.
     server.start();
     server.stop();
@@ -399,11 +250,11 @@ fn loaded(model: &ModelServer, json: bool) {
 
 /// Sessions with and without a sandbox, and what each adds to the server's memory.
 fn idle(model: &ModelServer, json: bool) {
-    let mut server = Server::new(model, 3600);
+    let mut server = program(model, 3600);
     server.start();
     let project = server.project();
     let ready = |count: u32| {
-        server.each(count, |_| {
+        each(count, |_| {
             let session = server.spawn(&project);
             server.wait(&session, "idle");
         });
@@ -417,11 +268,11 @@ fn idle(model: &ModelServer, json: bool) {
     print(json, "idle_linked_session_rss", (after - before) / f64::from(LIVE), "KiB", &method);
     server.stop();
 
-    let mut server = Server::new(model, 1);
+    let mut server = program(model, 1);
     server.start();
     let project = server.project();
     let slept = |count: u32| {
-        server.each(count, |_| {
+        each(count, |_| {
             let session = server.spawn(&project);
             server.wait(&session, "asleep");
         });
@@ -437,7 +288,7 @@ fn idle(model: &ModelServer, json: bool) {
 
     // The same server, and many more.
     let began = Instant::now();
-    server.each(CHURN, |number| {
+    each(CHURN, |number| {
         let session = server.spawn(&project);
         if number % (CHURN / CHURN_WHOLE) == 0 {
             server.wait(&session, "idle");

@@ -4,15 +4,10 @@
 //! A plain program: `cargo bench -p oubliette --bench neighbours [-- --json]`. Each bomb has a quiet measurement before
 //! it, so that what the machine does meanwhile hits both. Also: how far a writer gets past the limit of its disk.
 
-#![expect(clippy::print_stdout, reason = "figures are this program's output")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::TcpStream;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -28,6 +23,9 @@ use ob_sandbox::conformance::Live;
 use ob_sandbox::link::Output;
 use ob_sandbox::namespace::NamespaceBackend;
 use ob_sandbox::namespace::NamespaceOptions;
+use ob_testkit::bench::Program;
+use ob_testkit::bench::median;
+use ob_testkit::bench::print;
 
 /// Commands and reads of each kind, before and during a bomb.
 const SAMPLES: usize = 150;
@@ -56,63 +54,12 @@ const BOMBS: [(&str, &str); 6] = [
     ("busy", "for i in $(seq 64); do while :; do :; done & done; wait"),
 ];
 
-struct Server {
-    home: tempfile::TempDir,
-    address: String,
-    token: String,
-}
-
-// === impl Server ===
-
-impl Server {
-    fn start() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let mut server = Self { home, address: String::new(), token: String::new() };
-        server.run(&["--daemon"]);
-        let token = server.run(&["token", "create", "--name", "bench", "--scope", "admin", "--json"]);
-        let token: serde_json::Value = serde_json::from_str(&token).unwrap();
-        server.token = token["secret"].as_str().unwrap().to_owned();
-        let status: serde_json::Value = serde_json::from_str(&server.run(&["status", "--json"])).unwrap();
-        server.address = status["addresses"][0].as_str().unwrap().to_owned();
-        server
-    }
-
-    fn run(&self, args: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_oubliette"))
-            .arg("--dir")
-            .arg(self.home.path())
-            .args(args)
-            .env("OUBLIETTE_SERVER__ADDRESS", "127.0.0.1:0")
-            .env("OUBLIETTE_MODELS__DISCOVER_PORTS", "[]")
-            .env("OUBLIETTE_RATE_LIMIT__REQUESTS_PER_SECOND", "1000000")
-            .env("OUBLIETTE_RATE_LIMIT__BURST", "1000000")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// One read: the list of projects.
-    fn read(&self) -> Duration {
-        let began = Instant::now();
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        write!(
-            stream,
-            "GET /api/v1/projects HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
-            self.address, self.token
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        began.elapsed()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.run(&["stop"]);
-    }
+/// One read: the list of projects.
+fn read(server: &Program) -> Duration {
+    let began = Instant::now();
+    let (status, answer) = server.get("/api/v1/projects").unwrap();
+    assert_eq!(status, 200, "{answer}");
+    began.elapsed()
 }
 
 /// One command, from asking to its first byte.
@@ -130,13 +77,13 @@ async fn exec(live: &Live, id: &str) -> Duration {
 }
 
 /// p99 of commands and of reads, in milliseconds.
-async fn sample(neighbour: &Live, server: &Arc<Server>, number: &mut u64) -> (f64, f64) {
+async fn sample(neighbour: &Live, server: &Arc<Program>, number: &mut u64) -> (f64, f64) {
     let (mut execs, mut reads) = (Vec::new(), Vec::new());
     for _ in 0..SAMPLES {
         *number += 1;
         execs.push(exec(neighbour, &format!("e{number}")).await);
         let server = Arc::clone(server);
-        reads.push(tokio::task::spawn_blocking(move || server.read()).await.unwrap());
+        reads.push(tokio::task::spawn_blocking(move || read(&server)).await.unwrap());
     }
     (p99(&mut execs), p99(&mut reads))
 }
@@ -144,11 +91,6 @@ async fn sample(neighbour: &Live, server: &Arc<Server>, number: &mut u64) -> (f6
 fn p99(samples: &mut [Duration]) -> f64 {
     samples.sort_unstable();
     samples[(samples.len() - 1) * 99 / 100].as_secs_f64() * 1e3
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn ground(guest: PathBuf) -> Ground {
@@ -167,7 +109,7 @@ async fn bombed(
     ground: &Ground,
     script: &str,
     neighbour: &Live,
-    server: &Arc<Server>,
+    server: &Arc<Program>,
     n: &mut u64,
 ) -> (f64, f64) {
     let quiet = sample(neighbour, server, n).await;
@@ -218,20 +160,14 @@ async fn overshoot(ground: &Ground, number: usize) -> f64 {
     stored.saturating_sub(limit) as f64 / f64::from(1 << 20)
 }
 
-fn print(json: bool, name: &str, value: f64, unit: &str, method: &str) {
-    if json {
-        println!("{}", serde_json::json!({ "name": name, "value": value, "unit": unit, "method": method }));
-    } else {
-        println!("{name:36} {value:9.3} {unit:6} {method}");
-    }
-}
-
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let json = std::env::args().any(|argument| argument == "--json");
     let guest = option_env!("OUBLIETTE_GUEST").map(PathBuf::from).filter(|path| path.is_file());
     let ground = ground(guest.expect("build the guest first: `make guest`"));
-    let server = Arc::new(tokio::task::spawn_blocking(Server::start).await.unwrap());
+    let mut server = Program::new(env!("CARGO_BIN_EXE_oubliette"));
+    server.start();
+    let server = Arc::new(server);
     let neighbour = ground.limited("neighbour", LIMITS).await.unwrap();
     let mut number = 0;
     sample(&neighbour, &server, &mut number).await;

@@ -76,7 +76,7 @@ fn a_file_that_is_none_is_refused() {
 fn what_has_no_effect_yet_is_told_and_no_mistake() {
     let place = Place::new(
         r#"{
-            "containers": {"dev": "image"}, "backup": {"enabled": true}, "cleanup": {},
+            "containers": {"dev": "image"}, "backup": {"enabled": true},
             "credentials": {"github": {"default": "x"}},
             "defaults": {"container": {"type": "dev"}, "backup": {}, "limits": {"max_recursion_depth": 3}},
         }"#,
@@ -84,8 +84,26 @@ fn what_has_no_effect_yet_is_told_and_no_mistake() {
     .env("DEFAULT_MAX_RECURSION_DEPTH", "3")
     .env("OUBLIETTE_HOEM", "/x");
     let loaded = place.load().expect("no mistakes");
-    assert_eq!(loaded.warnings.len(), 9, "{:#?}", loaded.warnings);
+    assert_eq!(loaded.warnings.len(), 8, "{:#?}", loaded.warnings);
     insta::assert_snapshot!("warnings", place.clean(&loaded.warnings.join("\n")));
+}
+
+/// What the cleanup says of time counts for sessions that have nothing to do, unless `sandbox` says otherwise.
+#[test]
+fn retention_is_the_idle_time_of_sandboxes_and_percents_have_an_order() {
+    let idle = |file: &str| Place::new(file).load().expect(file).settings.sandbox.idle.as_secs();
+    assert_eq!(idle("{}"), 3600);
+    assert_eq!(idle(r#"{"cleanup": {"retention_minutes": 2}}"#), 120);
+    assert_eq!(idle(r#"{"sandbox": {"idle_s": 7}, "cleanup": {"retention_minutes": 2}}"#), 7);
+    for file in [
+        r#"{"cleanup": {"disk_warn_percent": 95}}"#,
+        r#"{"cleanup": {"disk_error_percent": 50}}"#,
+        r#"{"cleanup": {"disk_warn_percent": 60, "disk_error_percent": 50}}"#,
+    ] {
+        let text = Place::new(file).load().expect_err(file).to_string();
+        assert!(text.contains("under cleanup.disk_warn_percent"), "{file}: {text}");
+    }
+    assert!(Place::new(r#"{"cleanup": {"disk_warn_percent": 90}}"#).load().is_ok());
 }
 
 #[test]

@@ -434,6 +434,7 @@ pub(super) fn view_of(summary: SessionSummary) -> SessionView {
         project_id: record.project,
         workspace_id: record.workspace,
         tree_id: record.tree,
+        parent_id: record.parent,
         title: record.title,
         agent: record.agent,
         model: record.model,

@@ -35,6 +35,10 @@ async fn a_store_that_cannot_write_is_not_ready_and_the_checks_say_why() {
         assert!(tokio::time::Instant::now() < deadline, "it is ready again once the store can write");
         tokio::task::yield_now().await;
     }
+    assert!(engine.store_answers().await.is_ok(), "a store that could not write can be read");
+    assert_eq!(engine.gauges().await.map(|gauges| gauges.projects), Ok(0));
     engine.shutdown(false).await;
+    assert!(engine.store_answers().await.is_err(), "one that cannot be read does not keep the server alive");
+    assert!(engine.gauges().await.is_err(), "and nothing is not said to be there");
     assert_eq!(engine.readiness().await.expect_err("it stops").missing, ["engine"]);
 }

@@ -30,7 +30,7 @@ async fn a_session_works_idles_takes_another_message_and_ends() {
     let log = world.state(&session, "idle", 1).await;
     assert_eq!(states(&log), ["created", "starting", "running", "idle"]);
     assert!(has_text(&log, "first done"), "{:?}", texts(&log));
-    assert_eq!(engine.gauges().await.sandboxes, 1);
+    assert_eq!(engine.sandboxes(), 1);
 
     world.model.push(Answer::text("second done"));
     let asked = json!({ "session_id": session, "message": "and now?" });
@@ -55,7 +55,7 @@ async fn a_session_works_idles_takes_another_message_and_ends() {
     assert!(log.iter().any(|event| event.body.kind == EventKind::Usage));
     ask(&engine, Operation::SessionEnd, target).await;
     refused(&engine, Operation::SessionMessage, asked).await;
-    assert_eq!(engine.gauges().await.sandboxes, 0);
+    assert_eq!(engine.sandboxes(), 0);
     assert!(!world.home.sandbox_runtime(&session).exists());
     engine.shutdown(false).await;
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
 mod churn;
+mod cleanup;
 mod doors;
 mod health;
 mod life;

@@ -36,7 +36,7 @@ async fn at_start_a_sandbox_that_nobody_owns_is_ended_and_one_with_an_owner_is_n
     world.until(&kept, "the sandbox", |log| has_text(log, "sandbox found again")).await;
     eventually("the end of the other", async || !world.home.sandbox_runtime(&gone).exists()).await;
     assert!(world.home.sandbox_runtime(&kept).join("control.sock").exists());
-    assert_eq!(engine.gauges().await.sandboxes, 1);
+    assert_eq!(engine.sandboxes(), 1);
     engine.shutdown(false).await;
 }
 
@@ -105,7 +105,7 @@ fn an_owner_that_wakes_late_changes_no_log_and_ends_no_sandbox() {
             .await;
         refused(&earlier, Operation::SessionEnd, json!({ "session_id": session })).await;
         // Its actors let go of what they held, and its stop ends no sandbox that is another's.
-        eventually("the sleeper's leave", async || earlier.gauges().await.sandboxes == 0).await;
+        eventually("the sleeper's leave", async || earlier.sandboxes() == 0).await;
     });
     awake.block_on(async {
         assert!(runtime.join("control.sock").exists(), "the sandbox of the later one runs");

@@ -52,7 +52,7 @@ async fn an_idle_session_sleeps_and_a_message_wakes_it_with_its_conversation() {
     let log = world.state(&session, "asleep", 1).await;
     assert_eq!(states(&log), ["created", "starting", "running", "idle", "asleep"]);
     eventually("the end of its sandbox", async || {
-        engine.gauges().await.sandboxes == 0 && !world.home.sandbox_runtime(&session).exists()
+        engine.sandboxes() == 0 && !world.home.sandbox_runtime(&session).exists()
     })
     .await;
     let view = ask(&engine, Operation::SessionGet, json!({ "session_id": session })).await;

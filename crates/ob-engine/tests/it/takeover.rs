@@ -122,7 +122,7 @@ async fn a_later_server_takes_over_and_the_earlier_one_lets_go() {
     refused(&earlier, Operation::SessionMessage, asked.clone()).await;
     // The guest dials again as soon as the earlier server has closed its gate.
     world.until(&session, "the sandbox", |log| has_text(log, "sandbox found again")).await;
-    eventually("the earlier owner's leave", async || earlier.gauges().await.sandboxes == 0).await;
+    eventually("the earlier owner's leave", async || earlier.sandboxes() == 0).await;
     refused(&earlier, Operation::SessionMessage, asked.clone()).await;
     world.model.push(Answer::text("yours"));
     ask(&later, Operation::SessionMessage, asked).await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ob_component::Domain;
 use ob_component::Registry;
+use ob_config::CleanupSettings;
 use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
@@ -141,6 +142,7 @@ impl World {
                 ..SandboxSettings::default()
             },
             max_cost: MicroUsd(10_000_000),
+            cleanup: CleanupSettings::default(),
             gates: Gates::new(Arc::clone(&store), Arc::clone(&models), ob_telemetry::Metrics::new("test")),
             store,
             files: Arc::clone(&self.files),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ob_component::Domain;
 use ob_component::Registry;
+use ob_config::CleanupSettings;
 use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
@@ -84,6 +85,7 @@ impl Server {
                 ..SandboxSettings::default()
             },
             max_cost: MicroUsd(2_000_000),
+            cleanup: CleanupSettings::default(),
             store,
             files: Arc::new(SimFiles(Arc::clone(life))),
             tokens: Arc::new(NoTokens),

@@ -77,7 +77,7 @@ fn judge(unified: &[String], legacy: &[String], distribution: Distribution) -> C
         Check::warn(NAME, format!("only {}", found.join(", ")), cost)
     };
     let what = "accept it with `sandbox.limits` set to `best_effort`, or start the server in a group of its own that is handed \
-                down to it (a unit needs `Delegate=yes`)";
+                down to it (a unit needs `Delegate=yes`, a container `--cgroupns host -v /sys/fs/cgroup:/sys/fs/cgroup`)";
     let user = if distribution.is_root() { "" } else { "--user " };
     check.mend(what, [format!("systemd-run {user}--scope -p Delegate=yes oubliette --daemon")])
 }

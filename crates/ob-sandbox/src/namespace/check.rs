@@ -138,7 +138,7 @@ pub(crate) async fn probe(bwrap: &Path) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::unavailable(format!("bubblewrap cannot make a sandbox here: {}", said.trim()))
-        .fix("allow unprivileged user namespaces; in a container, run it with `--privileged` or `--security-opt seccomp=unconfined --cap-add SYS_ADMIN`"))
+        .fix("allow unprivileged user namespaces; in a container, run it with `--privileged`, or with `--cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt systempaths=unconfined`"))
 }
 
 /// Runs a program to its end: whether it succeeded, and what it said.

@@ -1,8 +1,6 @@
 //! What one client may take from the others: connections, time, requests.
 
-use std::net::IpAddr;
 use std::net::SocketAddr;
-use std::net::UdpSocket;
 use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,6 +21,7 @@ use crate::fake::json_of;
 use crate::fake::server;
 use crate::fake::server_with;
 use crate::fake::soon;
+use crate::network;
 
 /// Shorter than any test waits, longer than a busy machine needs between two bytes of its own.
 const SHORT: Duration = Duration::from_millis(300);
@@ -81,17 +80,11 @@ async fn strangers_are_counted_by_address_and_hurt_no_token_of_this_machine() {
     assert_eq!(ask(&server, "/metrics", None).await.status(), 200);
 }
 
-/// The address that this machine has in its network, if it has one. Nothing is sent.
-fn own_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?;
-    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
-}
-
 /// W12, for other machines: one of them that shows no valid token is not even looked up any more.
 #[tokio::test]
 async fn an_address_without_a_valid_token_is_kept_out_before_it_is_looked_up() {
-    let Some(address) = own_address() else { return };
+    const NAME: &str = "limits::an_address_without_a_valid_token_is_kept_out_before_it_is_looked_up";
+    let Some(address) = network::address(NAME) else { return };
     let server = server_with("0.0.0.0:0", true, Limits::default()).await;
     server.rate_limit.send_replace(three());
     let ask = async |token: &str| {
@@ -117,7 +110,9 @@ async fn an_address_without_a_valid_token_is_kept_out_before_it_is_looked_up() {
 
 #[tokio::test]
 async fn an_address_has_no_more_than_its_connections() {
-    let Some(address) = own_address() else { return };
+    let Some(address) = network::address("limits::an_address_has_no_more_than_its_connections") else {
+        return;
+    };
     let limits = Limits { per_address: 2, ..Limits::default() };
     let server = server_with("0.0.0.0:0", true, limits).await;
     let connect =

@@ -111,6 +111,11 @@ fn every_event_is_one_line_with_its_fields() {
         }
         .emit(&metrics);
         PanicCaught { message: "boom", location: "a.rs:1:2", backtrace: "0: main" }.emit(&metrics);
+        let cleanup = CleanupDone { removed: 1, waiting: 2, disk: None, took: TOOK };
+        cleanup.emit(&metrics);
+        for (percent, level) in [(65, DiskLevel::Fine), (80, DiskLevel::Warning), (90, DiskLevel::Error)] {
+            CleanupDone { disk: Some(DiskUse { percent, level }), ..cleanup }.emit(&metrics);
+        }
         ServerStopping { reason: "SIGTERM" }.emit(&metrics);
         ServerStopped.emit(&metrics);
     });

@@ -85,6 +85,9 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Let the server read its configuration anew; says what is in effect and what needs a restart
     Reload,
+    /// Make a home with a configuration of all defaults and an admin token; nothing needs it
+    #[command(after_help = help::INIT)]
+    Init(InitArgs),
     /// Check, show, compare and migrate the configuration
     #[command(subcommand, arg_required_else_help = true, after_help = help::CONFIG)]
     Config(ConfigCommand),
@@ -156,6 +159,13 @@ pub(crate) struct ServeArgs {
     /// How a background server knows that it is one
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Write over a configuration that is there, without asking; the old one is kept beside it
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -16,12 +16,7 @@ use clap::builder::ArgExt;
 use clap_complete::ArgValueCompleter;
 use clap_complete::CompletionCandidate;
 use clap_complete::Shell;
-use clap_complete::env::Bash;
-use clap_complete::env::Elvish;
-use clap_complete::env::EnvCompleter;
-use clap_complete::env::Fish;
-use clap_complete::env::Powershell;
-use clap_complete::env::Zsh;
+use clap_complete::env::Shells;
 use ob_config::Loaded;
 use ob_core::Refusal;
 use ob_core::Scope;
@@ -79,14 +74,10 @@ impl ArgExt for Ids {}
 
 /// `oubliette completions SHELL`.
 pub(crate) fn command(shell: Shell, output: &Output) -> Result<u8, Refusal> {
-    let shell: &dyn EnvCompleter = match shell {
-        Shell::Bash => &Bash,
-        Shell::Elvish => &Elvish,
-        Shell::Fish => &Fish,
-        Shell::PowerShell => &Powershell,
-        Shell::Zsh => &Zsh,
-        other => return Err(Refusal::invalid(format!("there are no completions for {other}"))),
-    };
+    let shells = Shells::builtins();
+    let shell = shells
+        .completer(&shell.to_string())
+        .ok_or_else(|| Refusal::invalid(format!("there are no completions for {shell}")))?;
     let mut script = Vec::new();
     shell
         .write_registration(VARIABLE, PROGRAM, PROGRAM, PROGRAM, &mut script)
@@ -98,8 +89,8 @@ pub(crate) fn command(shell: Shell, output: &Output) -> Result<u8, Refusal> {
 /// Answers a script's question; nothing if none was asked.
 pub(crate) fn answer(context: &Context, output: &Output) -> Option<u8> {
     let asked = context.var(VARIABLE)?;
-    let shells: [&dyn EnvCompleter; 5] = [&Bash, &Elvish, &Fish, &Powershell, &Zsh];
-    let shell = shells.into_iter().find(|shell| shell.is(asked))?;
+    let shells = Shells::builtins();
+    let shell = shells.completer(asked)?;
     // Else it is a command like any other, by somebody who has such a variable.
     let (dashes, words) = context.argv.get(1..)?.split_first()?;
     if dashes != "--" || words.is_empty() {

@@ -8,7 +8,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Work", &["run", "session", "project", "mcp"]),
     ("The server", &["serve", "status", "stop", "reload"]),
-    ("The home and the machine", &["config", "token", "store", "doctor", "support"]),
+    ("The home and the machine", &["init", "config", "token", "store", "doctor", "support"]),
     ("Your shell", &["completions", "man"]),
 ];
 /// Over commands that are in no group.
@@ -155,6 +155,16 @@ Examples:
   oubliette token create --name ci --scope admin:ro --expires-in 30d
   oubliette token list
   oubliette token revoke ci";
+
+/// Under the help of `init`.
+pub(crate) const INIT: &str = "\
+The server and `token` make a missing home by themselves and never ask. This one
+prints a first token, with the scope admin and the name admin, and asks before it
+writes over a configuration; where it cannot ask, it refuses.
+
+Examples:
+  oubliette init
+  oubliette init --dir /srv/oubliette --force        the old one becomes .old";
 
 /// Under the help of `config`.
 pub(crate) const CONFIG: &str = "\

@@ -10,12 +10,13 @@ use std::time::Duration;
 use ob_config::FoundBy;
 use ob_config::Loaded;
 use ob_core::Refusal;
-use ob_core::Timestamp;
 use ob_core::operation::Nothing;
 use ob_core::operation::Operation;
 use ob_core::operation::ServerStatus;
 use ob_core::operation::ServerStop;
 use ob_core::resource::marked_backend;
+use ob_engine::Clock as _;
+use ob_engine::SystemClock;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -286,7 +287,7 @@ fn listens(holder: &Holder) -> String {
 }
 
 fn described(status: &ServerStatus) -> String {
-    let now = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
+    let now = SystemClock.now();
     let model = match (&status.model, &status.model_missing) {
         (Some(model), _) => model.to_string(),
         (None, Some(why)) => format!("none ({why})"),

@@ -1,5 +1,5 @@
-//! Commands. Data goes to standard output, hints and progress to standard error. Nothing asks,
-//! but for Ctrl-C at a task that is watched on a terminal.
+//! Commands. Data goes to standard output, hints and progress to standard error. Nothing asks, but for Ctrl-C at a task
+//! that is watched on a terminal, and `init` before it writes over a configuration.
 
 pub(crate) mod args;
 mod checks;
@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod help;
 mod hub;
+mod init;
 mod man;
 mod mcp;
 mod output;
@@ -157,6 +158,7 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
             }
             server::run(context, &global, detached, serve.takeover || takeover)
         }
+        Command::Init(args) => wait(init::command(&args, context, &global, output)),
         Command::Doctor(args) => wait(doctor::command(context, &global, &args, output)),
         Command::Store(command) => wait(store::command(command, &load(context, &global)?, output)),
         Command::Support(command) => wait(support::command(command, context, &global, output)),

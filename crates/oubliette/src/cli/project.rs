@@ -1,5 +1,7 @@
 //! `oubliette project`.
 
+use std::path::Path;
+
 use ob_core::ProjectId;
 use ob_core::Refusal;
 use ob_core::operation::Operation;
@@ -17,6 +19,12 @@ use super::hub::Hub;
 use super::output::Output;
 use super::table::Table;
 use super::text;
+
+/// Projects of one page, the most that the server gives.
+const PROJECTS_MAX: u32 = 1000;
+
+/// Characters of a project's name, the most that the server takes.
+const NAME_MAX: usize = 200;
 
 /// Runs the command.
 pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output) -> Result<u8, Refusal> {
@@ -91,6 +99,26 @@ fn parse_limit(text: &str) -> Result<(Resource, u64), Refusal> {
 /// Projects, as the server lists them.
 pub(crate) async fn list(hub: &Hub, params: &ProjectList) -> Result<Vec<ProjectRecord>, Refusal> {
     Ok(hub.client.call(Operation::ProjectList, params).await?)
+}
+
+/// The project whose source is this folder, which is whole and without links; nothing if there is none.
+pub(crate) async fn of_folder(hub: &Hub, folder: &Path) -> Result<Option<ProjectRecord>, Refusal> {
+    // By name first, which finds it among any number; then all, since it may have another name.
+    for name_contains in [Some(name_of(folder)), None] {
+        let found = list(hub, &ProjectList { name_contains, limit: Some(PROJECTS_MAX) }).await?;
+        let ours = found.into_iter().find(|project| project.source.as_deref() == Some(folder));
+        if ours.is_some() {
+            return Ok(ours);
+        }
+    }
+    Ok(None)
+}
+
+/// What a project of this folder is called if nobody says otherwise.
+pub(crate) fn name_of(folder: &Path) -> String {
+    let name =
+        folder.file_name().map_or_else(|| "root".to_owned(), |name| name.to_string_lossy().into_owned());
+    name.chars().take(NAME_MAX).collect()
 }
 
 /// A project's id, as it was typed.

@@ -7,7 +7,6 @@ use ob_core::ProjectId;
 use ob_core::Refusal;
 use ob_core::operation::Operation;
 use ob_core::operation::ProjectCreate;
-use ob_core::operation::ProjectList;
 use ob_core::operation::SessionAccepted;
 use ob_core::operation::SessionDiff;
 use ob_core::operation::SessionSpawn;
@@ -33,9 +32,6 @@ use super::watch::OnInterrupt;
 use super::watch::Until;
 use super::watch::Watch;
 use super::watch::Watched;
-
-/// Projects of one page, the most that the server gives.
-const PROJECTS_MAX: u32 = 1000;
 
 /// Runs the command.
 pub(crate) async fn command(run: RunArgs, hub: &Hub, output: &Output) -> Result<u8, Refusal> {
@@ -95,20 +91,11 @@ fn folder(cwd: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
 
 /// The project whose source is this folder; made if there is none.
 async fn project_of(hub: &Hub, folder: &Path, output: &Output) -> Result<ProjectId, Refusal> {
-    let name =
-        folder.file_name().map_or_else(|| "root".to_owned(), |name| name.to_string_lossy().into_owned());
-    let name: String = name.chars().take(200).collect();
-    let ours =
-        |projects: Vec<ProjectRecord>| projects.into_iter().find(|p| p.source.as_deref() == Some(folder));
-    // By name first, which finds it among any number; then all, since it may have another name.
-    for name_contains in [Some(name.clone()), None] {
-        let found = project::list(hub, &ProjectList { name_contains, limit: Some(PROJECTS_MAX) }).await?;
-        if let Some(project) = ours(found) {
-            return Ok(project.id);
-        }
+    if let Some(project) = project::of_folder(hub, folder).await? {
+        return Ok(project.id);
     }
     let params = ProjectCreate {
-        name,
+        name: project::name_of(folder),
         description: String::new(),
         source: Some(folder.to_path_buf()),
         max_cost_usd: None,
@@ -235,10 +222,11 @@ fn advice(diff: &SessionDiff, applied: bool) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn view(status: &str, stop: Option<&str>) -> SessionView {
+    /// A session as a server shows it.
+    pub(in crate::cli) fn view(status: &str, stop: Option<&str>) -> SessionView {
         let id = "00000000-0000-0000-0000-000000000001";
         serde_json::from_value(json!({
             "session_id": "gogol_20261118_110640_deadbeef", "project_id": id, "workspace_id": id,

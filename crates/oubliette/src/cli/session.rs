@@ -1,5 +1,7 @@
 //! `oubliette session`.
 
+use std::collections::HashMap;
+
 use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::operation::Operation;
@@ -57,7 +59,7 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
                     .column("STARTED", 4)
                     .text("MODEL", 3)
                     .text("TASK", 0);
-                output.table(&table.rows(sessions.iter().map(row)))
+                output.table(&table.rows(tree(&sessions).into_iter().map(|(depth, view)| row(depth, view))))
             });
             more_of_list(&params, &sessions, output);
         }
@@ -201,14 +203,36 @@ fn parse_status(text: &str) -> Result<SessionStatus, Refusal> {
     })
 }
 
-fn row(view: &SessionView) -> Vec<String> {
+/// Sessions in the order of the list, each with those that it started right behind it, the first one first, and how deep it
+/// is among them. One whose parent is not further down the list, where what is older is, stands where it was.
+fn tree(sessions: &[SessionView]) -> Vec<(usize, &SessionView)> {
+    let places: HashMap<&SessionId, usize> =
+        (0..).zip(sessions).map(|(at, view)| (&view.session_id, at)).collect();
+    let mut children: HashMap<&SessionId, Vec<&SessionView>> = HashMap::new();
+    let (mut open, mut shown) = (Vec::new(), Vec::with_capacity(sessions.len()));
+    for (at, view) in sessions.iter().enumerate().rev() {
+        match view.parent_id.as_ref().filter(|parent| places.get(parent).is_some_and(|place| *place > at)) {
+            Some(parent) => children.entry(parent).or_default().push(view),
+            None => open.push((0, view)),
+        }
+    }
+    while let Some((depth, view)) = open.pop() {
+        shown.push((depth, view));
+        let of_it = children.remove(&view.session_id).unwrap_or_default();
+        open.extend(of_it.into_iter().rev().map(|child| (depth + 1, child)));
+    }
+    shown
+}
+
+fn row(depth: usize, view: &SessionView) -> Vec<String> {
+    let branch = if depth == 0 { String::new() } else { format!("{}└ ", "·".repeat(depth - 1)) };
     vec![
         view.session_id.to_string(),
         if view.isolated { view.state.clone() } else { format!("{} (UNSAFE)", view.state) },
         view.turns.to_string(),
         text::instant(view.created_at),
         view.model.to_string(),
-        view.title.clone(),
+        branch + &view.title,
     ]
 }
 
@@ -219,7 +243,7 @@ fn described(view: &SessionView) -> String {
         Some(reason) => format!("{} ({reason})", view.state),
         None => view.state.clone(),
     };
-    let lines = [
+    let mut lines = vec![
         ("session", view.session_id.to_string()),
         ("state", state),
         ("task", view.title.clone()),
@@ -235,6 +259,7 @@ fn described(view: &SessionView) -> String {
         ("started", text::instant(view.created_at)),
         ("changed", text::instant(view.updated_at)),
     ];
+    lines.extend(view.parent_id.as_ref().map(|parent| ("parent", parent.to_string())));
     lines.iter().map(|(name, value)| format!("{name:<10} {}\n", text::one_line(value))).collect()
 }
 
@@ -255,6 +280,40 @@ mod tests {
     use ob_core::RefusalCode;
 
     use super::*;
+
+    #[test]
+    fn children_stand_behind_the_session_that_started_them() {
+        let id = |n: u32| format!("gogol_20261118_110640_{n:08x}").parse::<SessionId>().expect("an id");
+        let view = |n: u32, parent: Option<u32>| -> SessionView {
+            let mut view = super::super::run::tests::view("active", None);
+            (view.session_id, view.parent_id) = (id(n), parent.map(id));
+            view
+        };
+        // Newest first, as the server lists them.
+        let listed = [
+            view(6, Some(3)),
+            view(5, Some(9)),
+            view(4, Some(2)),
+            view(3, Some(1)),
+            view(2, Some(1)),
+            view(1, None),
+        ];
+        let shown: Vec<(usize, SessionId)> =
+            tree(&listed).into_iter().map(|(depth, view)| (depth, view.session_id.clone())).collect();
+        let expected = [(0, 5), (0, 1), (1, 2), (2, 4), (1, 3), (2, 6)];
+        assert_eq!(
+            shown,
+            expected.map(|(depth, n)| (depth, id(n))),
+            "5 is of a session that is not in the list"
+        );
+        assert_eq!(
+            row(2, &listed[0]).last().map(String::as_str),
+            Some(format!("·└ {}", listed[0].title).as_str())
+        );
+        // A server that says that two are each other's parents hides neither.
+        let wrong = [view(2, Some(1)), view(1, Some(2))];
+        assert_eq!(tree(&wrong).len(), 2);
+    }
 
     #[test]
     fn an_id_may_be_cut_to_an_end_that_one_session_has() {

@@ -6,6 +6,8 @@ use ob_core::Timestamp;
 use ob_core::operation::TokenCreate;
 use ob_core::operation::TokenCreated;
 use ob_core::record::TokenRecord;
+use ob_engine::Clock as _;
+use ob_engine::SystemClock;
 use ob_store::tokens;
 use ob_store::tokens::SharedTokens;
 
@@ -31,7 +33,7 @@ pub(crate) async fn command(
     }
     let tokens =
         ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
-    let now = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
+    let now = SystemClock.now();
     perform(command, &tokens, now, output).await
 }
 

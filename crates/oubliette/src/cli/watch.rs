@@ -16,13 +16,14 @@ use std::time::Duration;
 use ob_core::EventKind;
 use ob_core::Refusal;
 use ob_core::SessionId;
-use ob_core::Timestamp;
 use ob_core::TurnNumber;
 use ob_core::operation::EventPage;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
 use ob_core::operation::SessionTarget;
 use ob_core::session::SessionStatus;
+use ob_engine::Clock as _;
+use ob_engine::SystemClock;
 use serde_json::Value;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
@@ -285,7 +286,7 @@ impl Following<'_> {
         }
         if self.watch.until != Until::Now && !page.events.is_empty() {
             // In one piece with the lines above it, or it would flicker.
-            text.push_str(&self.view.footer(now()));
+            text.push_str(&self.view.footer(SystemClock.now()));
         }
         self.print(&text);
         turn_over
@@ -299,7 +300,7 @@ impl Following<'_> {
     }
 
     fn draw(&mut self) {
-        let line = self.view.footer(now());
+        let line = self.view.footer(SystemClock.now());
         self.print(&line);
     }
 
@@ -368,8 +369,4 @@ impl Signals {
             resize: listen(SignalKind::window_change())?,
         })
     }
-}
-
-fn now() -> Timestamp {
-    Timestamp::from_micros(jiff::Timestamp::now().as_microsecond())
 }

@@ -1,5 +1,6 @@
 //! File descriptors: as many as this process may have, and how many of them connections may take.
 
+use ob_server::Limits;
 use rustix::process::Resource;
 use rustix::process::Rlimit;
 use rustix::process::getrlimit;
@@ -8,11 +9,8 @@ use rustix::process::setrlimit;
 /// What is kept for everything else: databases, logs, and some for each sandbox.
 const RESERVED: u64 = 512;
 
-/// Connections of one listener at most; what a listener has by default.
-const CONNECTIONS_MAX: u64 = 4096;
-
 /// There are so many in any case; with fewer descriptors nothing else works either.
-const CONNECTIONS_MIN: u64 = 64;
+const CONNECTIONS_MIN: usize = 64;
 
 /// Raises the soft limit to the hard one, as it is meant to be by who does not use `select`, and says how many connections
 /// each of the three listeners (two loopbacks and the control socket) may have.
@@ -26,13 +24,13 @@ pub(super) fn connections() -> usize {
             current
         }
     };
-    let connections = limit.map_or(CONNECTIONS_MAX, share).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
-    usize::try_from(connections).unwrap_or(usize::MAX)
+    let most = Limits::default().connections;
+    limit.map_or(most, share).clamp(CONNECTIONS_MIN, most)
 }
 
 /// What is left for one listener of so many descriptors.
-const fn share(limit: u64) -> u64 {
-    limit.saturating_sub(RESERVED) / 3
+fn share(limit: u64) -> usize {
+    usize::try_from(limit.saturating_sub(RESERVED) / 3).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -44,7 +42,7 @@ mod tests {
         for (limit, most) in [(0, 0), (512, 0), (1024, 170), (20_000, 6496)] {
             assert_eq!(share(limit), most);
         }
-        assert!((64..=4096).contains(&connections()));
+        assert!((CONNECTIONS_MIN..=Limits::default().connections).contains(&connections()));
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         assert_eq!(current, maximum);
     }

@@ -31,10 +31,11 @@ use ob_config::RateLimitSettings;
 use ob_config::Settings;
 use ob_core::Home;
 use ob_core::Refusal;
-use ob_core::Timestamp;
 use ob_crash::CrashPoint;
 use ob_crash::reach;
+use ob_engine::Clock as _;
 use ob_engine::Configuration;
+use ob_engine::SystemClock;
 use ob_server::Authentication;
 use ob_server::Binding;
 use ob_server::Limits;
@@ -129,7 +130,7 @@ async fn serve(
 ) -> Result<u8, Refusal> {
     let began = Instant::now();
     let home = loaded.home.clone();
-    let started_at = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
+    let started_at = SystemClock.now();
     let mut holder = Holder {
         pid: std::process::id(),
         version: VERSION.to_owned(),
@@ -198,6 +199,7 @@ async fn serve(
             let reloader = Arc::new(Reloader::new(context, global, &loaded, &telemetry, rate_limit));
             engine.set_configuration(Arc::clone(&reloader) as Arc<dyn Configuration>);
             phase.send_replace(Phase::Serving(Arc::new(Arc::clone(&engine))));
+            engine.clean_regularly();
             reach(CrashPoint::Ready);
             say_ready(&holder, &home, detached)?;
             let started = ServerStarted {

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use ob_core::Refusal;
 use ob_engine::Engine;
 use sd_notify::NotifyState;
 use tokio::time::Instant;
@@ -82,10 +83,10 @@ impl Notifier {
     /// Says that we live, if the store still answers: a server that cannot read is better started anew.
     pub(super) async fn say_alive(&self, engine: &Engine) {
         let Some(pulse) = self.pulse else { return };
-        match tokio::time::timeout(pulse, engine.gauges()).await {
-            Ok(_) => self.tell(&[NotifyState::Watchdog]),
-            Err(_) => tracing::error!(
-                ?pulse,
+        match in_time(pulse, engine.store_answers()).await {
+            Ok(()) => self.tell(&[NotifyState::Watchdog]),
+            Err(why) => tracing::error!(
+                why,
                 "the store does not answer; the service manager is not told that we live"
             ),
         }
@@ -97,5 +98,28 @@ impl Notifier {
         {
             tracing::warn!(%error, "the service manager does not listen");
         }
+    }
+}
+
+/// Whether the store answered within this time, and well; else why not.
+async fn in_time(most: Duration, answers: impl Future<Output = Result<(), Refusal>>) -> Result<(), String> {
+    match tokio::time::timeout(most, answers).await {
+        Ok(answer) => answer.map_err(|refusal| refusal.to_string()),
+        Err(_) => Err(format!("nothing within {} ms", most.as_millis())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store that is quick to say that it cannot read is as dead as one that says nothing.
+    #[tokio::test(start_paused = true)]
+    async fn only_a_store_that_answers_in_time_and_well_keeps_the_server_alive() {
+        let most = Duration::from_secs(30);
+        assert_eq!(in_time(most, async { Ok(()) }).await, Ok(()));
+        let fails = async { Err(Refusal::unavailable("the store failed").fix("look at the disk")) };
+        assert!(in_time(most, fails).await.is_err_and(|why| why.contains("the store failed")));
+        assert_eq!(in_time(most, std::future::pending()).await, Err("nothing within 30000 ms".to_owned()));
     }
 }

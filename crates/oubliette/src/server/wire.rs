@@ -83,7 +83,12 @@ pub(crate) fn telemetry(loaded: &Loaded, foreground: bool) -> Result<Telemetry, 
             let (engine, page) = (gauges_of.get().cloned(), page.clone());
             Box::pin(async move {
                 if let Some(engine) = engine {
-                    page.set_gauges(engine.gauges().await);
+                    match engine.gauges().await {
+                        Ok(gauges) => page.set_gauges(gauges),
+                        Err(refusal) => {
+                            tracing::warn!(%refusal, "the page of metrics says what was last known")
+                        }
+                    }
                 }
                 page.render()
             })
@@ -125,6 +130,7 @@ pub(crate) async fn build(
         home: home.clone(),
         sandbox: settings.sandbox.clone(),
         max_cost: settings.limits.max_cost,
+        cleanup: settings.cleanup.clone(),
         gates: Gates::new(Arc::clone(&store), Arc::clone(&models), telemetry.counted.clone()),
         store,
         files: Arc::new(HostFiles),

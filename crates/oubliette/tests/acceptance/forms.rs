@@ -8,6 +8,8 @@ use crate::harness::shown;
 
 /// Commands that print data, in an order in which each finds what it needs, and the exit code of each.
 const DATA: &[(&[&str], i32)] = &[
+    (&["init"], 0),
+    (&["init", "--force"], 0),
     (&["--daemon"], 0),
     (&["status"], 0),
     (&["project", "create", "tool"], 0),
@@ -32,6 +34,7 @@ const DATA: &[(&[&str], i32)] = &[
 /// Lines that are refused: what was typed, the exit code, and the code in JSON.
 const REFUSED: &[(&[&str], i32, &str)] = &[
     (&["sesion"], 2, "invalid_argument"),
+    (&["init"], 5, "conflict"),
     (&["run"], 2, "invalid_argument"),
     (&["session", "list", "--status", "done"], 2, "invalid_argument"),
     (&["session", "list", "--limit", "0"], 2, "invalid_argument"),

@@ -14,6 +14,7 @@ mod foreign;
 mod forms;
 mod harness;
 mod http;
+mod init;
 mod isolation;
 mod job;
 mod live;

@@ -12,7 +12,7 @@ const HEAD: &str = "\
 <!-- Generated from the program's own help by `UPDATE_DOCS=1 cargo test -p oubliette --test documents`. -->
 
 What a command prints as data goes to standard output, hints and progress go to standard error. Nothing ever asks, but for
-Ctrl-C at a task that is watched on a terminal. With `--json` data is JSON: one value, or one line for each event. A refusal,
+Ctrl-C at a task that is watched on a terminal, and `init` before it writes over a configuration. With `--json` data is JSON: one value, or one line for each event. A refusal,
 and also a line that is not understood, is then `{\"error\": {\"code\", \"message\", \"fix\"}}` on standard error.
 
 On a terminal lines and tables fit its width, and follow it when it changes; in a pipe each line is whole. There are colours

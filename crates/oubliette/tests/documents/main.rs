@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod configuration;
 mod deploy;
+mod engine;
 mod http;
 mod links;
 mod mcp;

@@ -26,7 +26,6 @@ gone() { for _ in $(seq 600); do pgrep -f oubliette-server >/dev/null || return 
 
 const CONTAINERS: &str = "containers";
 const BACKUPS: &str = "backups";
-const MCP: &str = "the MCP server";
 
 /// What becomes of a line.
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +67,12 @@ const FIRST: &[Line] = &[
     ("docker logs oubliette-<project-id>", Waits(CONTAINERS)),
     ("df -h /path/to/projects", Filled("df -h projects", &["Filesystem"])),
     ("curl http://localhost:8080/metrics | grep active_sessions", Typed(&["oubliette_active_sessions"])),
+    (
+        "timeout 60 tail -n +1 -f logs/oubliette.log | sed '/🧹 Cleanup/q'",
+        Ours(&["🧹 Cleanup", "disk_percent="]),
+    ),
     ("docker images | grep oubliette", Waits(CONTAINERS)),
-    (r#"curl -X POST "http://localhost:8080/mcp" … "name":"image_rebuild" …"#, Waits(MCP)),
+    (r#"curl -X POST "http://localhost:8080/mcp" … "name":"image_rebuild" …"#, Waits(CONTAINERS)),
     ("ls backups/", Waits(BACKUPS)),
     ("tar -xzf backups/<project>_<date>.tar.gz -C projects/", Waits(BACKUPS)),
     ("ls -la backups/", Waits(BACKUPS)),
@@ -133,7 +136,13 @@ const SECOND: &[Line] = &[
     ("docker ps | grep oubliette", Waits(CONTAINERS)),
     ("docker logs oubliette-<project-id>", Waits(CONTAINERS)),
     ("ls data/logs/", Ours(&["oubliette.log"])),
-    ("mcp --setup", Waits(MCP)),
+    (
+        "mcp --setup",
+        Filled(
+            "oubliette mcp --setup claude-code --scope admin:ro && cat .claude.json",
+            &["mcpServers", "oub_"],
+        ),
+    ),
     ("cp data/auth.db data/auth.db.backup", Typed(&[])),
     (r#"sqlite3 data/auth.db "VACUUM;""#, Typed(&[])),
     ("kill -TERM $(pgrep -f oubliette)", Typed(&[])),
@@ -141,7 +150,8 @@ const SECOND: &[Line] = &[
     ("cp -r data data.backup.$(date +%Y%m%d)", Typed(&[])),
     ("oubliette --daemon", Typed(&["started: pid"])),
     ("curl http://localhost:8080/health", Typed(&[r#""status":"ok""#])),
-    ("sqlite3 data.backup.*/auth.db 'SELECT count(*) FROM tokens'", Ours(&["1\n"])),
+    // `ops`, which is revoked, and the client's.
+    ("sqlite3 data.backup.*/auth.db 'SELECT count(*) FROM tokens'", Ours(&["2\n"])),
 ];
 
 /// Types the lines; what each printed. The error says which line, and what it printed.

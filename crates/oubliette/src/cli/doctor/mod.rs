@@ -114,7 +114,9 @@ fn of_the_home(loaded: &Arc<Loaded>) -> Vec<Running> {
         with("home", "the server cannot start", |loaded| home::home(&loaded.home)),
         with("permissions", "others may read people's work", |loaded| home::permissions(&loaded.home)),
         with("filesystem", "the store may not be safe on it", |loaded| home::file_system(&loaded.home)),
-        with("disk", "nobody knows when the disk will be full", |loaded| health::disk(&loaded.home)),
+        with("disk", "nobody knows when the disk will be full", |loaded| {
+            health::disk(&loaded.home, &loaded.settings.cleanup)
+        }),
         with("inodes", "nobody knows when the disk will be full", |loaded| health::inodes(&loaded.home)),
         ready(home::database(Arc::clone(loaded))),
         with("address", "the server cannot start", network::address),

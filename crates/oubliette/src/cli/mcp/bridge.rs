@@ -75,44 +75,39 @@ async fn run(
         Refusal::unavailable(format!("cannot write to the client: {error}"))
             .fix("the client that started this has closed it")
     };
-    let mut sending: JoinSet<(Option<RequestId>, Result<(), String>)> = JoinSet::new();
+    // Messages on their way to the server; each gives back the request that did not arrive, and why.
+    let mut sending: JoinSet<Option<(RequestId, String)>> = JoinSet::new();
     // Requests without an answer so far, by their ids as text.
     let mut open: BTreeMap<String, RequestId> = BTreeMap::new();
     let (mut client_ended, mut server_ended) = (false, false);
-    while !(client_ended && open.is_empty() && sending.is_empty()) {
+    // What was asked is still answered after the client has closed its side; after the server has, nothing more comes.
+    while !sending.is_empty() || !(server_ended || client_ended && open.is_empty()) {
         tokio::select! {
-            message = client.receive(), if !client_ended && sending.len() < SENDING_MAX => match message {
+            message = client.receive(), if !client_ended && !server_ended && sending.len() < SENDING_MAX => match message {
                 Some(message) => {
                     let id = id_of(&message);
                     open.extend(id.clone().map(|id| (id.to_string(), id)));
                     let sent = server.send(message);
-                    sending.spawn(async move { (id, sent.await.map_err(|error| error.to_string())) });
+                    sending.spawn(async move {
+                        let error = sent.await.err()?;
+                        Some((id?, error.to_string()))
+                    });
                 }
-                // What was asked is still answered.
                 None => client_ended = true,
             },
-            message = server.receive() => match message {
+            message = server.receive(), if !server_ended => match message {
                 Some(message) => {
                     open.remove(&answered(&message));
                     client.send(message).await.map_err(gone)?;
                 }
-                None => {
-                    server_ended = true;
-                    break;
-                }
+                None => server_ended = true,
             },
             Some(sent) = sending.join_next() => {
-                if let Ok((Some(id), Err(error))) = sent {
+                if let Ok(Some((id, error))) = sent {
                     open.remove(&id.to_string());
                     client.send(undelivered(id, &error)).await.map_err(gone)?;
                 }
             }
-        }
-    }
-    while let Some(sent) = sending.join_next().await {
-        if let Ok((Some(id), Err(error))) = sent {
-            open.remove(&id.to_string());
-            client.send(undelivered(id, &error)).await.map_err(gone)?;
         }
     }
     for (_, id) in open {

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use ob_core::ProjectId;
 use ob_core::Refusal;
 use ob_core::Scope;
-use ob_core::Timestamp;
-use ob_core::operation::ProjectList;
+use ob_engine::Clock as _;
+use ob_engine::SystemClock;
 use ob_store::tokens;
 use ob_store::tokens::SharedTokens;
 use serde_json::json;
@@ -77,7 +77,7 @@ pub(super) async fn command(
     };
     let tokens =
         ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
-    let now = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
+    let now = SystemClock.now();
     let name = free_name(&tokens, client).await?;
     let created = token::create(&tokens, now, &name, scope, args.expires_in.as_deref()).await?;
     let written = merged(client, &text, &launch(&created.secret)).and_then(|merged| {
@@ -124,8 +124,7 @@ async fn least(hub: &Hub, output: &Output) -> (Scope, &'static str) {
 async fn project_here(hub: &Hub, output: &Output) -> Result<Option<ProjectId>, Refusal> {
     let Ok(folder) = hub.context.cwd.canonicalize() else { return Ok(None) };
     hub.ensure(output).await?;
-    let all = project::list(hub, &ProjectList { name_contains: None, limit: Some(1000) }).await?;
-    Ok(all.into_iter().find(|project| project.source.as_deref() == Some(&folder)).map(|found| found.id))
+    Ok(project::of_folder(hub, &folder).await?.map(|project| project.id))
 }
 
 fn merged(client: McpClient, text: &str, launch: &Launch) -> Result<Merged, Refusal> {
