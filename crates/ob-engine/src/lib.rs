@@ -38,6 +38,7 @@ use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_gate::Gates;
 use ob_store::SharedStore;
+use ob_store::audit::SharedAudit;
 use ob_store::tokens::SharedTokens;
 use ob_telemetry::Metrics;
 use tokio::sync::Semaphore;
@@ -51,6 +52,7 @@ use actors::Actors;
 use actors::Entered;
 use claims::Claims;
 use live::Live;
+use operations::FailedLogins;
 use shared::Shared;
 use standing::Standing;
 
@@ -97,6 +99,8 @@ pub struct EngineOptions {
     pub files: Arc<dyn Files>,
     /// Tokens.
     pub tokens: SharedTokens,
+    /// The audit.
+    pub audit: SharedAudit,
     /// Components; the sandbox backend is registered there.
     pub registry: Registry,
     /// The ways out of sandboxes.
@@ -136,6 +140,7 @@ pub struct Engine {
     /// Spawns that may go on in a session of a workspace, by the workspace: one at a time.
     starts: Claims,
     standing: Standing,
+    failed_logins: FailedLogins,
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
@@ -165,6 +170,7 @@ impl Engine {
             store: options.store,
             files: options.files,
             tokens: options.tokens,
+            audit: options.audit,
             registry: options.registry,
             gates: options.gates,
             catalogue: options.catalogue,
@@ -187,6 +193,7 @@ impl Engine {
             claims: Claims::default(),
             starts: Claims::default(),
             standing: Standing::default(),
+            failed_logins: FailedLogins::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),

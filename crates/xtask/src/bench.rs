@@ -39,7 +39,7 @@ pub struct Figure {
 }
 
 /// Programs that measure, by package; what [`server`] measures goes by that name.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("ob-store", "store"),
     ("ob-gate", "gate"),
     ("oubliette", "cli"),
@@ -47,6 +47,7 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("oubliette", "life"),
     ("oubliette", "neighbours"),
     ("oubliette", "http"),
+    ("oubliette", "mcp"),
 ];
 
 /// Measures everything, or what these programs measure; figures of the others stay in the file.
@@ -223,6 +224,11 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "gate_streams" => Some((500.0, false)),
         "http_reads_per_s" => Some((15_000.0, false)),
         "http_read_p99" => Some((10.0, true)),
+        "mcp_reads_per_s" => Some((10_000.0, false)),
+        "mcp_writes_per_s" => Some((3_000.0, false)),
+        "mcp_read_p99" | "mcp_write_p99" => Some((20.0, true)),
+        "mcp_reads_vs_empty_server" => Some((60.0, false)),
+        "authorise_us" => Some((5.0, true)),
         "sse_streams" => Some((2000.0, false)),
         "sse_stream_rss" => Some((40.0, true)),
         _ => None,
