@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_flood_of_failed_logins_is_counted_and_not_written() {
         let logins = FailedLogins::default();
-        let at = |seconds| Timestamp::from_micros(1_795_000_000_000_000 + seconds * 1_000_000);
+        let at = |seconds: i64| Timestamp::from_micros(1_795_000_000_000_000 + seconds * 1_000_000);
         let written = (0..1000).filter_map(|_| logins.one(at(0))).collect::<Vec<_>>();
         assert_eq!(written, vec![0; 20]);
         assert_eq!(logins.one(at(1)), Some(980), "the next one tells of them");

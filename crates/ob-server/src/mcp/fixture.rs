@@ -99,6 +99,10 @@ impl ServerHandler for Fixture {
         self.answers.set_level(request, context).await
     }
 
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        self.tools().find(|tool| tool.name == name)
+    }
+
     async fn list_tools(
         &self,
         request: Option<PaginatedRequestParams>,

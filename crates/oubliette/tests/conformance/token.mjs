@@ -1,6 +1,7 @@
 // The suite has no option for a token. Loaded before it, this sends the one in TOKEN with every request that it makes:
-// by `fetch`, which its clients use, and by its own copy of undici.
+// by `fetch`, which its clients use, by its own copy of undici, and by Node itself.
 
+import http from 'node:http';
 import { createRequire } from 'node:module';
 
 const authorization = `Bearer ${process.env.TOKEN}`;
@@ -11,6 +12,10 @@ globalThis.fetch = (input, init = {}) => {
   headers.set('authorization', authorization);
   return fetch(input, { ...init, headers });
 };
+
+const { request } = http;
+http.request = (options, ...rest) =>
+  request({ ...options, headers: { ...options.headers, authorization } }, ...rest);
 
 const undici = createRequire(process.argv[1])('undici');
 undici.setGlobalDispatcher(

@@ -49,8 +49,7 @@ pub(super) fn home(home: &Home) -> Check {
     const COST: &str = "the server cannot start";
     let root = home.root();
     let parts = [home.config(), home.data(), home.blobs(), home.logs(), home.projects()];
-    let files =
-        [home.database(), home.auth_database(), home.audit_database(), home.log_file(), home.lock()];
+    let files = [home.database(), home.auth_database(), home.audit_database(), home.log_file(), home.lock()];
     let shut = parts.into_iter().chain(files).find(|path| path.exists() && !is_writable(path));
     let there = shut.as_deref().unwrap_or_else(|| existing(root));
     let error = match access(there) {
