@@ -117,7 +117,9 @@ async fn one_flipped_bit_or_one_dropped_row_is_found() {
         )
         .expect("written");
     };
-    let forget = |seq: u64| drop(file.execute("DELETE FROM audit WHERE seq = ?1", [seq]).expect("deleted"));
+    let forget = |seq: u64| {
+        file.execute("DELETE FROM audit WHERE seq = ?1", [seq]).expect("deleted");
+    };
     let mut tried = 0;
     for seq in 1..=ENTRIES {
         let (entry, hash) = read(seq);
