@@ -90,7 +90,7 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Request>) {
         let outcome = add(&mut connection, &batch);
         for Request { answer, .. } in batch.drain(..) {
             // Who waited may be gone.
-            answer.send(outcome.as_ref().map(|()| ()).map_err(Fault::to_error)).ok();
+            answer.send(outcome.as_ref().copied().map_err(Fault::to_error)).ok();
         }
     }
 }

