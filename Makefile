@@ -11,12 +11,13 @@ export OUBLIETTE_GUEST := $(GUEST)
 # Only builds that people keep know their commit: with it everything that embeds it is built anew after each one.
 build demo bench: export OUBLIETTE_COMMIT := $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 
-.PHONY: help build demo test soak bench dist dist-check fuzz lint tidy guest setup
+.PHONY: help build demo test conformance soak bench dist dist-check fuzz lint tidy guest setup
 
 help:
 	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
+	@echo 'make conformance   the official suite of MCP against the real server, on both wires'
 	@echo 'make soak    the long forms: the server is killed 1000 times, the power fails 5000 times, 10,000 sessions come and go, 3000 seeds are simulated'
 	@echo 'make bench   figures with their method, also in target/bench/figures.json; ONLY="store life" for some'
 	@echo 'make dist    target/dist: a release with program, completions, man pages, service, Dockerfile and checksums'
@@ -54,9 +55,17 @@ test: setup guest lint
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --no-fail-fast
 	$(CRASH)
+	$(CONFORMANCE)
 
-# With crash points in the server, which no other build has.
-CRASH = cargo test --locked --workspace --features oubliette/failpoints --test crash -- --nocapture
+# Of one build that no other target has: with crash points, and with the test tools that the conformance suite of MCP wants
+# to find.
+SPECIAL = --locked --workspace --features oubliette/failpoints,oubliette/conformance
+CRASH = cargo test $(SPECIAL) --test crash -- --nocapture
+CONFORMANCE = cargo test $(SPECIAL) --test conformance
+
+conformance: setup guest
+	@scripts/clients.sh
+	$(CONFORMANCE)
 
 soak: setup guest
 	OUBLIETTE_CRASH_RUNS=1000 $(CRASH)

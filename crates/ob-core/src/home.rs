@@ -82,6 +82,11 @@ impl Home {
         self.data().join("auth.db")
     }
 
+    /// The audit.
+    pub fn audit_database(&self) -> PathBuf {
+        self.data().join("audit.db")
+    }
+
     /// Blobs: payloads too large for a row, by content.
     pub fn blobs(&self) -> PathBuf {
         self.data().join("blobs")

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::audit::AuditRow;
+use crate::audit::AuditVerdict;
 use crate::authorize::Scope;
 use crate::id::ProjectId;
 use crate::id::SessionId;
@@ -135,6 +137,8 @@ operations! {
     SessionEvents = "session" "events", Project Read, Get "/sessions/{session_id}/events", SessionEvents => EventPage;
     /// Shows what changed in the session's workspace, as a patch.
     SessionDiff = "session" "diff", Project Read, Get "/sessions/{session_id}/diff", SessionTarget => SessionDiff;
+    /// Shows what a project's sessions may use, or what a session's tree may and has: each limit, who sets it, and what is left.
+    ConfigLimits = "config_limits" "get", Project Read, Get "/limits", ConfigLimits => LimitsShown;
     /// Makes a token; its secret is in the answer and nowhere else.
     TokenCreate = "token" "create", Global Admin, Post "/tokens", TokenCreate => TokenCreated;
     /// Lists tokens, without their secrets.
@@ -143,6 +147,12 @@ operations! {
     TokenRevoke = "token" "revoke", Global Admin, Post "/tokens/{token}/revoke", TokenTarget => TokenRecord;
     /// Shows one token, without its secret.
     TokenInfo = "token" "info", Global Admin, Get "/tokens/{token}", TokenTarget => TokenRecord;
+    /// Lists the audit, newest first: what was changed or refused, by whom, in which request.
+    AuditList = "audit" "list", Global Admin, Get "/audit", AuditList => Vec<AuditRow>;
+    /// Looks at the whole audit: every entry is there and as it was written, or what is not.
+    AuditVerify = "audit" "verify", Global Admin, Get "/audit/verify", Nothing => AuditVerdict;
+    /// Reads the audit for other programs, oldest first, page by page.
+    AuditExport = "audit" "export", Global Admin, Get "/audit/export", AuditExport => AuditExported;
     /// Shows what the server is doing.
     ServerStatus = "server" "status", Global Read, Get "/server", Nothing => ServerStatus;
     /// Stops the server: it takes no more work, ends or keeps its sandboxes, and exits.
@@ -305,6 +315,66 @@ pub struct SessionEvents {
     pub wait_ms: Option<u32>,
 }
 
+/// Parameters of `config_limits`: one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigLimits {
+    /// The project.
+    #[serde(default)]
+    pub project_id: Option<ProjectId>,
+    /// The session.
+    #[serde(default)]
+    pub session_id: Option<SessionId>,
+}
+
+/// What `config_limits` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitsShown {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The session, if it was asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// Each limit.
+    pub limits: Vec<LimitShown>,
+}
+
+/// A limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitShown {
+    /// `cost` and `tokens` of a tree of sessions; the others are of each sandbox.
+    pub name: String,
+    /// What is counted.
+    pub unit: String,
+    /// The most; no limit if unset.
+    pub limit: Option<u64>,
+    /// Who sets it.
+    pub source: LimitSource,
+    /// What is used, where it is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<u64>,
+    /// What calls that are under way may still use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<u64>,
+    /// What is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<u64>,
+}
+
+/// Who sets a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitSource {
+    /// The project.
+    Project,
+    /// The server's configuration.
+    Server,
+    /// The tree, when it began: its project or the server may say something else by now.
+    Tree,
+    /// Nobody: there is none.
+    Nobody,
+}
+
 /// Parameters of `token create`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -325,6 +395,55 @@ pub struct TokenCreate {
 pub struct TokenTarget {
     /// Its public id or its name.
     pub token: String,
+}
+
+/// Parameters of `audit list`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuditList {
+    /// Only entries with a lower number; from the newest on if unset.
+    #[serde(default)]
+    pub before: Option<u64>,
+    /// At most so many, 1 to 1000; 100 if unset.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1000))]
+    pub limit: Option<u32>,
+}
+
+/// The form that `audit export` gives an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditFormat {
+    /// As it is.
+    #[default]
+    Json,
+    /// As an event of the Open Cybersecurity Schema Framework.
+    Ocsf,
+}
+
+/// Parameters of `audit export`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuditExport {
+    /// Only entries with a higher number; 0, the default, is from the start.
+    #[serde(default)]
+    pub after: u64,
+    /// At most so many, 1 to 1000; 1000 if unset.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1000))]
+    pub limit: Option<u32>,
+    /// How each entry is written.
+    #[serde(default)]
+    pub format: AuditFormat,
+}
+
+/// What `audit export` answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditExported {
+    /// The entries, to be written one to a line.
+    pub entries: Vec<serde_json::Value>,
+    /// The number of the last one: `after` for the next page; nothing more is there when a page is empty.
+    pub last: u64,
 }
 
 /// Parameters of `server stop`.

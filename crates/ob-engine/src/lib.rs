@@ -40,6 +40,7 @@ use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_gate::Gates;
 use ob_store::SharedStore;
+use ob_store::audit::SharedAudit;
 use ob_store::tokens::SharedTokens;
 use ob_telemetry::Metrics;
 use tokio::sync::Semaphore;
@@ -54,6 +55,7 @@ use actors::Entered;
 use claims::Claims;
 use cleanup::Cleaning;
 use live::Live;
+use operations::FailedLogins;
 use shared::Shared;
 use standing::Standing;
 
@@ -103,6 +105,8 @@ pub struct EngineOptions {
     pub files: Arc<dyn Files>,
     /// Tokens.
     pub tokens: SharedTokens,
+    /// The audit.
+    pub audit: SharedAudit,
     /// Components; the sandbox backend is registered there.
     pub registry: Registry,
     /// The ways out of sandboxes.
@@ -142,6 +146,7 @@ pub struct Engine {
     /// Spawns that may go on in a session of a workspace, by the workspace: one at a time.
     starts: Claims,
     standing: Standing,
+    failed_logins: FailedLogins,
     tracker: TaskTracker,
     draining: AtomicBool,
     stop: watch::Sender<Option<bool>>,
@@ -173,6 +178,7 @@ impl Engine {
             store: options.store,
             files: options.files,
             tokens: options.tokens,
+            audit: options.audit,
             registry: options.registry,
             gates: options.gates,
             catalogue: options.catalogue,
@@ -195,6 +201,7 @@ impl Engine {
             claims: Claims::default(),
             starts: Claims::default(),
             standing: Standing::default(),
+            failed_logins: FailedLogins::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),

@@ -1,20 +1,22 @@
 //! Operations: authorise, parse, perform. One function for each row of the table.
 
+mod audit;
+mod limits;
+mod permit;
 mod projects;
 mod resume;
 mod sessions;
 mod tokens;
 
+pub(crate) use audit::FailedLogins;
+pub(crate) use permit::Asked;
 pub(crate) use tokens::invalid_token;
 
 use std::sync::Arc;
 
-use ob_core::Principal;
-use ob_core::ProjectId;
 use ob_core::Refusal;
-use ob_core::SessionId;
+use ob_core::audit::Asker;
 use ob_core::authorize::Target;
-use ob_core::authorize::authorize;
 use ob_core::operation::Operation;
 use ob_core::operation::ProjectTarget;
 use ob_core::operation::ServerReload;
@@ -26,7 +28,6 @@ use ob_core::operation::SessionMessage;
 use ob_core::operation::SessionSpawn;
 use ob_core::operation::SessionTarget;
 use ob_core::operation::WorkspaceTarget;
-use ob_core::record::SessionRecord;
 use ob_telemetry::OperationDone;
 use ob_telemetry::RefusalGiven;
 use serde::Serialize;
@@ -42,18 +43,19 @@ impl Engine {
     /// A project or session that the principal may not see is not found, so that ids cannot be probed.
     pub async fn call(
         self: &Arc<Self>,
-        principal: &Principal,
+        asker: impl Into<Asker>,
         operation: Operation,
         params: Value,
     ) -> Result<Value, Refusal> {
         let began = std::time::Instant::now();
+        let asked = Asked::new(asker.into(), operation, &params);
         let outcome = if operation == Operation::SessionEvents {
             // It only reads, and may wait for long: it goes when its caller goes.
-            self.perform(principal, operation, params).await
+            self.perform_audited(&asked, params).await
         } else {
             // A caller that goes away half way must not leave things half done.
-            let (engine, principal) = (Arc::clone(self), principal.clone());
-            let work = async move { engine.perform(&principal, operation, params).await };
+            let engine = Arc::clone(self);
+            let work = async move { engine.perform_audited(&asked, params).await };
             self.tracker.spawn(work.in_current_span()).await.unwrap_or_else(|error| {
                 tracing::error!(%error, "an operation was cut off");
                 Err(Refusal::internal("the operation was cut off").fix("see the log, then try again"))
@@ -68,141 +70,129 @@ impl Engine {
         outcome
     }
 
-    async fn perform(
-        self: &Arc<Self>,
-        principal: &Principal,
-        operation: Operation,
-        params: Value,
-    ) -> Result<Value, Refusal> {
+    async fn perform(self: &Arc<Self>, asked: &Asked, params: Value) -> Result<Value, Refusal> {
         use Operation as O;
-        match operation {
+        let principal = &asked.asker.principal;
+        match asked.operation {
             O::ProjectCreate => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 answer(self.project_create(parse(params)?).await?)
             }
             O::ProjectList => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 answer(self.project_list(principal, parse(params)?).await?)
             }
             O::ProjectGet => {
                 let params: ProjectTarget = parse(params)?;
-                self.permit_project(principal, operation, params.project_id)?;
+                self.permit_project(asked, params.project_id).await?;
                 answer(self.shared.project(params.project_id).await?)
             }
             O::ProjectDelete => {
                 let params: ProjectTarget = parse(params)?;
-                self.permit_project(principal, operation, params.project_id)?;
+                self.permit_project(asked, params.project_id).await?;
                 answer(self.project_delete(params.project_id).await?)
             }
             O::WorkspaceList => {
                 let params: ProjectTarget = parse(params)?;
-                self.permit_project(principal, operation, params.project_id)?;
+                self.permit_project(asked, params.project_id).await?;
                 answer(self.workspace_list(params.project_id).await?)
             }
             O::WorkspaceDelete => {
                 let params: WorkspaceTarget = parse(params)?;
-                self.permit_project(principal, operation, params.project_id)?;
+                self.permit_project(asked, params.project_id).await?;
                 answer(self.workspace_delete(params).await?)
             }
             O::SessionSpawn => {
                 let params: SessionSpawn = parse(params)?;
-                self.permit_project(principal, operation, params.project_id)?;
+                self.permit_project(asked, params.project_id).await?;
                 answer(self.session_spawn_or_go_on(params).await?)
             }
             O::SessionMessage => {
                 let params: SessionMessage = parse(params)?;
-                let record = self.permit_session(principal, operation, &params.session_id).await?;
+                let record = self.permit_session(asked, &params.session_id).await?;
                 answer(self.session_message(record, params.message).await?)
             }
             O::SessionInterrupt => {
                 let params: SessionTarget = parse(params)?;
-                let record = self.permit_session(principal, operation, &params.session_id).await?;
+                let record = self.permit_session(asked, &params.session_id).await?;
                 answer(self.session_interrupt(record).await?)
             }
             O::SessionEnd => {
                 let params: SessionTarget = parse(params)?;
-                let record = self.permit_session(principal, operation, &params.session_id).await?;
+                let record = self.permit_session(asked, &params.session_id).await?;
                 answer(self.session_end(record, principal).await?)
             }
             O::SessionGet => {
                 let params: SessionTarget = parse(params)?;
                 let id = &params.session_id;
                 let summary = self.shared.store.summary(id).await.map_err(|error| error.refusal())?;
-                let permitted = permitted(principal, operation, id, summary, |summary| &summary.record)?;
+                let permitted = self.permitted(asked, id, summary, |summary| &summary.record).await?;
                 answer(sessions::view_of(permitted))
             }
             O::SessionList => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 answer(self.session_list(principal, parse(params)?).await?)
             }
             O::SessionEvents => {
                 let params: SessionEvents = parse(params)?;
-                let record = self.permit_session(principal, operation, &params.session_id).await?;
+                let record = self.permit_session(asked, &params.session_id).await?;
                 answer(self.session_events(&record, &params).await?)
             }
             O::SessionDiff => {
                 let params: SessionTarget = parse(params)?;
-                let record = self.permit_session(principal, operation, &params.session_id).await?;
+                let record = self.permit_session(asked, &params.session_id).await?;
                 let _project_is_used = self.claims.uses("project", record.project.as_uuid())?;
                 let _workspace_is_used = self.claims.uses("workspace", record.workspace.as_uuid())?;
                 answer(crate::diff::diff(&self.shared, &record).await?)
             }
+            O::ConfigLimits => answer(self.config_limits(asked, parse(params)?).await?),
             O::TokenCreate => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 answer(self.token_create(parse(params)?).await?)
             }
             O::TokenList => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 let ob_core::operation::Nothing {} = parse(params)?;
                 answer(self.token_list().await?)
             }
             O::TokenRevoke => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 answer(self.token_revoke(parse(params)?).await?)
             }
             O::TokenInfo => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 answer(self.token_info(parse(params)?).await?)
             }
+            O::AuditList => {
+                self.permit(asked, Target::Global).await?;
+                answer(self.audit_list(parse(params)?).await?)
+            }
+            O::AuditVerify => {
+                self.permit(asked, Target::Global).await?;
+                let ob_core::operation::Nothing {} = parse(params)?;
+                answer(self.audit_verify().await?)
+            }
+            O::AuditExport => {
+                self.permit(asked, Target::Global).await?;
+                answer(self.audit_export(parse(params)?).await?)
+            }
             O::ServerStatus => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 let ob_core::operation::Nothing {} = parse(params)?;
                 answer(self.server_status().await?)
             }
             O::ServerReload => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 let ServerReload { dry_run } = parse(params)?;
                 answer(self.reload(dry_run).await?)
             }
             O::ServerStop => {
-                authorize(principal, operation, Target::Global)?;
+                self.permit(asked, Target::Global).await?;
                 let ServerStop { keep_sandboxes } = parse(params)?;
                 self.stop.send_replace(Some(keep_sandboxes));
                 answer(ServerStopping { stopping: true, keep_sandboxes })
             }
         }
-    }
-
-    fn permit_project(
-        &self,
-        principal: &Principal,
-        operation: Operation,
-        project: ProjectId,
-    ) -> Result<(), Refusal> {
-        if !principal.may_see(project) {
-            return Err(Refusal::not_found("project", project).fix("list them with `oubliette project list`"));
-        }
-        authorize(principal, operation, Target::Project(project))
-    }
-
-    pub(crate) async fn permit_session(
-        &self,
-        principal: &Principal,
-        operation: Operation,
-        session: &SessionId,
-    ) -> Result<SessionRecord, Refusal> {
-        let found = self.shared.store.session(session).await.map_err(|error| error.refusal())?;
-        permitted(principal, operation, session, found, |record| record)
     }
 
     /// Work that a stopping server does not take.
@@ -233,20 +223,6 @@ impl Engine {
             model_missing,
         })
     }
-}
-
-/// What was found of a session, for whoever may see it and do this with it.
-fn permitted<T>(
-    principal: &Principal,
-    operation: Operation,
-    session: &SessionId,
-    found: Option<T>,
-    record: impl Fn(&T) -> &SessionRecord,
-) -> Result<T, Refusal> {
-    let unknown = || Refusal::not_found("session", session).fix("list them with `oubliette session list`");
-    let found = found.filter(|found| principal.may_see(record(found).project)).ok_or_else(unknown)?;
-    authorize(principal, operation, Target::Project(record(&found).project))?;
-    Ok(found)
 }
 
 /// Parameters as the operation's type, or a refusal that names what is wrong with them.

@@ -38,6 +38,7 @@ use ob_store::Epoch;
 use ob_store::SharedStore;
 use ob_store::StoreError;
 use ob_store::Write;
+use ob_store::audit::SharedAudit;
 use ob_store::tokens::SharedTokens;
 use ob_telemetry::Metrics;
 use tokio::sync::Semaphore;
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) store: SharedStore,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) tokens: SharedTokens,
+    pub(crate) audit: SharedAudit,
     pub(crate) registry: Registry,
     pub(crate) gates: Gates,
     pub(crate) catalogue: Catalogue,

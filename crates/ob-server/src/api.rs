@@ -1,6 +1,5 @@
 //! The routes under `/api/v1`, one for each operation of the table.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,21 +18,23 @@ use http::HeaderMap;
 use http::StatusCode;
 use http::header;
 use http::request::Parts;
-use http_body_util::LengthLimitError;
-use ob_core::Principal;
 use ob_core::Refusal;
+use ob_core::audit::Asker;
 use ob_core::operation::Access;
 use ob_core::operation::Method;
 use ob_core::operation::Operation;
 use serde_json::Value;
 use tracing::Instrument as _;
 
+use crate::body;
+use crate::body::Unread;
 use crate::doors::SharedDoors;
 use crate::edge::Site;
 use crate::edge::id_of;
 use crate::edge::peer_of;
 use crate::params;
 use crate::reply;
+use crate::reply::RequestId;
 use crate::stream;
 use crate::throttle::Denied;
 
@@ -57,7 +58,7 @@ pub(crate) fn routes(site: &Arc<Site>) -> Router<Arc<Site>> {
 
 async fn handle(site: Arc<Site>, operation: Operation, request: Request) -> Response {
     let id = id_of(&request);
-    match answer(&site, operation, request).await {
+    match answer(&site, operation, request, &id).await {
         Ok(response) => response,
         Err(Problem::Denied(denied)) => reply::denied(&denied, &id),
         Err(Problem::Http(status, refusal)) => reply::problem(status, &refusal, &id),
@@ -77,22 +78,44 @@ impl From<Denied> for Problem {
     }
 }
 
+impl From<Unread> for Problem {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Late(time) => {
+                let refusal =
+                    Refusal::invalid(format!("the body did not arrive in {} s", time.as_secs_f64()));
+                Self::Http(StatusCode::REQUEST_TIMEOUT, refusal.fix("send the body at once"))
+            }
+            Unread::TooLarge(max) => {
+                let refusal = Refusal::invalid(format!("the body has more than {max} bytes"));
+                Self::Http(StatusCode::PAYLOAD_TOO_LARGE, refusal.fix("send less; a task may have 256 KiB"))
+            }
+            Unread::Cut => Refusal::invalid("the body was cut off").fix("send it again").into(),
+        }
+    }
+}
+
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         Self::Denied(refusal.into())
     }
 }
 
-async fn answer(site: &Site, operation: Operation, request: Request) -> Result<Response, Problem> {
+async fn answer(
+    site: &Site,
+    operation: Operation,
+    request: Request,
+    id: &RequestId,
+) -> Result<Response, Problem> {
     // Who asks comes before what is asked: a stranger learns nothing from malformed requests.
-    let (doors, principal) = site.caller(peer_of(&request), request.headers()).await?;
+    let (doors, asker) = site.caller(peer_of(&request), request.headers(), id).await?;
     let (mut parts, body) = request.into_parts();
     let body = read(body, &parts.headers, operation, site.limits.body_time).await?;
     let params = merged(operation, &mut parts, &body).await?;
     if operation == Operation::SessionEvents && wants_stream(&parts.headers) {
-        return Ok(stream::events(site, doors, principal, params, &parts.headers).await?);
+        return Ok(stream::events(site, doors, asker, params, &parts.headers).await?);
     }
-    let value = perform(site, doors, principal, operation, params).await?;
+    let value = perform(site, doors, asker, operation, params).await?;
     Ok(reply::ok(&value))
 }
 
@@ -100,13 +123,13 @@ async fn answer(site: &Site, operation: Operation, request: Request) -> Result<R
 pub(crate) async fn perform(
     site: &Site,
     doors: SharedDoors,
-    principal: Principal,
+    asker: Asker,
     operation: Operation,
     params: Value,
 ) -> Result<Value, Refusal> {
     if operation.spec().access == Access::Read {
-        let lapsed = params.get("wait_ms").is_some().then(|| doors.lapsed(&principal));
-        let answer = doors.call(&principal, operation, params);
+        let lapsed = params.get("wait_ms").is_some().then(|| doors.lapsed(&asker.principal));
+        let answer = doors.call(&asker, operation, params);
         return match lapsed {
             None => answer.await,
             // A token that is revoked while its request waits gets nothing any more.
@@ -117,7 +140,7 @@ pub(crate) async fn perform(
             },
         };
     }
-    let task = async move { doors.call(&principal, operation, params).await };
+    let task = async move { doors.call(&asker, operation, params).await };
     match site.operations.spawn(task.in_current_span()).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
@@ -144,19 +167,7 @@ async fn read(
     operation: Operation,
     time: Duration,
 ) -> Result<Bytes, Problem> {
-    let late = |_| {
-        let refusal = Refusal::invalid(format!("the body did not arrive in {} s", time.as_secs_f64()));
-        Problem::Http(StatusCode::REQUEST_TIMEOUT, refusal.fix("send the body at once"))
-    };
-    let read = tokio::time::timeout(time, axum::body::to_bytes(body, BODY_MAX)).await.map_err(late)?;
-    let bytes = read.map_err(|error| {
-        if error.source().is_some_and(|source| source.is::<LengthLimitError>()) {
-            let refusal = Refusal::invalid(format!("the body has more than {BODY_MAX} bytes"));
-            Problem::Http(StatusCode::PAYLOAD_TOO_LARGE, refusal.fix("send less; a task may have 256 KiB"))
-        } else {
-            Refusal::invalid("the body was cut off").fix("send it again").into()
-        }
-    })?;
+    let bytes = body::read(body, BODY_MAX, time).await?;
     if bytes.is_empty() {
         return Ok(bytes);
     }

@@ -237,8 +237,7 @@ impl Driver {
 /// Tells a client why it is not served, and closes.
 pub(crate) async fn turn_away(stream: tokio::net::TcpStream, peer: SocketAddr, refusal: Refusal) {
     tracing::debug!(%peer, %refusal, "turned away");
-    let status = http::StatusCode::from_u16(refusal.code.http_status());
-    say(stream, &reply::bare(status.unwrap_or(http::StatusCode::SERVICE_UNAVAILABLE), &refusal)).await;
+    say(stream, &reply::bare(reply::status_of(&refusal), &refusal)).await;
 }
 
 /// Last words on a connection: what cannot be said in time, or is not listened to, is not said.

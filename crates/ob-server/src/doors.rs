@@ -1,5 +1,6 @@
 //! What the edge needs of the live system, and where that stands while the listener is already open.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,6 +9,7 @@ use futures_util::stream::BoxStream;
 use ob_core::Check;
 use ob_core::Principal;
 use ob_core::Refusal;
+use ob_core::audit::Asker;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
@@ -19,22 +21,20 @@ use serde_json::Value;
 #[async_trait]
 pub trait Doors: Send + Sync + 'static {
     /// Does an operation for a principal: authorises, checks the parameters, performs.
-    async fn call(
-        &self,
-        principal: &Principal,
-        operation: Operation,
-        params: Value,
-    ) -> Result<Value, Refusal>;
+    async fn call(&self, asker: &Asker, operation: Operation, params: Value) -> Result<Value, Refusal>;
 
     /// A session's events from a cursor on, as they become durable; ends when the session is over.
     async fn follow(
         &self,
-        principal: &Principal,
+        asker: &Asker,
         params: SessionEvents,
     ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal>;
 
     /// Whose secret this is.
     async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal>;
+
+    /// Told of each request without a valid token: its id, and where it came from.
+    async fn login_failed(&self, request: &str, address: Option<IpAddr>);
 
     /// Resolves when this principal may do nothing any more, because its token was revoked or has expired; never for the
     /// operator.
@@ -78,25 +78,24 @@ impl std::fmt::Debug for Phase {
 
 #[async_trait]
 impl Doors for Arc<Engine> {
-    async fn call(
-        &self,
-        principal: &Principal,
-        operation: Operation,
-        params: Value,
-    ) -> Result<Value, Refusal> {
-        Engine::call(self, principal, operation, params).await
+    async fn call(&self, asker: &Asker, operation: Operation, params: Value) -> Result<Value, Refusal> {
+        Engine::call(self, asker, operation, params).await
     }
 
     async fn follow(
         &self,
-        principal: &Principal,
+        asker: &Asker,
         params: SessionEvents,
     ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal> {
-        Engine::follow(self, principal, params).await
+        Engine::follow(self, asker, params).await
     }
 
     async fn authenticate(&self, secret: &str) -> Result<Principal, Refusal> {
         Engine::authenticate(self, secret).await
+    }
+
+    async fn login_failed(&self, request: &str, address: Option<IpAddr>) {
+        Engine::login_failed(self, Some(request.to_owned()), address).await;
     }
 
     fn lapsed(&self, principal: &Principal) -> BoxFuture<'static, Refusal> {

@@ -27,6 +27,7 @@ use ob_core::Refusal;
 use ob_core::RefusalCode;
 use ob_core::Scope;
 use ob_core::Timestamp;
+use ob_core::audit::Asker;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -116,11 +117,13 @@ impl Site {
         &self,
         peer: Peer,
         headers: &HeaderMap,
-    ) -> Result<(SharedDoors, Principal), Denied> {
+        id: &RequestId,
+    ) -> Result<(SharedDoors, Asker), Denied> {
         let doors = self.doors()?;
+        let asker = |principal| Asker { principal, request: Some(id.0.clone()) };
         // Who may be the operator may be less, with a token.
         if self.authentication == Authentication::Operator && !headers.contains_key(header::AUTHORIZATION) {
-            return Ok((doors, Principal::Operator));
+            return Ok((doors, asker(Principal::Operator)));
         }
         let origin = peer.0.map(|peer| Origin::of(peer.ip()));
         if let Some(origin) = origin {
@@ -135,11 +138,16 @@ impl Site {
         {
             self.throttle.stranger(origin)?;
         }
+        if let Err(refusal) = &found
+            && refusal.code == RefusalCode::Unauthenticated
+        {
+            doors.login_failed(&id.0, peer.0.map(|peer| peer.ip().to_canonical())).await;
+        }
         let principal = found?;
         if let Principal::Token { id, .. } = &principal {
             self.throttle.token(id)?;
         }
-        Ok((doors, principal))
+        Ok((doors, asker(principal)))
     }
 
     /// True if the request comes from this machine and nobody forwarded it, or from the control socket.
@@ -153,8 +161,13 @@ impl Site {
     }
 
     /// True if the request may read what is about the whole server.
-    pub(crate) async fn may_see_everything(&self, peer: Peer, headers: &HeaderMap) -> Result<(), Denied> {
-        match self.caller(peer, headers).await?.1 {
+    pub(crate) async fn may_see_everything(
+        &self,
+        peer: Peer,
+        headers: &HeaderMap,
+        id: &RequestId,
+    ) -> Result<(), Denied> {
+        match self.caller(peer, headers, id).await?.1.principal {
             Principal::Operator | Principal::Token { scope: Scope::Admin | Scope::AdminReadOnly, .. } => {
                 Ok(())
             }

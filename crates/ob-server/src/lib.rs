@@ -13,6 +13,7 @@
 //! read from the log as fast as the connection takes it.
 
 mod api;
+mod body;
 mod connection;
 mod doors;
 mod edge;
@@ -40,4 +41,6 @@ pub use serve::ObserveRequest;
 pub use serve::RouteGroups;
 pub use serve::ServerOptions;
 pub use serve::serve;
+pub use throttle::Denied;
 pub use throttle::RateLimit;
+pub use throttle::Throttle;

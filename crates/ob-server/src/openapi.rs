@@ -32,8 +32,9 @@ pub(crate) const ROUTE: &str = "/api/v1/openapi.json";
 /// The document, for whoever has a token.
 pub(crate) async fn serve(State(site): State<Arc<Site>>, request: Request) -> Response {
     static TEXT: OnceLock<Bytes> = OnceLock::new();
-    if let Err(denied) = site.caller(peer_of(&request), request.headers()).await {
-        return reply::denied(&denied, &id_of(&request));
+    let id = id_of(&request);
+    if let Err(denied) = site.caller(peer_of(&request), request.headers(), &id).await {
+        return reply::denied(&denied, &id);
     }
     let text = TEXT.get_or_init(|| document().to_string().into()).clone();
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()

@@ -14,6 +14,8 @@ use serde::de::Visitor;
 use serde_json::Map;
 use serde_json::Value;
 
+use crate::reply::short;
+
 /// Merges what came with a request.
 pub(crate) fn merge(
     spec: &OperationSpec,
@@ -115,11 +117,6 @@ fn object(body: &[u8]) -> Result<Vec<(String, Value)>, Refusal> {
                 .fix("send one JSON object with `Content-Type: application/json`")
         },
     )
-}
-
-/// A client's text as an answer may repeat it.
-fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(80).collect()
 }
 
 #[cfg(test)]

@@ -30,10 +30,10 @@ const CHECKS_MAX: Duration = Duration::from_secs(2);
 
 /// Alive; and for this machine or a token, what works and what does not.
 pub(crate) async fn health(State(site): State<Arc<Site>>, request: Request) -> Response {
-    let peer = peer_of(&request);
+    let (peer, id) = (peer_of(&request), id_of(&request));
     let trusted = site.is_local(peer, request.uri(), request.headers())
         || (request.headers().contains_key(header::AUTHORIZATION)
-            && site.may_see_everything(peer, request.headers()).await.is_ok());
+            && site.may_see_everything(peer, request.headers(), &id).await.is_ok());
     let mut body = json!({ "status": "ok" });
     if trusted {
         body["checks"] = checks(&site).await;
@@ -63,11 +63,11 @@ pub(crate) async fn ready(State(site): State<Arc<Site>>) -> Response {
 
 /// The metrics page, text format 0.0.4.
 pub(crate) async fn metrics(State(site): State<Arc<Site>>, request: Request) -> Response {
-    let peer = peer_of(&request);
+    let (peer, id) = (peer_of(&request), id_of(&request));
     if !site.is_local(peer, request.uri(), request.headers())
-        && let Err(denied) = site.may_see_everything(peer, request.headers()).await
+        && let Err(denied) = site.may_see_everything(peer, request.headers(), &id).await
     {
-        return reply::denied(&denied, &id_of(&request));
+        return reply::denied(&denied, &id);
     }
     let text = (site.metrics)().await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

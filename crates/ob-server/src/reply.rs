@@ -127,6 +127,11 @@ const fn title(code: RefusalCode) -> &'static str {
     }
 }
 
+/// A client's text as an answer may repeat it.
+pub(crate) fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
 /// At least so long, in whole seconds, and never none.
 pub(crate) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)

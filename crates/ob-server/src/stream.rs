@@ -19,6 +19,7 @@ use axum::response::Response;
 use axum::response::Sse;
 use axum::response::sse::Event;
 use axum::response::sse::KeepAlive;
+use futures_util::Stream;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
@@ -26,10 +27,10 @@ use futures_util::stream::BoxStream;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::header;
-use ob_core::Principal;
 use ob_core::Refusal;
 use ob_core::RefusalCode;
 use ob_core::SessionId;
+use ob_core::audit::Asker;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
@@ -49,7 +50,7 @@ struct Feed {
     /// Resolves with the last event if the stream ends before the session does.
     cut: BoxFuture<'static, Event>,
     doors: SharedDoors,
-    principal: Principal,
+    asker: Asker,
     session: SessionId,
 }
 
@@ -57,7 +58,7 @@ struct Feed {
 pub(crate) async fn events(
     site: &Site,
     doors: SharedDoors,
-    principal: Principal,
+    asker: Asker,
     mut params: Value,
     headers: &HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -72,7 +73,7 @@ pub(crate) async fn events(
             .fix("leave them out, or ask without `Accept: text/event-stream`"));
     }
     let session = params.session_id.clone();
-    let (lapsed, stopping) = (doors.lapsed(&principal), site.shutdown.clone().cancelled_owned());
+    let (lapsed, stopping) = (doors.lapsed(&asker.principal), site.shutdown.clone().cancelled_owned());
     let cut = Box::pin(async move {
         tokio::select! {
             biased;
@@ -80,17 +81,22 @@ pub(crate) async fn events(
             () = stopping => closing(),
         }
     });
-    let followed = doors.follow(&principal, params).await?;
-    let feed = Feed { followed, cut, doors, principal, session };
+    let followed = doors.follow(&asker, params).await?;
+    let feed = Feed { followed, cut, doors, asker, session };
+    Ok(response(site, stream::unfold(Some(feed), Feed::next)))
+}
+
+/// The response that carries a stream of events, whatever they are.
+pub(crate) fn response(site: &Site, events: impl Stream<Item = Event> + Send + 'static) -> Response {
     // At once, so that a client knows that it is connected before anything happens.
     let hello = stream::once(std::future::ready(Event::default().retry(RETRY)));
-    let body = hello.chain(stream::unfold(Some(feed), Feed::next)).map(Ok::<_, Infallible>);
     let keep_alive = KeepAlive::new().interval(site.limits.heartbeat);
+    let body = hello.chain(events).map(Ok::<_, Infallible>);
     let mut response = Sse::new(body).keep_alive(keep_alive).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // For nginx: events are to be passed on as they come.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 // === impl Feed ===
@@ -114,7 +120,7 @@ impl Feed {
     /// What there is to say when no more events come: the session is over or gone, or the server stops.
     async fn last(self) -> Event {
         let params = json!({ "session_id": self.session });
-        match self.doors.call(&self.principal, Operation::SessionGet, params).await {
+        match self.doors.call(&self.asker, Operation::SessionGet, params).await {
             Ok(view) if is_over(&view) => Event::default().event("end").data(end_data(&view).to_string()),
             Ok(_) => closing(),
             // The store is closed already.

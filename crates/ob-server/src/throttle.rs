@@ -44,10 +44,11 @@ pub struct RateLimit {
 
 /// Why a request was not let in, and when another may be.
 #[derive(Debug)]
-pub(crate) struct Denied {
-    pub(crate) refusal: Refusal,
+pub struct Denied {
+    /// Why not.
+    pub refusal: Refusal,
     /// Set if it was one request too many.
-    pub(crate) retry_after: Option<Duration>,
+    pub retry_after: Option<Duration>,
 }
 
 /// Where a stranger comes from: an address, or for IPv6 the network that one site has.
@@ -55,7 +56,7 @@ pub(crate) struct Denied {
 pub(crate) struct Origin(IpAddr);
 
 /// The buckets of everyone.
-pub(crate) struct Throttle<C: Clock = MonotonicClock> {
+pub struct Throttle<C: Clock = MonotonicClock> {
     limit: watch::Receiver<RateLimit>,
     clock: C,
     // Std locks: each is held for one look-up, never across an await.
@@ -133,7 +134,7 @@ impl Origin {
 
 impl Throttle {
     /// Buckets by this limit, as it is at each request.
-    pub(crate) fn new(limit: watch::Receiver<RateLimit>) -> Self {
+    pub fn new(limit: watch::Receiver<RateLimit>) -> Self {
         Self::with_clock(limit, MonotonicClock)
     }
 }
@@ -167,7 +168,7 @@ impl<C: Clock + Clone> Throttle<C> {
     }
 
     /// Counts a request of a token.
-    pub(crate) fn token(&self, token: &TokenId) -> Result<(), Denied> {
+    pub fn token(&self, token: &TokenId) -> Result<(), Denied> {
         let limit = *self.limit.borrow();
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         tokens

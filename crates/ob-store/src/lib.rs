@@ -32,6 +32,7 @@ use tokio::sync::watch;
 
 pub use ob_core::Epoch;
 
+pub mod audit;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod sqlite;

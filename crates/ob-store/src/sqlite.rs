@@ -41,9 +41,11 @@ use crate::SessionSummary;
 use crate::SharedStore;
 use crate::Store;
 use crate::StoreError;
+use crate::audit::SharedAudit;
 use crate::tokens::SharedTokens;
 
 mod apply;
+mod audit;
 mod auth;
 mod blob;
 mod change;
@@ -104,6 +106,13 @@ pub async fn open_tokens(database: &Path) -> Result<SharedTokens, StoreError> {
     let database = database.to_owned();
     let tokens = blocking(move || auth::SqliteTokens::open(database)).await?;
     Ok(Arc::new(tokens))
+}
+
+/// Opens the audit, making or migrating it.
+pub async fn open_audit(database: &Path) -> Result<SharedAudit, StoreError> {
+    let database = database.to_owned();
+    let audit = blocking(move || audit::SqliteAudit::open(database)).await?;
+    Ok(Arc::new(audit))
 }
 
 /// Makes the database as a program made it that knew only the first so many steps of the schema.

@@ -7,11 +7,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
+#[path = "shared/askers.rs"]
+mod askers;
+
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
 
 use ob_testkit::Answer;
 use ob_testkit::ModelServer;
@@ -29,113 +28,17 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// Live sessions, with a sandbox each.
-const SESSIONS: usize = 20;
-/// Clients that read at once, each on a connection of its own.
-const CLIENTS: usize = 50;
-/// How long one measurement of reads runs, and how many there are.
-const SPAN: Duration = Duration::from_secs(4);
-const ROUNDS: usize = 3;
+use askers::CLIENTS;
+use askers::ROUNDS;
+use askers::SESSIONS;
+use askers::SPAN;
+use askers::latencies;
+use askers::per_second;
+
+/// What the answer to a read has in it.
+const SIGN: &str = "\"session_id\"";
 /// Streams at once.
 const STREAMS: usize = 2000;
-
-/// Sessions that have done their first task and wait for another one.
-fn sessions(server: &Program) -> Vec<String> {
-    let project = server.project();
-    let sessions: Vec<String> = (0..SESSIONS).map(|_| server.spawn(&project)).collect();
-    sessions.iter().for_each(|session| server.wait(session, "idle"));
-    sessions
-}
-
-/// A connection that asks for the same again and again.
-struct Reader {
-    stream: TcpStream,
-    request: String,
-    buffer: Vec<u8>,
-}
-
-// === impl Reader ===
-
-impl Reader {
-    async fn connect(server: &Program, session: &str) -> Self {
-        let stream = TcpStream::connect(server.address()).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let request = server.request("GET", &session_path(session), "");
-        Self { stream, request, buffer: Vec::with_capacity(16 * 1024) }
-    }
-
-    /// One request and its whole answer.
-    async fn ask(&mut self) {
-        self.stream.write_all(self.request.as_bytes()).await.unwrap();
-        self.buffer.clear();
-        let whole = loop {
-            assert!(self.stream.read_buf(&mut self.buffer).await.unwrap() > 0, "the server closed");
-            if let Some(whole) = length(&self.buffer) {
-                break whole;
-            }
-        };
-        while self.buffer.len() < whole {
-            assert!(self.stream.read_buf(&mut self.buffer).await.unwrap() > 0, "the server closed");
-        }
-        assert!(self.buffer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&self.buffer));
-    }
-}
-
-/// The length of an answer with its head, once the head is there.
-fn length(answer: &[u8]) -> Option<usize> {
-    let head = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let text = std::str::from_utf8(&answer[..head]).unwrap();
-    let value = text.split_once("content-length: ").unwrap().1.split_once("\r\n").unwrap().0;
-    Some(head + value.parse::<usize>().unwrap())
-}
-
-/// As many reads in a second as the clients get when each asks again at once.
-async fn reads_per_second(server: &Program, sessions: &[String]) -> f64 {
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut clients = JoinSet::new();
-    for n in 0..CLIENTS {
-        let mut reader = Reader::connect(server, &sessions[n % SESSIONS]).await;
-        let stop = Arc::clone(&stop);
-        clients.spawn(async move {
-            let mut reads = 0_u32;
-            while !stop.load(Ordering::Relaxed) {
-                reader.ask().await;
-                reads += 1;
-            }
-            reads
-        });
-    }
-    let began = Instant::now();
-    tokio::time::sleep(SPAN).await;
-    stop.store(true, Ordering::Relaxed);
-    let reads: u32 = clients.join_all().await.into_iter().sum();
-    f64::from(reads) / began.elapsed().as_secs_f64()
-}
-
-/// How long reads take, in milliseconds, if together so many are asked for in a second. From when each was to be asked,
-/// so that one that waits for the one before is counted with its wait.
-async fn latencies(server: &Program, sessions: &[String], rate: f64) -> Vec<f64> {
-    let mut clients = JoinSet::new();
-    let pause = Duration::from_secs_f64(CLIENTS as f64 / rate);
-    let reads = (SPAN.as_secs_f64() / pause.as_secs_f64()) as u32;
-    let began = tokio::time::Instant::now() + Duration::from_millis(50);
-    for n in 0..CLIENTS {
-        let mut reader = Reader::connect(server, &sessions[n % SESSIONS]).await;
-        // Spread over one pause, as clients that know nothing of each other are.
-        let first = began + pause * u32::try_from(n).unwrap() / u32::try_from(CLIENTS).unwrap();
-        clients.spawn(async move {
-            let mut took = Vec::with_capacity(reads as usize);
-            for read in 0..reads {
-                let due = first + pause * read;
-                tokio::time::sleep_until(due).await;
-                reader.ask().await;
-                took.push(due.elapsed().as_secs_f64() * 1e3);
-            }
-            took
-        });
-    }
-    clients.join_all().await.into_iter().flatten().collect()
-}
 
 /// A stream, read until a text comes; gives the connection back.
 async fn stream(server: Arc<Program>, session: String, until: &'static str) -> TcpStream {
@@ -202,12 +105,14 @@ fn main() {
     let mut server = Program::new(env!("CARGO_BIN_EXE_oubliette")).with_model(&model);
     server.start();
     let server = Arc::new(server);
-    let sessions = sessions(&server);
+    let sessions = askers::sessions(&server);
+    let reads: Vec<String> =
+        sessions.iter().map(|session| server.request("GET", &session_path(session), "")).collect();
     let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     clients.block_on(async {
         let mut rates = Vec::new();
         for _ in 0..ROUNDS {
-            rates.push(reads_per_second(&server, &sessions).await);
+            rates.push(per_second(server.address(), &reads, SIGN).await);
         }
         let rate = median(&mut rates);
         let method = format!(
@@ -218,7 +123,7 @@ fn main() {
         print(json, "http_reads_per_s", rate, "1/s", &method);
         let mut p99: Vec<f64> = Vec::new();
         for _ in 0..ROUNDS {
-            p99.push(percentile(&mut latencies(&server, &sessions, rate / 2.0).await, 99));
+            p99.push(percentile(&mut latencies(server.address(), &reads, SIGN, rate / 2.0).await, 99));
         }
         let method = format!(
             "the same at {:.0} reads a second, from when each was due to its whole answer, p99; median of {ROUNDS}",

@@ -39,7 +39,7 @@ pub struct Figure {
 }
 
 /// Programs that measure; what [`server`] measures goes by that name.
-const PROGRAMS: [&str; 7] = ["store", "gate", "cli", "sandbox", "life", "neighbours", "http"];
+const PROGRAMS: [&str; 8] = ["store", "gate", "cli", "sandbox", "life", "neighbours", "http", "mcp"];
 
 /// Measures everything, or what these programs measure; figures of the others stay in the file.
 pub fn run(root: &Path, only: &[&str]) -> anyhow::Result<()> {
@@ -215,6 +215,11 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "gate_streams" => Some((500.0, false)),
         "http_reads_per_s" => Some((15_000.0, false)),
         "http_read_p99" => Some((10.0, true)),
+        "mcp_reads_per_s" => Some((10_000.0, false)),
+        "mcp_writes_per_s" => Some((3_000.0, false)),
+        "mcp_read_p99" | "mcp_write_p99" => Some((20.0, true)),
+        "mcp_reads_vs_empty_server" => Some((60.0, false)),
+        "authorise_us" => Some((5.0, true)),
         "sse_streams" => Some((2000.0, false)),
         "sse_stream_rss" => Some((40.0, true)),
         _ => None,

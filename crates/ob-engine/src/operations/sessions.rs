@@ -16,6 +16,7 @@ use ob_core::SessionId;
 use ob_core::TreeId;
 use ob_core::TurnNumber;
 use ob_core::WorkspaceId;
+use ob_core::audit::Asker;
 use ob_core::event::Role;
 use ob_core::ledger::TreeLimits;
 use ob_core::operation::EventPage;
@@ -43,9 +44,11 @@ use ob_store::SessionFilter;
 use ob_store::SessionSummary;
 use ob_store::Write;
 use ob_telemetry::SessionCreated;
+use serde_json::Value;
 use serde_json::json;
 use tokio::sync::oneshot;
 
+use super::Asked;
 use super::projects::page_size;
 use crate::Engine;
 use crate::actor::Actor;
@@ -246,7 +249,8 @@ impl Engine {
         };
         if let Some(before) = &params.before {
             // Else its answer would tell whether it exists.
-            self.permit_session(principal, Operation::SessionGet, before).await?;
+            let asked = Asked::new(principal.into(), Operation::SessionGet, &Value::Null);
+            self.permit_session(&asked, before).await?;
         }
         let filter = SessionFilter { projects, status: params.status, before: params.before, limit };
         let records = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
@@ -313,10 +317,18 @@ impl Engine {
     /// delivered, or the server stops.
     pub async fn follow(
         self: &Arc<Self>,
-        principal: &Principal,
+        asker: impl Into<Asker>,
         params: SessionEvents,
     ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal> {
-        let record = self.permit_session(principal, Operation::SessionEvents, &params.session_id).await?;
+        let about = json!({ "session_id": params.session_id });
+        let asked = Asked::new(asker.into(), Operation::SessionEvents, &about);
+        let record = match self.permit_session(&asked, &params.session_id).await {
+            Ok(record) => record,
+            Err(refusal) => {
+                self.audit_refusal(&asked, &refusal).await;
+                return Err(refusal);
+            }
+        };
         let from = from_cursor(params.cursor)?;
         let doorbell = self.shared.store.doorbell(&record.id).await.map_err(|error| error.refusal())?;
         let state = (Arc::clone(&self.shared.store), record.id, doorbell, from, self.stop.subscribe());

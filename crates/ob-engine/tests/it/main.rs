@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
+mod audit;
 mod churn;
 mod cleanup;
 mod doors;

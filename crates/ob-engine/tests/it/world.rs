@@ -46,7 +46,9 @@ use ob_sandbox::namespace::GuestImage;
 use ob_sandbox::namespace::NamespaceBackend;
 use ob_sandbox::namespace::NamespaceOptions;
 use ob_store::Store as _;
+use ob_store::audit::SharedAudit;
 use ob_telemetry::Metrics;
+use ob_testkit::MemoryAudit;
 use ob_testkit::MemoryStore;
 use ob_testkit::ModelServer;
 use serde_json::Value;
@@ -68,6 +70,7 @@ pub(crate) struct World {
     pub(crate) discovers: bool,
     /// The files of the next engine.
     pub(crate) files: Arc<dyn Files>,
+    pub(crate) audit: Arc<MemoryAudit>,
 }
 
 /// A backend that never makes a sandbox.
@@ -96,6 +99,7 @@ impl World {
             idle: LONG,
             discovers: false,
             files: Arc::new(HostFiles),
+            audit: Arc::default(),
         }
     }
 
@@ -147,6 +151,7 @@ impl World {
             store,
             files: Arc::clone(&self.files),
             tokens,
+            audit: Arc::clone(&self.audit) as SharedAudit,
             registry,
             catalogue: Catalogue::new(self.models(), models, None),
             clock: Arc::new(SystemClock),

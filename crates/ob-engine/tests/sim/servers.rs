@@ -26,6 +26,7 @@ use ob_gate::models::Models;
 use ob_sandbox::Backend;
 use ob_store::SharedStore;
 use ob_telemetry::Metrics;
+use ob_testkit::MemoryAudit;
 use tokio::sync::watch;
 
 use crate::machine::NoTokens;
@@ -89,6 +90,7 @@ impl Server {
             store,
             files: Arc::new(SimFiles(Arc::clone(life))),
             tokens: Arc::new(NoTokens),
+            audit: Arc::new(MemoryAudit::default()),
             registry,
             gates,
             catalogue: Catalogue::new(model_settings(), models, None),

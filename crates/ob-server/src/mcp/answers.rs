@@ -78,9 +78,8 @@ impl Answers {
         params: Value,
         context: &RequestContext<RoleServer>,
     ) -> Result<Value, Refusal> {
-        let (doors, principal) = (Arc::clone(&caller.doors), caller.principal.clone());
-        let work =
-            AssertUnwindSafe(api::perform(&self.site, doors, principal, operation, params)).catch_unwind();
+        let (doors, asker) = (Arc::clone(&caller.doors), caller.asker.clone());
+        let work = AssertUnwindSafe(api::perform(&self.site, doors, asker, operation, params)).catch_unwind();
         let mut work = std::pin::pin!(work);
         let token = context.meta.get_progress_token();
         let began = Instant::now();
@@ -136,7 +135,7 @@ impl ServerHandler for Answers {
         _: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(tools::tools_of(&caller(&context)?.principal)))
+        Ok(ListToolsResult::with_all_items(tools::tools_of(&caller(&context)?.asker.principal)))
     }
 
     async fn call_tool(
@@ -189,7 +188,13 @@ impl ServerHandler for Answers {
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
         let read = resources::read(&caller(&context)?, &request.uri).await;
-        read.map(Into::into).map_err(|refusal| error_of(&refusal))
+        read.map(Into::into).map_err(|refusal| {
+            let mut error = error_of(&refusal);
+            if let Some(data) = &mut error.data {
+                data["uri"] = request.uri.into();
+            }
+            error
+        })
     }
 
     async fn list_prompts(

@@ -5,7 +5,6 @@ use axum::Json;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
 use http::HeaderValue;
-use http::StatusCode;
 use http::header;
 use ob_core::Refusal;
 use rmcp::model::CallToolResult;
@@ -19,6 +18,7 @@ use super::tools;
 use super::tools::NoCall;
 use crate::api;
 use crate::edge::Site;
+use crate::reply;
 
 /// A bare call.
 #[derive(Deserialize)]
@@ -44,11 +44,9 @@ pub(super) async fn answer(site: &Site, caller: Caller, body: &[u8]) -> Response
         Ok(response) => response,
         Err(refusal) => {
             tracing::debug!(code = %refusal.code, message = %refusal.message, "bare call refused");
-            let status =
-                StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let mut body = json!(outcome::refused(&refusal));
             body["request_id"] = request.0.into();
-            (status, Json(body)).into_response()
+            (reply::status_of(&refusal), Json(body)).into_response()
         }
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -61,7 +59,9 @@ async fn perform(site: &Site, caller: Caller, body: &[u8]) -> Result<Response, R
             .fix(r#"send {"method":"tools/call","params":{"name":"project","arguments":{"action":"list"}}}"#)
     })?;
     match &*call.method {
-        "tools/list" => Ok(Json(json!({ "tools": tools::tools_of(&caller.principal) })).into_response()),
+        "tools/list" => {
+            Ok(Json(json!({ "tools": tools::tools_of(&caller.asker.principal) })).into_response())
+        }
         "tools/call" => {
             let called = tools::call(&call.params.name, call.params.arguments);
             let (operation, params) = called.map_err(|no| match no {
@@ -70,7 +70,7 @@ async fn perform(site: &Site, caller: Caller, body: &[u8]) -> Result<Response, R
                     Refusal::not_found("tool", name).fix("list them with the method `tools/list`")
                 }
             })?;
-            let answer = api::perform(site, caller.doors, caller.principal, operation, params).await?;
+            let answer = api::perform(site, caller.doors, caller.asker, operation, params).await?;
             let result: CallToolResult = outcome::done(operation, answer);
             Ok(Json(result).into_response())
         }

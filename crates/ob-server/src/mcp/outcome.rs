@@ -33,6 +33,7 @@ fn data(operation: Operation, mut answer: Value) -> Value {
         Operation::WorkspaceList => json!({ "workspaces": answer }),
         Operation::SessionList => json!({ "sessions": answer }),
         Operation::TokenList => json!({ "tokens": answer }),
+        Operation::AuditList => json!({ "entries": answer }),
         Operation::SessionEvents => {
             let status = answer["status"].clone();
             answer["completed"] = (status == "completed").into();

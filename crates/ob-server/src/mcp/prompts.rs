@@ -9,6 +9,8 @@ use rmcp::model::PromptMessage;
 use rmcp::model::Role;
 use serde_json::Value;
 
+use crate::reply::short;
+
 /// A prompt: name, title, description, arguments (name, description, required), text with `{name}` for each argument.
 struct Row {
     name: &'static str,
@@ -70,11 +72,10 @@ pub(super) fn all() -> Vec<Prompt> {
 /// A prompt with its arguments in place.
 pub(super) fn get(name: &str, arguments: &JsonObject) -> Result<GetPromptResult, Refusal> {
     let row = ROWS.iter().find(|row| row.name == name).ok_or_else(|| {
-        Refusal::invalid(format!("prompt `{}` not found", name.chars().take(80).collect::<String>()))
-            .fix("list them with `prompts/list`")
+        Refusal::invalid(format!("prompt `{}` not found", short(name))).fix("list them with `prompts/list`")
     })?;
     if let Some(unknown) = arguments.keys().find(|key| !row.arguments.iter().any(|(name, ..)| name == key)) {
-        let unknown: String = unknown.chars().take(80).collect();
+        let unknown = short(unknown);
         return Err(Refusal::invalid(format!("unknown argument `{unknown}` of prompt `{name}`")));
     }
     let mut pieces = row.text.split('{');

@@ -2,19 +2,15 @@
 //!
 //! A stream costs one cursor for each followed session and no queue: the next event is read from the log when the
 //! connection took the last one. Its event ids are those cursors, so it goes on after a cut where it stood. It is never
-//! in the way of the library's own streams, and needs no `logging/setLevel`.
+//! in the way of the library's own streams, and needs no `logging/setLevel`. What the library itself says without being
+//! asked has no other way to the client, so it is passed on between them.
 
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::response::IntoResponse as _;
 use axum::response::Response;
-use axum::response::Sse;
 use axum::response::sse::Event;
-use axum::response::sse::KeepAlive;
 use futures_util::Stream;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -22,12 +18,11 @@ use futures_util::stream;
 use futures_util::stream::BoxStream;
 use futures_util::stream::SelectAll;
 use http::HeaderMap;
-use http::HeaderValue;
 use http::header;
 use ob_core::EventKind;
-use ob_core::Principal;
 use ob_core::Refusal;
 use ob_core::SessionId;
+use ob_core::audit::Asker;
 use ob_core::operation::EventView;
 use ob_core::operation::SessionEvents;
 use serde_json::Value;
@@ -38,15 +33,18 @@ use super::Caller;
 use super::follows::Cursors;
 use super::follows::Follow;
 use super::follows::Slot;
+use super::sessions::Sessions;
 use super::wire::Problem;
 use crate::doors::SharedDoors;
 use crate::edge::Site;
 
-/// What a client is told to wait before it connects again.
-const RETRY: Duration = Duration::from_secs(1);
-
 /// The stream of an MCP session.
-pub(super) fn stream(site: &Arc<Site>, caller: Caller, headers: &HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn stream(
+    site: &Arc<Site>,
+    sessions: &Sessions,
+    caller: Caller,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let follows = caller.follows.ok_or_else(|| {
         Refusal::invalid("this stream belongs to an MCP session, and the request names none")
             .fix("initialize first and send `Mcp-Session-Id`; the protocol of 2026-07-28 has no such stream")
@@ -59,10 +57,11 @@ pub(super) fn stream(site: &Arc<Site>, caller: Caller, headers: &HeaderMap) -> R
     }
     let cursors = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let (number, newest) = follows.begin_stream();
+    let unasked = sessions.unasked(headers).await;
     let push = Push {
-        lapsed: caller.doors.lapsed(&caller.principal),
+        lapsed: caller.doors.lapsed(&caller.asker.principal),
         doors: caller.doors,
-        principal: caller.principal,
+        asker: caller.asker,
         number,
         newest,
         list: follows.watch(),
@@ -71,18 +70,10 @@ pub(super) fn stream(site: &Arc<Site>, caller: Caller, headers: &HeaderMap) -> R
         events: SelectAll::new(),
         fresh: true,
         refused: VecDeque::new(),
+        unasked,
     };
     drop(follows);
-    let first = stream::iter([Ok(Event::default().retry(RETRY))]);
-    let body = first
-        .chain(push.into_stream().map(Ok::<_, Infallible>))
-        .take_until(site.shutdown.clone().cancelled_owned());
-    let mut response =
-        Sse::new(body).keep_alive(KeepAlive::new().interval(site.limits.heartbeat)).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // For nginx: events are to be passed on as they come.
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    Ok(crate::stream::response(site, push.into_stream().take_until(site.shutdown.clone().cancelled_owned())))
 }
 
 /// One event of a followed session, or why there is none.
@@ -93,7 +84,7 @@ struct Push {
     /// Resolves when the token that opened the stream is good no more.
     lapsed: BoxFuture<'static, Refusal>,
     doors: SharedDoors,
-    principal: Principal,
+    asker: Asker,
     number: u64,
     newest: watch::Receiver<u64>,
     list: watch::Receiver<Vec<Follow>>,
@@ -104,6 +95,8 @@ struct Push {
     /// True if the list was not looked at since it changed.
     fresh: bool,
     refused: VecDeque<Event>,
+    /// What the library says of itself.
+    unasked: BoxStream<'static, String>,
 }
 
 // === impl Push ===
@@ -129,6 +122,7 @@ impl Push {
                 // First, so that nothing more is told to a token that was revoked.
                 biased;
                 _ = &mut self.lapsed => return None,
+                Some(message) = self.unasked.next() => return Some(self.carried(message)),
                 told = self.events.next(), if !self.events.is_empty() => {
                     let Some((slot, session, told)) = told else { continue };
                     return Some(self.event(slot, &session, told));
@@ -152,7 +146,7 @@ impl Push {
             }
             let cursor = self.cursors.get(slot).unwrap_or(cursor);
             let params = SessionEvents { session_id: session.clone(), cursor, limit: None, wait_ms: None };
-            match self.doors.follow(&self.principal, params).await {
+            match self.doors.follow(&self.asker, params).await {
                 Ok(events) => {
                     self.events.push(events.map(move |told| (slot, session.clone(), told)).boxed());
                 }
@@ -187,7 +181,12 @@ impl Push {
             "method": "notifications/message",
             "params": { "level": level, "logger": logger, "data": data },
         });
-        let event = Event::default().event("message").data(message.to_string());
+        self.carried(message.to_string())
+    }
+
+    /// A message under the cursors as they are now.
+    fn carried(&self, message: String) -> Event {
+        let event = Event::default().event("message").data(message);
         let id = self.cursors.to_string();
         if id.is_empty() { event } else { event.id(id) }
     }

@@ -154,7 +154,7 @@ async fn call(caller: &Caller, operation: Operation, mut params: Value) -> Resul
     if let Some(params) = params.as_object_mut() {
         params.retain(|_, value| !value.is_null());
     }
-    caller.doors.call(&caller.principal, operation, params).await
+    caller.doors.call(&caller.asker, operation, params).await
 }
 
 async fn transcript(caller: &Caller, session: &str) -> Result<String, Refusal> {

@@ -7,6 +7,10 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures_util::Stream;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use futures_util::stream::BoxStream;
+use http::HeaderMap;
 use http::HeaderValue;
 use ob_core::Principal;
 use ob_core::Refusal;
@@ -83,6 +87,22 @@ impl Sessions {
         let Ok(session) = session.to_str() else { return };
         let new = Bound { owner: principal.clone(), follows: Arc::new(Follows::default()) };
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).insert(session.into(), new);
+    }
+
+    /// What the library tells the client of the session that a request names, without being asked: nothing so far, but
+    /// what is late for the answer that it belongs to.
+    pub(super) async fn unasked(&self, headers: &HeaderMap) -> BoxStream<'static, String> {
+        let session = headers.get(super::SESSION).and_then(|id| id.to_str().ok());
+        let Some(session) = session else { return stream::empty().boxed() };
+        match self.library.create_standalone_stream(&SessionId::from(session)).await {
+            Ok(messages) => messages
+                .filter_map(|told| async move { serde_json::to_string(told.message.as_deref()?).ok() })
+                .boxed(),
+            Err(error) => {
+                tracing::debug!(%error, "the MCP session ends");
+                stream::empty().boxed()
+            }
+        }
     }
 
     fn forget(&self, session: &str) {

@@ -20,6 +20,7 @@ use serde_json::json;
 
 use super::schema;
 use super::schema::Parameter;
+use crate::reply::short;
 
 /// Parameters whose name for clients is not the operation's: operation, its name, the name for clients. Both are taken.
 const NAMES: &[(Operation, &str, &str)] = &[
@@ -57,7 +58,13 @@ const TITLES: &[(&str, &str, &str)] = &[
          which goes on in the newest session of the workspace unless `new_session` is true; talk to it with `message`, by \
          `session_id`, or by `project_id` as in `spawn`; read what happens with `events` (go on from `last_index`; `wait_ms` waits), see its changes with `diff`.",
     ),
+    (
+        "config_limits",
+        "Limits",
+        "What a project's sessions may use, or what a session's tree may and has used: give `project_id` or `session_id`.",
+    ),
     ("token", "Tokens", "Tokens: who may do what with this server."),
+    ("audit", "Audit", "The audit: what was changed or refused, by whom, in which request."),
     ("server", "Server", "The server itself."),
 ];
 
@@ -138,8 +145,13 @@ impl Row {
             .read_only(reads)
             .destructive(actions.iter().any(|action| action.is_destructive()))
             .open_world(false);
-        let tool = Tool::new(self.name, Cow::Owned(description), input_schema(&actions));
+        let tool = Tool::new(self.name, Cow::Owned(description), input_schema(&actions, self.is_single()));
         Some(tool.with_title(title).with_annotations(annotations))
+    }
+
+    /// True if it does one thing, whoever asks: then it has no `action`.
+    const fn is_single(&self) -> bool {
+        self.actions.len() == 1
     }
 
     /// The action that a call names; `action` is taken out of the arguments.
@@ -162,6 +174,8 @@ impl Row {
             {
                 "spawn".to_owned()
             }
+            // A tool that does one thing needs no word for it.
+            None if self.is_single() => return Ok(&self.actions[0]),
             None => {
                 return Err(Refusal::invalid(format!(
                     "action parameter is required for {} tool; valid actions: {}",
@@ -254,13 +268,14 @@ impl Action {
 }
 
 /// One flat schema for all actions: which action wants what is said in words, since most clients know no conditions.
-fn input_schema(actions: &[&Action]) -> JsonObject {
+fn input_schema(actions: &[&Action], is_single: bool) -> JsonObject {
     let names: Vec<_> = actions.iter().map(|action| action.operation.spec().action).collect();
     let mut properties = Map::new();
-    properties.insert(
-        "action".to_owned(),
-        json!({ "type": "string", "enum": names, "description": "What to do; see the tool's description." }),
-    );
+    if !is_single {
+        let words = "What to do; see the tool's description.";
+        properties
+            .insert("action".to_owned(), json!({ "type": "string", "enum": names, "description": words }));
+    }
     let mut wanted: Vec<&'static str> = Vec::new();
     for name in actions.iter().flat_map(|action| action.parameters.iter().map(|(name, _)| *name)) {
         if !wanted.contains(&name) {
@@ -279,7 +294,9 @@ fn input_schema(actions: &[&Action]) -> JsonObject {
     let mut schema = Map::new();
     schema.insert("type".to_owned(), "object".into());
     schema.insert("properties".to_owned(), Value::Object(properties));
-    schema.insert("required".to_owned(), json!(["action"]));
+    if !is_single {
+        schema.insert("required".to_owned(), json!(["action"]));
+    }
     schema.insert("additionalProperties".to_owned(), false.into());
     schema
 }
@@ -312,11 +329,6 @@ fn merged(uses: &[(&str, &Parameter)]) -> Map<String, Value> {
     schema
 }
 
-/// A client's text as an answer may repeat it.
-fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(80).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use ob_core::ProjectId;
@@ -347,12 +359,28 @@ mod tests {
             let spec = operation.spec();
             let tool = tools.iter().find(|tool| tool.name == spec.tool).expect("its tool");
             let properties = &tool.schema_as_json_value()["properties"];
-            let actions = properties["action"]["enum"].as_array().expect("actions");
-            assert!(actions.iter().any(|action| action == spec.action), "{}", spec.name());
+            match properties["action"]["enum"].as_array() {
+                Some(actions) => {
+                    assert!(actions.iter().any(|action| action == spec.action), "{}", spec.name());
+                }
+                None => assert_eq!(spec.tool, "config_limits", "the only one with a single action"),
+            }
             for (name, _) in &Action::new(*operation).parameters {
                 assert!(properties[*name]["description"].is_string(), "{}: {name}", spec.name());
             }
         }
+    }
+
+    #[test]
+    fn a_tool_with_one_action_needs_no_word_for_it() {
+        let wanted = Ok((Operation::ConfigLimits, json!({ "project_id": PROJECT })));
+        assert_eq!(of("config_limits", json!({ "project_id": PROJECT })), wanted);
+        assert_eq!(of("config_limits", json!({ "action": "get", "project_id": PROJECT })), wanted);
+        let refused = of("config_limits", json!({ "action": "set" })).expect_err("there is none");
+        assert!(
+            refused.contains("unknown action 'set' for config_limits tool; valid actions: get"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -1,24 +1,21 @@
 //! Bodies as they come and errors as they go: JSON-RPC around what the library does not see.
 
 use std::borrow::Cow;
-use std::error::Error as _;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
-use bytes::Bytes;
 use http::HeaderValue;
 use http::StatusCode;
 use http::header;
-use http_body_util::LengthLimitError;
 use ob_core::Refusal;
 use ob_core::RefusalCode;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::body::Unread;
 use crate::reply;
 use crate::reply::RequestId;
 use crate::throttle::Denied;
@@ -48,10 +45,8 @@ pub(super) enum Problem {
     NotJson(String),
     /// The body is JSON, and neither a message nor a bare call.
     NotAMessage(&'static str),
-    /// The body is too large.
-    TooLarge(usize),
-    /// The body did not arrive in this time.
-    Late(Duration),
+    /// The body did not arrive whole.
+    Unread(Unread),
     /// The client does not take event streams.
     NotAcceptable,
 }
@@ -94,19 +89,13 @@ impl Envelope {
     }
 }
 
-/// Reads a body of bounded size in bounded time.
-pub(super) async fn read(body: Body, max: usize, time: Duration) -> Result<Bytes, Problem> {
-    match tokio::time::timeout(time, axum::body::to_bytes(body, max)).await {
-        Err(_) => Err(Problem::Late(time)),
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
-            Err(Problem::TooLarge(max))
-        }
-        Ok(Err(_)) => Err(Problem::NotJson("the body was cut off".to_owned())),
+// === impl Problem ===
+
+impl From<Unread> for Problem {
+    fn from(unread: Unread) -> Self {
+        Self::Unread(unread)
     }
 }
-
-// === impl Problem ===
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
@@ -132,7 +121,10 @@ impl Problem {
             Self::NotAMessage(why) => {
                 (StatusCode::BAD_REQUEST, INVALID_REQUEST, format!("Invalid request: {why}"))
             }
-            Self::TooLarge(max) => (
+            Self::Unread(Unread::Cut) => {
+                (StatusCode::BAD_REQUEST, PARSE_ERROR, "Parse error: the body was cut off".to_owned())
+            }
+            Self::Unread(Unread::TooLarge(max)) => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 INVALID_REQUEST,
                 format!("Invalid request: the body has more than {max} bytes"),
@@ -142,7 +134,7 @@ impl Problem {
                 INVALID_REQUEST,
                 "Not acceptable: the stream needs `Accept: text/event-stream`".to_owned(),
             ),
-            Self::Late(time) => (
+            Self::Unread(Unread::Late(time)) => (
                 StatusCode::REQUEST_TIMEOUT,
                 INVALID_REQUEST,
                 format!("Invalid request: the body did not arrive in {} s", time.as_secs()),
@@ -176,8 +168,6 @@ impl Problem {
 }
 
 fn of_refusal(refusal: &Refusal) -> (StatusCode, i32, String) {
-    let status =
-        StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let code = match refusal.code {
         RefusalCode::Unauthenticated => UNAUTHENTICATED,
         RefusalCode::LimitExceeded => LIMITED,
@@ -189,14 +179,7 @@ fn of_refusal(refusal: &Refusal) -> (StatusCode, i32, String) {
         | RefusalCode::Unavailable
         | RefusalCode::Waiting => UNAVAILABLE,
     };
-    // Clients look for these words; the refusal itself begins with a small letter, as all do.
-    let mut message = refusal.message.clone();
-    if refusal.code == RefusalCode::Unauthenticated
-        && let Some(first) = message.get_mut(..1)
-    {
-        first.make_ascii_uppercase();
-    }
-    (status, code, message)
+    (reply::status_of(refusal), code, refusal.message.clone())
 }
 
 #[cfg(test)]

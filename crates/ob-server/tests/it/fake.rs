@@ -1,5 +1,6 @@
 //! A fake engine, a server over it, and a client.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -25,6 +26,7 @@ use ob_core::RefusalCode;
 use ob_core::Scope;
 use ob_core::Timestamp;
 use ob_core::TokenId;
+use ob_core::audit::Asker;
 use ob_core::authorize::Target;
 use ob_core::authorize::authorize;
 use ob_core::operation::EventView;
@@ -67,6 +69,8 @@ pub(crate) struct Fake {
     pub(crate) not_ready: Mutex<Option<String>>,
     /// How often it was asked whose secret something is.
     pub(crate) looked_up: AtomicU64,
+    /// Requests that came without a valid token.
+    pub(crate) logins: Mutex<Vec<(String, Option<IpAddr>)>>,
 }
 
 impl Fake {
@@ -80,6 +84,7 @@ impl Fake {
             finished: AtomicU64::new(0),
             not_ready: Mutex::new(None),
             looked_up: AtomicU64::new(0),
+            logins: Mutex::default(),
         })
     }
 }
@@ -91,12 +96,8 @@ pub(crate) fn event(index: u64) -> EventView {
 
 #[async_trait]
 impl Doors for Fake {
-    async fn call(
-        &self,
-        principal: &Principal,
-        operation: Operation,
-        params: Value,
-    ) -> Result<Value, Refusal> {
+    async fn call(&self, asker: &Asker, operation: Operation, params: Value) -> Result<Value, Refusal> {
+        let principal = &asker.principal;
         self.calls.lock().expect("no panic inside").push((principal.to_string(), operation, params.clone()));
         match operation {
             Operation::ProjectDelete => panic!("the fake panics here"),
@@ -143,11 +144,11 @@ impl Doors for Fake {
 
     async fn follow(
         &self,
-        principal: &Principal,
+        asker: &Asker,
         params: SessionEvents,
     ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal> {
         self.calls.lock().expect("no panic inside").push((
-            principal.to_string(),
+            asker.principal.to_string(),
             Operation::SessionEvents,
             json!({ "cursor": params.cursor }),
         ));
@@ -175,6 +176,10 @@ impl Doors for Fake {
             }
         };
         Ok(Principal::Token { id: TokenId::new(1), scope })
+    }
+
+    async fn login_failed(&self, request: &str, address: Option<IpAddr>) {
+        self.logins.lock().expect("no panic inside").push((request.to_owned(), address));
     }
 
     fn lapsed(&self, principal: &Principal) -> BoxFuture<'static, Refusal> {

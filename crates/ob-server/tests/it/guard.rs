@@ -109,6 +109,27 @@ async fn only_one_bearer_secret_in_one_header_is_looked_up() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_valid_token_is_told_of_with_its_id_and_its_address() {
+    let server = server(true).await;
+    let unknown = ("authorization", "Bearer oub_nobody");
+    for (path, id, header) in [
+        ("/api/v1/server", "none", ("x-other", "1")),
+        ("/api/v1/server", "unknown", unknown),
+        ("/mcp", "mcp", unknown),
+        ("/api/v1/openapi.json", "document", unknown),
+    ] {
+        let request = server.request("GET", path).header("x-request-id", id).header(header.0, header.1);
+        assert_eq!(soon(server.send(request.body(empty()).expect("a request"))).await.status(), 401, "{id}");
+    }
+    let valid = server.request("GET", "/api/v1/server").header("authorization", format!("Bearer {ADMIN}"));
+    assert_eq!(soon(server.send(valid.body(empty()).expect("a request"))).await.status(), 200);
+    let told = server.fake.logins.lock().expect("no panic").clone();
+    let here = "127.0.0.1".parse().ok();
+    let expected = ["none", "unknown", "mcp", "document"].map(|id| (id.to_owned(), here));
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
 async fn a_request_id_is_taken_or_made_and_echoed() {
     let server = server(true).await;
     let with = |id: &str| {

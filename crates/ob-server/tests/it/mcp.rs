@@ -119,7 +119,7 @@ async fn clients_of_the_wires_with_sessions_list_tools_call_them_and_leave() {
         let tools = client.ask("tools/list", json!({})).await;
         let names: Vec<_> =
             tools["result"]["tools"].as_array().expect("tools").iter().map(|t| t["name"].clone()).collect();
-        assert_eq!(names, ["project", "workspace", "session", "token", "server"]);
+        assert_eq!(names, ["project", "workspace", "session", "config_limits", "token", "audit", "server"]);
         let result =
             client.call("session", json!({ "action": "spawn", "project_id": "p", "prompt": "go" })).await;
         assert_eq!(result["isError"], false, "{result}");

@@ -38,6 +38,10 @@ pub(crate) const MAIN: &[Migration] = &[
 pub(crate) const AUTH: &[Migration] =
     &[Migration { name: "0001_first", sql: include_str!("sql/auth/0001_first.sql") }];
 
+/// The schema of `audit.db`.
+pub(crate) const AUDIT: &[Migration] =
+    &[Migration { name: "0001_first", sql: include_str!("sql/audit/0001_first.sql") }];
+
 /// The table that a database is known by.
 const LEDGER: &str = "CREATE TABLE schema_migrations (
   number     INTEGER PRIMARY KEY,

@@ -1,5 +1,6 @@
 //! The SQLite engine: the promises of the trait, crashes, full disks, tokens and a model.
 
+mod audit;
 mod copies;
 mod crash;
 mod files;

@@ -103,6 +103,9 @@ pub(crate) enum Command {
     /// Make, list and revoke tokens; works with the server up or down
     #[command(subcommand, arg_required_else_help = true, after_help = help::TOKEN)]
     Token(TokenCommand),
+    /// What was changed or refused, by whom: list, verify and export it
+    #[command(subcommand, arg_required_else_help = true, after_help = help::AUDIT)]
+    Audit(AuditCommand),
     /// Projects: where work happens
     #[command(subcommand, arg_required_else_help = true, after_help = help::PROJECT)]
     Project(ProjectCommand),
@@ -269,6 +272,30 @@ pub(crate) enum TokenCommand {
         /// Its id or name
         #[arg(value_name = "ID|NAME", add = Ids::Token)]
         token: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// List entries, newest first
+    List {
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// Only entries with a lower number
+        #[arg(long, value_name = "SEQ")]
+        before: Option<u64>,
+    },
+    /// Look at every entry: each is there and as it was written, or what is not; exits 1 then
+    Verify,
+    /// Print entries for other programs, oldest first, one JSON object a line
+    Export {
+        /// Only entries with a higher number
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        after: u64,
+        /// As events of the Open Cybersecurity Schema Framework
+        #[arg(long)]
+        ocsf: bool,
     },
 }
 
@@ -507,6 +534,8 @@ mod tests {
             &["oubliette", "token", "create", "--name", "a", "--scope", "admin", "--expires-in", "30d"],
             &["oubliette", "token", "revoke", "tok_0123456789ab"],
             &["oubliette", "token", "info", "a"],
+            &["oubliette", "audit", "list", "--limit", "5", "--before", "9"],
+            &["oubliette", "audit", "export", "--ocsf", "--after", "3"],
             &["oubliette", "session", "events", "last", "--follow", "--cursor", "-1"],
             &["oubliette", "session", "apply", "--to", "/x", "--check"],
             &["oubliette", "support", "bundle", "--out", "f"],

@@ -8,7 +8,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Work", &["run", "session", "project", "mcp"]),
     ("The server", &["serve", "status", "stop", "reload"]),
-    ("The home and the machine", &["init", "config", "token", "store", "doctor", "support"]),
+    ("The home and the machine", &["init", "config", "token", "audit", "store", "doctor", "support"]),
     ("Your shell", &["completions", "man"]),
 ];
 /// Over commands that are in no group.
@@ -165,6 +165,16 @@ writes over a configuration; where it cannot ask, it refuses.
 Examples:
   oubliette init
   oubliette init --dir /srv/oubliette --force        the old one becomes .old";
+
+/// Under the help of `audit`.
+pub(crate) const AUDIT: &str = "\
+Every change is in the audit before it is done, and every refusal and request
+without a valid token after it. Each entry is chained to the one before.
+
+Examples:
+  oubliette audit list --limit 20
+  oubliette audit verify
+  oubliette audit export --ocsf > audit.jsonl";
 
 /// Under the help of `config`.
 pub(crate) const CONFIG: &str = "\

@@ -2,6 +2,7 @@
 //! that is watched on a terminal, and `init` before it writes over a configuration.
 
 pub(crate) mod args;
+mod audit;
 mod checks;
 mod client;
 mod completions;
@@ -163,6 +164,7 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         Command::Store(command) => wait(store::command(command, &load(context, &global)?, output)),
         Command::Support(command) => wait(support::command(command, context, &global, output)),
         Command::Token(command) => wait(token::command(command, context, &global, output)),
+        Command::Audit(command) => wait(audit::command(command, context, &global, output)),
         Command::Mcp(args) => wait(mcp::command(args, context, &global, output)),
         Command::Status => wait(hub::Hub::load_anyway(context, &global, output)?.status(output)),
         Command::Stop(stop) => {

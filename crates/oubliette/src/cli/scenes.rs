@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -18,6 +19,7 @@ use ob_core::EventBody;
 use ob_core::Home;
 use ob_core::Principal;
 use ob_core::Refusal;
+use ob_core::audit::Asker;
 use ob_core::home::Layout;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
@@ -94,7 +96,7 @@ fn model() -> Value {
 
 #[async_trait]
 impl Doors for Script {
-    async fn call(&self, _: &Principal, operation: Operation, params: Value) -> Result<Value, Refusal> {
+    async fn call(&self, _: &Asker, operation: Operation, params: Value) -> Result<Value, Refusal> {
         if operation != Operation::SessionEvents {
             self.calls.lock().expect("no panic").push(operation.spec().action);
         }
@@ -128,7 +130,7 @@ impl Doors for Script {
 
     async fn follow(
         &self,
-        _: &Principal,
+        _: &Asker,
         _: SessionEvents,
     ) -> Result<BoxStream<'static, Result<EventView, Refusal>>, Refusal> {
         Err(Refusal::internal("commands read pages"))
@@ -137,6 +139,8 @@ impl Doors for Script {
     async fn authenticate(&self, _: &str) -> Result<Principal, Refusal> {
         Err(Refusal::internal("the control socket needs no token"))
     }
+
+    async fn login_failed(&self, _: &str, _: Option<IpAddr>) {}
 
     fn lapsed(&self, _: &Principal) -> BoxFuture<'static, Refusal> {
         Box::pin(std::future::pending())

@@ -1,5 +1,8 @@
 //! `oubliette token`: straight on `auth.db`, so that it works with the server up or down and takes effect at once.
 
+use std::sync::Arc;
+
+use ob_core::Home;
 use ob_core::Refusal;
 use ob_core::Scope;
 use ob_core::Timestamp;
@@ -8,6 +11,7 @@ use ob_core::operation::TokenCreated;
 use ob_core::record::TokenRecord;
 use ob_engine::Clock as _;
 use ob_engine::SystemClock;
+use ob_store::audit::AuditedTokens;
 use ob_store::tokens;
 use ob_store::tokens::SharedTokens;
 
@@ -31,10 +35,17 @@ pub(crate) async fn command(
     if super::make_home(context, global, &loaded)? {
         output.hint(&format!("made a home at {}", home.root().display()));
     }
-    let tokens =
-        ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
+    let tokens = open(home).await?;
     let now = SystemClock.now();
     perform(command, &tokens, now, output).await
+}
+
+/// The tokens of a home, whose every change is told to its audit.
+pub(crate) async fn open(home: &Home) -> Result<SharedTokens, Refusal> {
+    let refuse = |error: ob_store::StoreError| error.refusal();
+    let tokens = ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(refuse)?;
+    let audit = ob_store::sqlite::open_audit(&home.audit_database()).await.map_err(refuse)?;
+    Ok(Arc::new(AuditedTokens { tokens, audit }))
 }
 
 async fn perform(

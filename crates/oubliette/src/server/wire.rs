@@ -116,6 +116,8 @@ pub(crate) async fn build(
     let store = ob_store::sqlite::open(options).await.map_err(|error| error.refusal())?;
     let tokens =
         ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
+    let audit =
+        ob_store::sqlite::open_audit(&home.audit_database()).await.map_err(|error| error.refusal())?;
 
     let registry = Registry::default();
     let backend = backend(context, loaded);
@@ -135,6 +137,7 @@ pub(crate) async fn build(
         store,
         files: Arc::new(HostFiles),
         tokens,
+        audit,
         registry,
         catalogue: Catalogue::new(settings.models.clone(), models, demonstration),
         clock: Arc::new(SystemClock),

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod audit;
 mod bombs;
 mod client;
 mod config;

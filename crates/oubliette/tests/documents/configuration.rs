@@ -61,6 +61,7 @@ Which homes you named is noted in `~/.local/state/oubliette`.
 | --- | --- |
 | `config/oubliette.jsonc` | the configuration |
 | `data/oubliette.db`, `data/auth.db` | events and sessions; tokens, as hashes |
+| `data/audit.db` | the audit: what was changed or refused, by whom |
 | `data/projects/` | for each project: clones, what patches are made against, and the agents' own folders |
 | `data/logs/oubliette.log` | the log of the server |
 | `data/server.lock`, `data/oubliette.pid` | who serves this home |

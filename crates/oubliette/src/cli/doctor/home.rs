@@ -49,7 +49,7 @@ pub(super) fn home(home: &Home) -> Check {
     const COST: &str = "the server cannot start";
     let root = home.root();
     let parts = [home.config(), home.data(), home.blobs(), home.logs(), home.projects()];
-    let files = [home.database(), home.auth_database(), home.log_file(), home.lock()];
+    let files = [home.database(), home.auth_database(), home.audit_database(), home.log_file(), home.lock()];
     let shut = parts.into_iter().chain(files).find(|path| path.exists() && !is_writable(path));
     let there = shut.as_deref().unwrap_or_else(|| existing(root));
     let error = match access(there) {
@@ -92,7 +92,7 @@ fn is_writable(path: &Path) -> bool {
 pub(super) fn permissions(home: &Home) -> Check {
     const NAME: &str = "permissions";
     let folders = [home.root().to_owned(), home.config(), home.data(), home.logs(), home.projects()];
-    let files = [home.database(), home.auth_database(), home.log_file()];
+    let files = [home.database(), home.auth_database(), home.audit_database(), home.log_file()];
     // Under a folder that nobody may enter it does not matter what others could read.
     let root_is_open = fs::metadata(home.root()).is_ok_and(|found| found.mode() & 0o011 != 0);
     let us = rustix::process::geteuid().as_raw();

@@ -75,8 +75,7 @@ pub(super) async fn command(
         Some(scope) => (scope.parse()?, "as asked for"),
         None => least(&hub, output).await,
     };
-    let tokens =
-        ob_store::sqlite::open_tokens(&home.auth_database()).await.map_err(|error| error.refusal())?;
+    let tokens = token::open(home).await?;
     let now = SystemClock.now();
     let name = free_name(&tokens, client).await?;
     let created = token::create(&tokens, now, &name, scope, args.expires_in.as_deref()).await?;
