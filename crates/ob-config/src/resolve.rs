@@ -1,5 +1,6 @@
 //! From checked keys to [`Settings`]: defaults, second names, what keys mean together.
 
+mod agents;
 mod models;
 mod paths;
 
@@ -80,6 +81,7 @@ pub(crate) fn resolve(
     resolver.session_model();
     resolver.discovery();
     resolver.sandbox();
+    resolver.agents();
     resolver.rate_limit();
     resolver.log();
     resolver.out.home = resolver.paths();

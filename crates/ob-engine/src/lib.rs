@@ -5,6 +5,7 @@
 
 mod actor;
 mod actors;
+mod agents;
 mod claims;
 mod clock;
 mod diff;
@@ -54,6 +55,7 @@ use live::Live;
 use shared::Shared;
 use standing::Standing;
 
+pub use agents::Agents;
 pub use clock::Clock;
 pub use clock::SharedClock;
 pub use clock::SystemClock;
@@ -103,6 +105,8 @@ pub struct EngineOptions {
     pub gates: Gates,
     /// Models.
     pub catalogue: Catalogue,
+    /// Agents.
+    pub agents: Agents,
     /// Time and randomness.
     pub clock: SharedClock,
     /// True if the server runs as root, and gives each project a host uid of its own.
@@ -168,6 +172,7 @@ impl Engine {
             registry: options.registry,
             gates: options.gates,
             catalogue: options.catalogue,
+            agents: options.agents,
             clock: options.clock,
             is_root: options.is_root,
             uid: options.uid,

@@ -56,6 +56,7 @@ impl Engine {
         self.shared.sandbox.set(settings.sandbox.clone());
         self.shared.max_cost.set(settings.limits.max_cost);
         self.shared.catalogue.apply(settings.models.clone());
+        self.shared.agents.apply(settings.agents.clone());
     }
 
     pub(crate) async fn reload(&self, dry_run: bool) -> Result<ServerReloaded, Refusal> {

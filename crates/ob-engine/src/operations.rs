@@ -15,6 +15,7 @@ use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::authorize::Target;
 use ob_core::authorize::authorize;
+use ob_core::operation::AgentTarget;
 use ob_core::operation::Operation;
 use ob_core::operation::ProjectTarget;
 use ob_core::operation::ServerReload;
@@ -146,6 +147,16 @@ impl Engine {
                 let _project_is_used = self.claims.uses("project", record.project.as_uuid())?;
                 let _workspace_is_used = self.claims.uses("workspace", record.workspace.as_uuid())?;
                 answer(crate::diff::diff(&self.shared, &record).await?)
+            }
+            O::AgentList => {
+                authorize(principal, operation, Target::Global)?;
+                let ob_core::operation::Nothing {} = parse(params)?;
+                answer(self.shared.agents.list(&self.shared.sandbox.get().read_only).await)
+            }
+            O::AgentCheck => {
+                authorize(principal, operation, Target::Global)?;
+                let AgentTarget { agent } = parse(params)?;
+                answer(self.shared.agents.check(&agent, &self.shared.sandbox.get().read_only).await?)
             }
             O::TokenCreate => {
                 authorize(principal, operation, Target::Global)?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ob_component::Domain;
 use ob_component::Registry;
+use ob_config::AgentSettings;
 use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
@@ -27,6 +28,7 @@ use ob_core::Timestamp;
 use ob_core::home::Layout;
 use ob_core::model::Price;
 use ob_core::operation::Operation;
+use ob_engine::Agents;
 use ob_engine::Catalogue;
 use ob_engine::Engine;
 use ob_engine::EngineOptions;
@@ -67,6 +69,8 @@ pub(crate) struct World {
     pub(crate) discovers: bool,
     /// The files of the next engine.
     pub(crate) files: Arc<dyn Files>,
+    /// The agents of the next engine.
+    pub(crate) agents: AgentSettings,
 }
 
 /// A backend that never makes a sandbox.
@@ -95,6 +99,7 @@ impl World {
             idle: LONG,
             discovers: false,
             files: Arc::new(HostFiles),
+            agents: AgentSettings::default(),
         }
     }
 
@@ -147,6 +152,7 @@ impl World {
             tokens,
             registry,
             catalogue: Catalogue::new(self.models(), models, None),
+            agents: Agents::new(self.agents.clone()),
             clock: Arc::new(SystemClock),
             is_root: uid.is_root(),
             uid: uid.as_raw(),

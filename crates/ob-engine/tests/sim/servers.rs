@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ob_component::Domain;
 use ob_component::Registry;
+use ob_config::AgentSettings;
 use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
@@ -15,6 +16,7 @@ use ob_config::SandboxSettings;
 use ob_core::MicroUsd;
 use ob_core::Refusal;
 use ob_core::model::Price;
+use ob_engine::Agents;
 use ob_engine::Catalogue;
 use ob_engine::Clock;
 use ob_engine::Engine;
@@ -90,6 +92,7 @@ impl Server {
             registry,
             gates,
             catalogue: Catalogue::new(model_settings(), models, None),
+            agents: Agents::new(AgentSettings::default()),
             clock,
             is_root: false,
             uid: UID,

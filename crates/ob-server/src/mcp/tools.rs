@@ -57,6 +57,11 @@ const TITLES: &[(&str, &str, &str)] = &[
          which goes on in the newest session of the workspace unless `new_session` is true; talk to it with `message`, by \
          `session_id`, or by `project_id` as in `spawn`; read what happens with `events` (go on from `last_index`; `wait_ms` waits), see its changes with `diff`.",
     ),
+    (
+        "agent",
+        "Agents",
+        "Agents: who can work in sessions. `list` names those that `session spawn` takes; `check` says what one can be told.",
+    ),
     ("token", "Tokens", "Tokens: who may do what with this server."),
     ("server", "Server", "The server itself."),
 ];

@@ -67,6 +67,8 @@ const ROWS: &[Row] = &[
     Row("session.list", Kind::GlobalRead, |_| json!({})),
     Row("session.events", Kind::ProjectRead, |at| json!({ "session_id": at.active, "limit": 1 })),
     Row("session.diff", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
+    Row("agent.list", Kind::GlobalRead, |_| json!({})),
+    Row("agent.check", Kind::GlobalRead, |_| json!({ "agent": "builtin" })),
     Row("token.create", Kind::Admin, |_| json!({ "name": "", "scope": "admin" })),
     Row("token.list", Kind::Admin, |_| json!({})),
     Row("token.revoke", Kind::Admin, |_| json!({ "token": "nobody" })),
