@@ -9,6 +9,7 @@
 //!   |                              |                         |
 //!   +-> Gone <---------------------+-------------------------+   (exited, broke the protocol)
 //! ```
+//! An agent that is to work in another mode than its own is told so in `Settling`, on the way to `Idle`.
 //!
 //! Only one of our requests waits for its answer at any time, and the state says which. Nothing leaves `Gone`.
 
@@ -24,11 +25,13 @@ use agent_client_protocol_schema::v1::LoadSessionRequest;
 use agent_client_protocol_schema::v1::NewSessionRequest;
 use agent_client_protocol_schema::v1::PromptRequest;
 use agent_client_protocol_schema::v1::RequestId;
+use agent_client_protocol_schema::v1::SetSessionModeRequest;
 use agent_client_protocol_schema::v1::TextContent;
 use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::Refusal;
 use ob_core::TurnNumber;
+use ob_core::agent::Autonomy;
 use ob_core::link::ExitStatus;
 use ob_core::session::TurnStop;
 use serde::Deserialize;
@@ -64,6 +67,10 @@ pub struct DriverOptions {
     pub cwd: String,
     /// The agent's own session id from before, if it should continue that conversation.
     pub resume: Option<String>,
+    /// By which rules its questions for leave are answered.
+    pub autonomy: Autonomy,
+    /// The mode to put it into, if not its own default. An agent without that mode stays in its own, and an event says so.
+    pub mode: Option<String>,
 }
 
 /// What came out of a step.
@@ -100,6 +107,10 @@ struct State {
     /// Who the agent says it is.
     agent: Value,
     transcript: Transcript,
+    #[serde(default, skip_serializing_if = "is_default")]
+    autonomy: Autonomy,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +122,8 @@ enum Phase {
     Loading { request: u64 },
     /// `session/new` was sent.
     Opening { request: u64 },
+    /// `session/set_mode` was sent.
+    Settling { request: u64, resumed: bool },
     /// The agent waits for a prompt.
     Idle,
     /// `session/prompt` was sent.
@@ -147,6 +160,7 @@ impl Phase {
             Self::Initializing { request }
             | Self::Loading { request }
             | Self::Opening { request }
+            | Self::Settling { request, .. }
             | Self::Prompting { request, .. } => Some(request),
             Self::Idle | Self::Gone => None,
         }
@@ -171,6 +185,8 @@ impl Driver {
                 agent_session: options.resume,
                 agent: Value::Null,
                 transcript: Transcript::default(),
+                autonomy: options.autonomy,
+                mode: options.mode,
             },
         }
     }
@@ -340,7 +356,9 @@ impl Driver {
     fn request(&mut self, id: &RequestId, method: &str, params: &Value, sink: &mut Sink) {
         let answered = if method == CLIENT_METHOD_NAMES.session_request_permission {
             let cancelling = matches!(self.state.phase, Phase::Prompting { cancelling: true, .. });
-            let answer = permission::answer(params, cancelling);
+            // A question may be about a call whose kind was told before.
+            let kind = self.state.transcript.kind_of(&params["toolCall"]);
+            let answer = permission::answer(params, kind, self.state.autonomy, cancelling);
             sink.event(answer.event);
             self.state.stdin.answer(id, &answer.response)
         } else {
@@ -363,7 +381,7 @@ impl Driver {
         }
         match self.state.phase {
             Phase::Loading { .. } => {}
-            Phase::Idle | Phase::Prompting { .. }
+            Phase::Settling { .. } | Phase::Idle | Phase::Prompting { .. }
                 if params["sessionId"].as_str() != self.state.agent_session.as_deref() =>
             {
                 let event = EventBody::system("an update of another conversation of the agent");
@@ -387,7 +405,7 @@ impl Driver {
                     sink,
                 );
             }
-            (Phase::Loading { .. }, Ok(_)) => self.ready(true, sink),
+            (Phase::Loading { .. }, Ok(result)) => self.settle(true, &result, sink),
             (Phase::Loading { .. }, Err(error)) => {
                 let text = format!("the agent cannot resume the conversation: {}", error.message);
                 sink.event(EventBody::system(text).data(json!({ "code": error.code })));
@@ -396,7 +414,7 @@ impl Driver {
             (Phase::Opening { .. }, Ok(result)) => match result["sessionId"].as_str() {
                 Some(session) if (1..=NAME_MAX).contains(&session.len()) => {
                     self.state.agent_session = Some(session.to_owned());
-                    self.ready(false, sink);
+                    self.settle(false, &result, sink);
                 }
                 _ => {
                     let refusal = Refusal::unavailable("the agent opened a conversation without a proper id");
@@ -415,6 +433,13 @@ impl Driver {
                     _ => "check the agent's configuration in the sandbox",
                 };
                 self.fail(refusal.fix(fix), sink);
+            }
+            (Phase::Settling { resumed, .. }, answer) => {
+                if let Err(error) = answer {
+                    let text = format!("the agent does not take the mode: {}", error.message);
+                    sink.event(EventBody::system(text).data(json!({ "code": error.code })));
+                }
+                self.ready(resumed, sink);
             }
             (Phase::Prompting { cancelling, .. }, answer) => self.stopped(answer, cancelling, sink),
             // No request waits in these, so no answer comes here.
@@ -453,6 +478,27 @@ impl Driver {
         let new = NewSessionRequest::new(self.state.cwd.clone());
         let request = self.state.stdin.request(AGENT_METHOD_NAMES.session_new, &new);
         self.state.phase = Phase::Opening { request };
+    }
+
+    /// The conversation is open; `opened` is what the agent answered. Puts it into the mode that it is to work in.
+    fn settle(&mut self, resumed: bool, opened: &Value, sink: &mut Sink) {
+        let (Some(mode), Some(session)) = (self.state.mode.clone(), self.state.agent_session.clone()) else {
+            return self.ready(resumed, sink);
+        };
+        let modes = &opened["modes"];
+        if modes["currentModeId"] == mode.as_str() {
+            return self.ready(resumed, sink);
+        }
+        let offered = modes["availableModes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        // What a loaded conversation offers need not be told again.
+        if !resumed && !offered.iter().any(|offer| offer["id"] == mode.as_str()) {
+            let text = format!("the agent has no mode `{mode}` and stays in its own");
+            sink.event(EventBody::system(text).data(bounds::data(json!({ "modes": modes }))));
+            return self.ready(resumed, sink);
+        }
+        let set = SetSessionModeRequest::new(session, mode);
+        let request = self.state.stdin.request(AGENT_METHOD_NAMES.session_set_mode, &set);
+        self.state.phase = Phase::Settling { request, resumed };
     }
 
     fn ready(&mut self, resumed: bool, sink: &mut Sink) {
@@ -524,6 +570,11 @@ impl Driver {
         self.state.stdin.taken(u64::MAX);
         sink.outputs.push(Output::Failed(refusal));
     }
+}
+
+/// So that a state without it reads as it always did.
+fn is_default(autonomy: &Autonomy) -> bool {
+    *autonomy == Autonomy::default()
 }
 
 fn complete(last: Option<String>, data: Value, sink: &mut Sink) {

@@ -1,11 +1,14 @@
-//! Answers an agent that asks for permission. The sandbox is the boundary, so what happens inside it is allowed; every
-//! question and answer is recorded.
+//! Answers an agent that asks for permission, at once and by the rules of its autonomy (`ob_core::agent::Autonomy`), so no
+//! agent waits for a person who is not there (W26). The sandbox is the wall whatever is answered. Every question is
+//! recorded with its answer and the rule that made it.
 
 use agent_client_protocol_schema::v1::RequestPermissionOutcome;
 use agent_client_protocol_schema::v1::RequestPermissionResponse;
 use agent_client_protocol_schema::v1::SelectedPermissionOutcome;
 use ob_core::EventBody;
 use ob_core::EventKind;
+use ob_core::agent::Act;
+use ob_core::agent::Autonomy;
 use serde_json::Value;
 use serde_json::json;
 
@@ -13,7 +16,6 @@ use crate::bounds;
 use crate::bounds::NAME_MAX;
 use crate::bounds::NOTE_MAX;
 
-const ALLOWED: &str = "autonomy: sandboxed, allowed";
 const CANCELLED: &str = "the turn is being cancelled";
 const NOTHING_TO_ALLOW: &str = "the agent offers no option that allows it";
 
@@ -26,13 +28,18 @@ pub(crate) struct Answer {
     pub(crate) event: EventBody,
 }
 
-/// Answers the question in `params`.
-pub(crate) fn answer(params: &Value, cancelling: bool) -> Answer {
+/// Answers the question in `params`, which is about a tool of this kind.
+pub(crate) fn answer(params: &Value, kind: &str, autonomy: Autonomy, cancelling: bool) -> Answer {
     let options = params["options"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let (chosen, rule) = match (cancelling, choose(options)) {
-        (true, _) => (None, CANCELLED),
-        (false, None) => (None, NOTHING_TO_ALLOW),
-        (false, Some(id)) => (Some(id), ALLOWED),
+    let ruling = autonomy.rule(Act::of_kind(kind));
+    let (chosen, rule) = match (cancelling, ruling.is_allowed) {
+        (true, _) => (None, CANCELLED.to_owned()),
+        (false, true) => match choose(options, "allow") {
+            Some(id) => (Some(id), ruling.rule),
+            None => (None, NOTHING_TO_ALLOW.to_owned()),
+        },
+        // An agent that is refused goes on without; one whose question is cancelled stops its turn.
+        (false, false) => (choose(options, "reject"), ruling.rule),
     };
     let outcome = match chosen {
         Some(id) => RequestPermissionOutcome::Selected(SelectedPermissionOutcome::new(id.to_owned())),
@@ -51,26 +58,40 @@ pub(crate) fn answer(params: &Value, cancelling: bool) -> Answer {
     Answer { response: RequestPermissionResponse::new(outcome), event }
 }
 
-/// The id of the option to take: what allows once, else always, else whatever allows.
-fn choose(options: &[Value]) -> Option<&str> {
-    let of_kind = |is: fn(&str) -> bool| {
+/// The id of the option to take: what allows or rejects once, else always, else in whatever way.
+fn choose<'a>(options: &'a [Value], verb: &str) -> Option<&'a str> {
+    let of_kind = |is: &dyn Fn(&str) -> bool| {
         options
             .iter()
             .filter(|option| option["kind"].as_str().is_some_and(is))
             .find_map(|option| option["optionId"].as_str())
     };
-    of_kind(|kind| kind == "allow_once")
-        .or_else(|| of_kind(|kind| kind == "allow_always"))
-        .or_else(|| of_kind(|kind| kind.starts_with("allow")))
+    let exactly = |how: &str| of_kind(&|kind| kind.strip_prefix(verb) == Some(how));
+    exactly("_once").or_else(|| exactly("_always")).or_else(|| of_kind(&|kind| kind.starts_with(verb)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALLOWED: &str = "autonomy high: running commands is allowed";
+
+    fn option(id: &str, kind: &str) -> Value {
+        json!({ "optionId": id, "name": id, "kind": kind })
+    }
+
+    fn chosen_and_rule(call: &Value, options: &Value, autonomy: Autonomy) -> (String, String) {
+        let kind = call["kind"].as_str().unwrap_or_default();
+        let answer = answer(&json!({ "toolCall": call, "options": options }), kind, autonomy, false);
+        let data = answer.event.data.expect("details");
+        (
+            data["answer"].as_str().unwrap_or_default().to_owned(),
+            data["rule"].as_str().unwrap_or_default().to_owned(),
+        )
+    }
+
     #[test]
     fn the_table_of_choices() {
-        let option = |id: &str, kind: &str| json!({ "optionId": id, "name": id, "kind": kind });
         let (once, always) = (option("o", "allow_once"), option("a", "allow_always"));
         let (no, never) = (option("n", "reject_once"), option("nn", "reject_always"));
         let new = option("s", "allow_session");
@@ -87,9 +108,9 @@ mod tests {
             ("cancelling", json!([once]), true, None, CANCELLED),
         ];
         for (name, options, cancelling, chosen, rule) in table {
-            let params =
-                json!({ "toolCall": { "toolCallId": "t1", "title": "Run `make`" }, "options": options });
-            let answer = answer(&params, cancelling);
+            let call = json!({ "toolCallId": "t1", "title": "Run `make`", "kind": "execute" });
+            let params = json!({ "toolCall": call, "options": options });
+            let answer = answer(&params, "execute", Autonomy::High, cancelling);
             let expected = match chosen {
                 Some(id) => json!({ "outcome": { "outcome": "selected", "optionId": id } }),
                 None => json!({ "outcome": { "outcome": "cancelled" } }),
@@ -102,5 +123,26 @@ mod tests {
             assert_eq!(data["answer"], chosen.unwrap_or("cancelled"), "{name}");
             assert_eq!(data["question"], params["toolCall"], "{name}");
         }
+    }
+
+    #[test]
+    fn what_the_autonomy_does_not_allow_is_rejected_with_the_rule() {
+        let all =
+            json!([option("y", "allow_once"), option("n", "reject_once"), option("nn", "reject_always")]);
+        let kind = |kind: &str| json!({ "toolCallId": "t", "kind": kind });
+        for (call, autonomy, chosen, rule) in [
+            (kind("execute"), Autonomy::Low, "n", "autonomy low: running commands needs medium"),
+            (kind("execute"), Autonomy::Medium, "y", "autonomy medium: running commands is allowed"),
+            (kind("edit"), Autonomy::Off, "n", "autonomy off: changing files needs low"),
+            (kind("read"), Autonomy::Off, "y", "autonomy off: looking is allowed"),
+            (kind("fetch"), Autonomy::Medium, "n", "autonomy medium: reaching out needs high"),
+            (json!({}), Autonomy::Medium, "n", "autonomy medium: what is not known to be less needs high"),
+        ] {
+            let expected = (chosen.to_owned(), rule.to_owned());
+            assert_eq!(chosen_and_rule(&call, &all, autonomy), expected);
+        }
+        let no_way_to_refuse = json!([option("y", "allow_once")]);
+        let (chosen, _) = chosen_and_rule(&kind("edit"), &no_way_to_refuse, Autonomy::Off);
+        assert_eq!(chosen, "cancelled", "never allowed for want of a way to refuse");
     }
 }

@@ -76,6 +76,8 @@ struct Message {
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Call {
     name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
     /// The last value of each field, as a digest: contents may be large.
     seen: BTreeMap<String, u64>,
 }
@@ -134,6 +136,12 @@ impl Transcript {
         } else {
             self.noise_suppressed += 1;
         }
+    }
+
+    /// What kind of thing a tool call does, as the call says now or said before; empty if it never did.
+    pub(crate) fn kind_of<'a>(&'a self, call: &'a Value) -> &'a str {
+        let before = || self.calls.get(call["toolCallId"].as_str()?)?.kind.as_deref();
+        call["kind"].as_str().or_else(before).unwrap_or_default()
     }
 
     /// The turn is over, or another stage begins: everything buffered becomes events. Tells the last message.
@@ -217,9 +225,13 @@ impl Transcript {
             if self.calls.len() >= CALLS_MAX {
                 return true;
             }
-            self.calls.insert(id.to_owned(), Call { name: tool_name(fields), seen: BTreeMap::new() });
+            let name = tool_name(fields);
+            self.calls.insert(id.to_owned(), Call { name, kind: None, seen: BTreeMap::new() });
         }
         let Some(call) = self.calls.get_mut(id) else { return true };
+        if let Some(kind) = fields.get("kind").and_then(Value::as_str) {
+            call.kind = Some(bounds::prefix(kind, NAME_MAX).to_owned());
+        }
         let mut changed = false;
         for (field, value) in fields {
             if matches!(field.as_str(), "sessionUpdate" | "toolCallId") || value.is_null() {

@@ -234,6 +234,7 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
             Ok(Checked::Bytes(bytes))
         }
         (Kind::Paths, Value::List(items)) => paths(items),
+        (Kind::Words, Value::List(items)) => words(items),
         (Kind::Ports, Value::List(items)) => ports(items),
         (Kind::Variables, Value::Object(entries)) => texts(entries, "variable", is_variable),
         (Kind::Headers, Value::Object(entries)) => texts(entries, "header", is_header),
@@ -244,6 +245,7 @@ fn read(kind: Kind, value: &Value) -> Result<Checked, String> {
         (Kind::Usd | Kind::Whole { .. } | Kind::Cpus | Kind::PerSecond, _) => expected("a number"),
         (Kind::Size | Kind::Rate, _) => expected("a size like `4G`"),
         (Kind::Paths, _) => expected("a list of folders"),
+        (Kind::Words, _) => expected("a list of texts, the program first"),
         (Kind::Secrets, _) => expected("a list of keys"),
         (Kind::Ports, _) => expected("a list of ports"),
         (Kind::Variables | Kind::Headers, _) => expected("an object of names and strings"),
@@ -304,6 +306,21 @@ fn paths(items: &[Node]) -> Result<Checked, String> {
         })
         .collect::<Result<_, _>>()
         .map(Checked::List)
+}
+
+fn words(items: &[Node]) -> Result<Checked, String> {
+    let words: Vec<String> = items
+        .iter()
+        .map(|item| match &item.value {
+            Value::Text(text) if text.contains('\0') => Err("a text in it holds a NUL".to_owned()),
+            Value::Text(text) => Ok(text.clone()),
+            other => Err(format!("expected a list of texts, found {} in it", other.kind())),
+        })
+        .collect::<Result<_, _>>()?;
+    match words.first() {
+        Some(program) if !program.trim().is_empty() => Ok(Checked::List(words)),
+        _ => Err("names no program; the first text is the program".to_owned()),
+    }
 }
 
 fn ports(items: &[Node]) -> Result<Checked, String> {

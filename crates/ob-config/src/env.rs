@@ -47,6 +47,8 @@ pub(crate) const OPENAI_MODEL: &str = "OPENAI_MODEL";
 pub(crate) const ANTHROPIC_API_KEY: &str = "ANTHROPIC_API_KEY";
 /// The key of the provider `gemini`.
 pub(crate) const GEMINI_API_KEY: &str = "GEMINI_API_KEY";
+/// Where programs are.
+pub(crate) const PATH: &str = "PATH";
 /// The person's own folder.
 pub(crate) const HOME: &str = "HOME";
 /// Where sockets may be, if there is one.
@@ -86,6 +88,7 @@ pub const VARIABLES: &[Variable] = &[
         doc: "The token that `oubliette mcp` asks with; without it, it asks as the operator.",
     },
     Variable { name: HOME, doc: "Where `~/.oubliette` and the toolchains are looked for." },
+    Variable { name: PATH, doc: "Where programs of agents are looked for, behind `agents.path`." },
     Variable { name: XDG_RUNTIME_DIR, doc: "Where sockets go, for a server that does not run as root." },
     Variable {
         name: XDG_STATE_HOME,
@@ -159,6 +162,12 @@ impl Environment {
     /// A variable that is a path, of any bytes.
     pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
         self.raw.get(name).map(PathBuf::from)
+    }
+
+    /// A variable that is a list of folders, as far as they are absolute.
+    pub(crate) fn folders(&self, name: &str) -> Vec<PathBuf> {
+        let list = self.path(name).map(PathBuf::into_os_string).unwrap_or_default();
+        std::env::split_paths(&list).filter(|path| path.is_absolute()).collect()
     }
 
     /// A variable that is an absolute path.
@@ -315,7 +324,9 @@ fn parse_value(text: &str, shape: Shape) -> Result<Node, String> {
         Shape::Value(Kind::Flag | Kind::Usd | Kind::Whole { .. } | Kind::Cpus | Kind::PerSecond) => {
             Ok(jsonc::parse(text).unwrap_or(plain))
         }
-        Shape::Value(Kind::Secrets | Kind::Paths | Kind::Ports | Kind::Variables | Kind::Headers)
+        Shape::Value(
+            Kind::Secrets | Kind::Paths | Kind::Words | Kind::Ports | Kind::Variables | Kind::Headers,
+        )
         | Shape::Section(_)
         | Shape::Named(_) => jsonc::parse(text)
             .map_err(|error| format!("is not JSON: {} at character {}", error.what, error.column)),

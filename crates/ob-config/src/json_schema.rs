@@ -69,7 +69,7 @@ fn of_kind(kind: Kind) -> Value {
             "type": ["integer", "string", "null"],
             "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGgTt]([Ii]?[Bb])?|[Bb])?\s*$",
         }),
-        Kind::Secrets | Kind::Paths => {
+        Kind::Secrets | Kind::Paths | Kind::Words => {
             json!({ "type": ["array", "null"], "items": { "type": "string", "minLength": 1 } })
         }
         Kind::Ports => {

@@ -75,7 +75,8 @@ pub(crate) fn named(text: &str, home: &Path, env: &Environment) -> Result<PathBu
     }
 }
 
-fn why_not(path: &Path, home: &Path, person: Option<&Path>) -> Option<&'static str> {
+/// Why a path cannot be shown, if so.
+pub(crate) fn why_not(path: &Path, home: &Path, person: Option<&Path>) -> Option<&'static str> {
     let real = resolve_links(path);
     let home = resolve_links(home);
     let overlaps = |other: &Path| real.starts_with(other) || other.starts_with(&real);

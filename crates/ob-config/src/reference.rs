@@ -67,6 +67,17 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
         "What one session and everything that it starts may spend. A call that could exceed it is refused before it is made.",
     ),
     ("defaults.agent.model", None, "As `models.defaults.session_model`, which goes before it."),
+    (
+        "defaults.agent.autonomy",
+        Some("\"high\""),
+        "What agents may do without asking: `off` to look, `low` to change files as well, `medium` to run commands as well, `high` \
+         everything. The sandbox holds them in each case.",
+    ),
+    (
+        "defaults.agent.reasoning",
+        None,
+        "How hard the models of agents shall think; as each agent has it if unset.",
+    ),
     ("models.models.<name>.model", None, "The model's name at the provider; the alias's own name if unset."),
     ("models.models.<name>.displayName", None, "For people."),
     ("models.models.<name>.baseUrl", None, "Instead of the provider's base URL."),
@@ -96,6 +107,8 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
         None,
         "The model of sessions that name none: an alias, or `provider/model`.",
     ),
+    ("models.defaults.autonomy_mode", None, "Another name of `defaults.agent.autonomy`."),
+    ("models.defaults.reasoning_effort", None, "Another name of `defaults.agent.reasoning`."),
     (
         "models.prices.<name>.<name>.input",
         None,
@@ -193,6 +206,40 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
         None,
         "Seconds that a session has nothing to do before it sleeps: its sandbox and what runs in it end; its files and its \
          conversation stay, and the next message wakes it. `cleanup.retention_minutes` if unset.",
+    ),
+    (
+        "agents.default",
+        Some("\"builtin\""),
+        "The agent of sessions that name none: `builtin`, another that `oubliette agent list` shows, or one of `agents.agents`.",
+    ),
+    (
+        "agents.path",
+        Some("[]"),
+        "Folders in which programs of agents are looked for, before those of the server's `PATH`. What a program needs of its \
+         package is shown to sandboxes, read-only.",
+    ),
+    (
+        "agents.agents.<name>.command",
+        None,
+        "Program and arguments of an agent of your own, inside. A program without a slash is looked for as the known ones are.",
+    ),
+    (
+        "agents.agents.<name>.protocol",
+        None,
+        "`acp` for one that speaks the Agent Client Protocol, which is so if unset; `plain` for one that is run for each message: \
+         what it prints is its answer, and its exit code says how it went.",
+    ),
+    (
+        "agents.agents.<name>.prompt",
+        None,
+        "How a plain one gets the message: as an `argument` (in place of `{prompt}`, else as the last), which is so if unset, or on \
+         its `input`.",
+    ),
+    (
+        "agents.agents.<name>.env",
+        None,
+        "Its variables; `{gate}` in them and in the arguments stands for the address of the model's gate, `{home}` for its \
+         home. Not for secrets: the agent reads them.",
     ),
     ("log.format", Some("\"text\""), "How the log file is written."),
     ("log.level", Some("\"info\""), "A level, or levels of parts: `info,ob_gate=debug`."),
@@ -302,6 +349,7 @@ fn in_words(kind: Kind) -> String {
         Kind::Size => "bytes, like `\"4G\"`",
         Kind::Rate => "bytes, like `\"4M\"`",
         Kind::Paths => "a list of folders",
+        Kind::Words => "a list of texts",
         Kind::Ports => "a list of ports",
         Kind::Variables => "names to text",
         Kind::Headers => "names to text",

@@ -1,5 +1,6 @@
 //! From checked keys to [`Settings`]: defaults, second names, what keys mean together.
 
+mod agents;
 mod models;
 mod paths;
 
@@ -83,6 +84,7 @@ pub(crate) fn resolve(
     // What it says of time is the default of sandboxes.
     resolver.cleanup();
     resolver.sandbox();
+    resolver.agents();
     resolver.rate_limit();
     resolver.log();
     resolver.out.home = resolver.paths();

@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     Rate,
     /// A list of folders.
     Paths,
+    /// A program and its arguments.
+    Words,
     /// A list of ports.
     Ports,
     /// Variables of an environment: names to strings.
@@ -120,6 +122,16 @@ const PRICE: &[Key] = &[
 /// Prices of a model, each by the day from which on it holds.
 const DATED: Shape = Shape::Named(&Shape::Section(PRICE));
 
+/// Levels of autonomy and of reasoning.
+pub(crate) const LEVELS: &[&str] = &["off", "low", "medium", "high"];
+
+const AGENT: Shape = Shape::Section(&[
+    value("command", Kind::Words),
+    value("protocol", Kind::Choice(&["acp", "plain"])),
+    value("prompt", Kind::Choice(&["argument", "input"])),
+    value("env", Kind::Variables),
+]);
+
 /// The whole file.
 pub(crate) const ROOT: Shape = Shape::Section(&[
     value("$schema", Kind::Text),
@@ -144,7 +156,12 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
             ),
             section(
                 "agent",
-                &[value("model", Kind::Text), later("autonomy"), later("reasoning"), later("mcp_servers")],
+                &[
+                    value("model", Kind::Text),
+                    value("autonomy", Kind::Choice(LEVELS)),
+                    value("reasoning", Kind::Choice(LEVELS)),
+                    later("mcp_servers"),
+                ],
             ),
             later("container"),
             later("backup"),
@@ -159,8 +176,8 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
                 &[
                     value("session_model", Kind::Text),
                     later("included_models"),
-                    later("autonomy_mode"),
-                    later("reasoning_effort"),
+                    value("autonomy_mode", Kind::Choice(LEVELS)),
+                    value("reasoning_effort", Kind::Choice(LEVELS)),
                 ],
             ),
             named("prices", &DATED),
@@ -191,6 +208,7 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
             value("idle_s", Kind::Whole { least: 1, most: 31_536_000 }),
         ],
     ),
+    section("agents", &[value("default", Kind::Text), value("path", Kind::Paths), named("agents", &AGENT)]),
     section("log", &[value("format", Kind::Choice(&["text", "json"])), value("level", Kind::Filter)]),
     // The sections of the first version's file, which may stand here too.
     section(
@@ -234,13 +252,15 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
 ]);
 
 /// Names of the first version and what they are called now.
-pub(crate) const OLD_NAMES: [(&str, &str); 6] = [
+pub(crate) const OLD_NAMES: [(&str, &str); 8] = [
     ("runtime.preference", "sandbox.backend"),
     ("runtime.memory", "sandbox.memory"),
     ("runtime.cpus", "sandbox.cpus"),
     ("recursion.max_depth", "defaults.limits.max_recursion_depth"),
     ("recursion.max_agents", "defaults.limits.max_agents_per_session"),
     ("recursion.max_cost_usd", "defaults.limits.max_cost_usd"),
+    ("models.defaults.autonomy_mode", "defaults.agent.autonomy"),
+    ("models.defaults.reasoning_effort", "defaults.agent.reasoning"),
 ];
 
 /// What a key is called now.

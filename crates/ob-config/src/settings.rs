@@ -3,15 +3,22 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ob_core::agent::Autonomy;
+use ob_core::agent::BUILTIN;
+use ob_core::agent::PromptVia;
+use ob_core::agent::Reasoning;
 use ob_core::ledger::MicroUsd;
 use ob_core::model::Price;
 use ob_core::model::Prices;
 use ob_core::model::Wire;
 use secrecy::ExposeSecret as _;
 use secrecy::SecretString;
+
+use crate::read_only;
 
 /// `server.address` if nobody says otherwise.
 pub const DEFAULT_ADDRESS: &str = "localhost:8080";
@@ -85,6 +92,8 @@ pub struct Settings {
     pub models: ModelSettings,
     /// Sandboxes.
     pub sandbox: SandboxSettings,
+    /// Agents.
+    pub agents: AgentSettings,
     /// How often clients may ask.
     pub rate_limit: RateLimitSettings,
     /// What nobody needs any more.
@@ -202,6 +211,43 @@ pub struct SandboxSettings {
     pub idle: Duration,
 }
 
+/// Agents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentSettings {
+    /// The agent of sessions that name none.
+    pub default: String,
+    /// What agents may do without asking, where nobody says otherwise.
+    pub autonomy: Autonomy,
+    /// How hard their models shall think, where somebody says so.
+    pub reasoning: Option<Reasoning>,
+    /// Agents of the operator's own.
+    pub agents: BTreeMap<String, AgentDefinition>,
+    /// Where programs are looked for, in this order: folders of the configuration, then those of the server's `PATH`. Absolute.
+    pub search: Vec<PathBuf>,
+    /// What of this machine sandboxes must not be shown.
+    pub hidden: Hidden,
+}
+
+/// An agent of the operator's own.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AgentDefinition {
+    /// Program and arguments. Not empty.
+    pub command: Vec<String>,
+    /// How a plain program gets its prompt; nothing for one that speaks ACP.
+    pub plain: Option<PromptVia>,
+    /// Its variables.
+    pub env: BTreeMap<String, String>,
+}
+
+/// The places of this machine that hold keys or our own files.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// The server's home; nothing before one is known.
+    pub(crate) home: Option<PathBuf>,
+    /// The person's own folder.
+    pub(crate) person: Option<PathBuf>,
+}
+
 /// How often clients may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimitSettings {
@@ -268,6 +314,7 @@ impl Default for Settings {
             limits: LimitSettings::default(),
             models: ModelSettings::default(),
             sandbox: SandboxSettings::default(),
+            agents: AgentSettings::default(),
             rate_limit: RateLimitSettings::default(),
             cleanup: CleanupSettings::default(),
             log: LogSettings::default(),
@@ -325,6 +372,33 @@ impl Default for SandboxSettings {
     }
 }
 
+impl Default for AgentSettings {
+    fn default() -> Self {
+        Self {
+            default: BUILTIN.to_owned(),
+            autonomy: Autonomy::default(),
+            reasoning: None,
+            agents: BTreeMap::new(),
+            search: Vec::new(),
+            hidden: Hidden::default(),
+        }
+    }
+}
+
+impl Hidden {
+    /// Why sandboxes must not be shown this file or folder, if so.
+    pub fn why_not(&self, path: &Path) -> Option<&'static str> {
+        read_only::why_not(path, self.home.as_deref()?, self.person.as_deref())
+    }
+}
+
+impl fmt::Debug for Hidden {
+    /// Where they are differs from machine to machine.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden")
+    }
+}
+
 impl Default for RateLimitSettings {
     fn default() -> Self {
         Self { per_1000_s: DEFAULT_REQUESTS_PER_1000_S, burst: DEFAULT_BURST }
@@ -361,6 +435,17 @@ impl fmt::Debug for ModelAlias {
             .field("wires", &self.wires)
             .field("extra_headers", &self.extra_headers.keys().collect::<Vec<_>>())
             .field("price", &self.price)
+            .finish()
+    }
+}
+
+impl fmt::Debug for AgentDefinition {
+    /// Values of the environment are left out: people put tokens into them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentDefinition")
+            .field("command", &self.command)
+            .field("plain", &self.plain)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
             .finish()
     }
 }

@@ -120,7 +120,7 @@ fn every_key_has_its_effect() {
                 },
                 "default": "main",
             }},
-            "defaults": {"limits": {"max_cost_usd": 2.5}, "agent": {"model": "fast"}},
+            "defaults": {"limits": {"max_cost_usd": 2.5}, "agent": {"model": "fast", "autonomy": "medium", "reasoning": "low"}},
             "models": {
                 "models": {"fast": {
                     "model": "gpt-x", "displayName": "Fast", "baseUrl": "https://example.org/v1", "apiKey": "k-alias",
@@ -139,6 +139,10 @@ fn every_key_has_its_effect() {
                 "bubblewrap": "/opt/bwrap",
                 "memory": "2g", "cpus": 1.5, "pids": 100, "open_files": 300, "disk": "1G", "inodes": 5000,
                 "wall_s": 3600, "output_rate": "64k", "limits": "best_effort", "lease_s": 60, "idle_s": 120,
+            },
+            "agents": {
+                "default": "mine", "path": ["/usr/bin"],
+                "agents": {"mine": {"command": ["my-agent", ""], "protocol": "plain", "prompt": "input", "env": {"A": "{gate}"}}},
             },
             "rate_limit": {"requests_per_second": 2.5, "burst": 7},
             "cleanup": {
@@ -174,7 +178,8 @@ fn every_key_has_its_effect() {
         .iter()
         .filter(|key| !loaded.origins.keys().any(|origin| fits(key, origin)))
         .filter(|key| !key.starts_with("runtime.") && !key.starts_with("recursion."))
-        .filter(|key| *key != "models.defaults.session_model")
+        // Other names of keys that are there.
+        .filter(|key| !key.starts_with("models.defaults."))
         .collect();
     assert_eq!(missing, Vec::<&String>::new());
 }
@@ -241,6 +246,39 @@ fn the_session_model_is_an_alias_or_gets_its_provider() {
     let near = mistakes(&file(&session("quik"), default));
     assert!(near[0].contains("did you mean `quick`?"), "{near:?}");
     assert_eq!(near.len(), 1);
+}
+
+#[test]
+fn agents_are_defined_whole_or_not_at_all() {
+    let one = |text: &str| format!(r#"{{"agents": {{"agents": {{{text}}}}}}}"#);
+    let mine = settings(&one(r#""mine": {"command": ["a"]}"#)).agents.agents["mine"].clone();
+    assert_eq!((mine.plain, mine.command), (None, vec!["a".to_owned()]), "ACP if nothing is said");
+    for (text, expected) in [
+        (r#""mine": {}"#, "needs `command`"),
+        (r#""mine": {"command": []}"#, "names no program"),
+        (r#""mine": {"command": ["  "]}"#, "names no program"),
+        (r#""mine": {"command": "a b"}"#, "expected a list of texts"),
+        (r#""mine": {"command": ["a"], "prompt": "input"}"#, "is for a plain program"),
+        (r#""builtin": {"command": ["a"]}"#, "is the name of the built-in agent"),
+    ] {
+        let found = mistakes(&one(text));
+        assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn programs_of_agents_are_looked_for_where_it_is_said_and_then_in_the_path() {
+    let place = Place::new(r#"{"agents": {"path": ["/usr/bin", "/no/such"]}}"#)
+        .env("PATH", "/opt/x:relative:/usr/bin");
+    let text = place.load().expect_err("one folder is missing").to_string();
+    assert!(text.contains("/no/such does not exist"), "{text}");
+    let loaded = Place::new("{}").env("PATH", "/opt/x:relative:/usr/bin").load().expect("fine");
+    assert_eq!(loaded.settings.agents.search, ["/opt/x", "/usr/bin"].map(PathBuf::from));
+    assert_eq!(
+        loaded.settings.agents.hidden.why_not(loaded.home.root()),
+        Some("it holds files of this server")
+    );
+    assert_eq!(loaded.settings.agents.hidden.why_not(Path::new("/opt")), None);
 }
 
 #[test]

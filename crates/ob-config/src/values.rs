@@ -21,10 +21,13 @@ use crate::sizes::show_size;
 use crate::tree::Node;
 
 /// What a running server takes without a restart. A key that is not here needs one.
-const LIVE: [&str; 8] = [
+const LIVE: [&str; 11] = [
+    "agents.",
     "cleanup.",
     "credentials.providers.",
+    "defaults.agent.autonomy",
     "defaults.agent.model",
+    "defaults.agent.reasoning",
     "defaults.limits.max_cost_usd",
     "log.level",
     "models.",

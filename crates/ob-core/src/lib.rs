@@ -4,6 +4,7 @@
 //! **Architecture invariant:** this crate does no I/O, is never async, and reads neither clock nor randomness;
 //! both come in as arguments. So everything here is tested by tables and properties in microseconds.
 
+pub mod agent;
 pub mod audit;
 pub mod authorize;
 pub mod cage;

@@ -7,6 +7,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::agent::AgentView;
+use crate::agent::Autonomy;
+use crate::agent::Reasoning;
 use crate::audit::AuditRow;
 use crate::audit::AuditVerdict;
 use crate::authorize::Scope;
@@ -139,6 +142,10 @@ operations! {
     SessionDiff = "session" "diff", Project Read, Get "/sessions/{session_id}/diff", SessionTarget => SessionDiff;
     /// Shows what a project's sessions may use, or what a session's tree may and has: each limit, who sets it, and what is left.
     ConfigLimits = "config_limits" "get", Project Read, Get "/limits", ConfigLimits => LimitsShown;
+    /// Lists the agents that sessions can have.
+    AgentList = "agent" "list", Global Read, Get "/agents", Nothing => Vec<AgentView>;
+    /// Looks whether an agent can be used: where its program is, its version, what it can be told and what is missing.
+    AgentCheck = "agent" "check", Global Read, Get "/agents/{agent}", AgentTarget => AgentView;
     /// Makes a token; its secret is in the answer and nowhere else.
     TokenCreate = "token" "create", Global Admin, Post "/tokens", TokenCreate => TokenCreated;
     /// Lists tokens, without their secrets.
@@ -200,6 +207,19 @@ pub struct ProjectCreate {
     /// `inodes`.
     #[serde(default)]
     pub limits: std::collections::BTreeMap<crate::resource::Resource, u64>,
+    /// The agent of its sessions, by its name in `agent list`; the server's default if unset.
+    #[serde(default)]
+    pub agent_runtime: Option<String>,
+    /// What its agents may do without asking; the server's default if unset.
+    #[serde(default)]
+    pub autonomy: Option<Autonomy>,
+    /// How hard its agents' models shall think.
+    #[serde(default)]
+    pub reasoning: Option<Reasoning>,
+    /// Tools that its agents may never use, by the agent's own names.
+    #[serde(default)]
+    #[schemars(length(max = 100))]
+    pub disabled_tools: Vec<String>,
 }
 
 /// Parameters of `project list`.
@@ -259,6 +279,23 @@ pub struct SessionSpawn {
     /// End the session when it has nothing more to do.
     #[serde(default)]
     pub end_when_idle: bool,
+    /// The agent, by its name in `agent list`; the project's default if unset.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// What the agent may do without asking; the project's default if unset.
+    #[serde(default)]
+    pub autonomy_level: Option<Autonomy>,
+    /// How hard the agent's model shall think; the project's default if unset.
+    #[serde(default)]
+    pub reasoning_level: Option<Reasoning>,
+    /// The only tools that the agent may use, by its own names; all if there are none.
+    #[serde(default)]
+    #[schemars(length(max = 100))]
+    pub tools_allowed: Vec<String>,
+    /// Tools that the agent may not use, by its own names; the project's come on top.
+    #[serde(default)]
+    #[schemars(length(max = 100))]
+    pub tools_disallowed: Vec<String>,
 }
 
 /// Parameters of `session message`.
@@ -373,6 +410,14 @@ pub enum LimitSource {
     Tree,
     /// Nobody: there is none.
     Nobody,
+}
+
+/// An agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AgentTarget {
+    /// Its name.
+    pub agent: String,
 }
 
 /// Parameters of `token create`.

@@ -7,6 +7,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::agent::AgentOptions;
+use crate::agent::Autonomy;
+use crate::agent::Reasoning;
 use crate::authorize::Scope;
 use crate::id::ProjectId;
 use crate::id::SessionId;
@@ -48,8 +51,36 @@ pub struct ProjectRecord {
     /// What its sandboxes may use, where that differs from the server's limits, in the unit of each resource.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<Resource, u64>,
+    /// Its agent, where that differs from the server's.
+    #[serde(default, skip_serializing_if = "ProjectAgent::is_empty")]
+    pub agent: ProjectAgent,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// What sessions of a project ask of their agent if they do not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProjectAgent {
+    /// Which one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it may do without asking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autonomy: Option<Autonomy>,
+    /// How hard its model shall think.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<Reasoning>,
+    /// Tools that it may never use; what a session names comes on top.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disabled_tools: Vec<String>,
+}
+
+// === impl ProjectAgent ===
+
+impl ProjectAgent {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a workspace got its files.
@@ -98,6 +129,9 @@ pub struct SessionRecord {
     pub core: Session,
     /// The agent that runs in it.
     pub agent: String,
+    /// What is asked of it.
+    #[serde(default)]
+    pub agent_options: AgentOptions,
     /// The model that it uses.
     pub model: ModelRef,
     /// The sandbox backend.
@@ -183,6 +217,9 @@ pub struct SessionView {
     pub title: String,
     /// The agent.
     pub agent: String,
+    /// What is asked of it.
+    #[serde(default)]
+    pub agent_options: AgentOptions,
     /// The model.
     pub model: ModelRef,
     /// The sandbox backend.

@@ -5,6 +5,7 @@
 
 mod actor;
 mod actors;
+mod agents;
 mod claims;
 mod cleanup;
 mod clock;
@@ -59,6 +60,7 @@ use operations::FailedLogins;
 use shared::Shared;
 use standing::Standing;
 
+pub use agents::Agents;
 pub use cleanup::Cleaned;
 pub use clock::Clock;
 pub use clock::SharedClock;
@@ -113,6 +115,8 @@ pub struct EngineOptions {
     pub gates: Gates,
     /// Models.
     pub catalogue: Catalogue,
+    /// Agents.
+    pub agents: Agents,
     /// Time and randomness.
     pub clock: SharedClock,
     /// True if the server runs as root, and gives each project a host uid of its own.
@@ -182,6 +186,7 @@ impl Engine {
             registry: options.registry,
             gates: options.gates,
             catalogue: options.catalogue,
+            agents: options.agents,
             clock: options.clock,
             is_root: options.is_root,
             uid: options.uid,

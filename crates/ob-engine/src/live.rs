@@ -60,6 +60,7 @@ impl Engine {
             self.shared.cleanup.set(settings.cleanup.clone());
             self.cleaning.changed();
         }
+        self.shared.agents.apply(settings.agents.clone());
     }
 
     pub(crate) async fn reload(&self, dry_run: bool) -> Result<ServerReloaded, Refusal> {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use ob_core::Refusal;
 use ob_core::audit::Asker;
 use ob_core::authorize::Target;
+use ob_core::operation::AgentTarget;
 use ob_core::operation::Operation;
 use ob_core::operation::ProjectTarget;
 use ob_core::operation::ServerReload;
@@ -146,6 +147,16 @@ impl Engine {
                 answer(crate::diff::diff(&self.shared, &record).await?)
             }
             O::ConfigLimits => answer(self.config_limits(asked, parse(params)?).await?),
+            O::AgentList => {
+                self.permit(asked, Target::Global).await?;
+                let ob_core::operation::Nothing {} = parse(params)?;
+                answer(self.shared.agents.list(&self.shared.sandbox.get().read_only).await)
+            }
+            O::AgentCheck => {
+                self.permit(asked, Target::Global).await?;
+                let AgentTarget { agent } = parse(params)?;
+                answer(self.shared.agents.check(&agent, &self.shared.sandbox.get().read_only).await?)
+            }
             O::TokenCreate => {
                 self.permit(asked, Target::Global).await?;
                 answer(self.token_create(parse(params)?).await?)

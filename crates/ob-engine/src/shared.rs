@@ -46,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::FIRST_HOST_UID;
 use crate::SANDBOX;
+use crate::agents::Agents;
 use crate::clock::SharedClock;
 use crate::files::Files;
 use crate::live::Live;
@@ -68,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) gates: Gates,
     pub(crate) catalogue: Catalogue,
+    pub(crate) agents: Agents,
     pub(crate) clock: SharedClock,
     pub(crate) is_root: bool,
     pub(crate) uid: u32,

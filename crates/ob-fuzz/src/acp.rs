@@ -5,6 +5,7 @@ use ob_agent::DriverOptions;
 use ob_agent::Output;
 use ob_core::EventBody;
 use ob_core::TurnNumber;
+use ob_core::agent::Autonomy;
 use ob_core::link::ExitStatus;
 
 use crate::Control;
@@ -53,7 +54,12 @@ fn conversation<'a>(
     crashes: impl Fn(usize) -> bool,
 ) -> (Vec<Output>, Vec<u8>) {
     let resume = (stage == 0).then(|| "s0".to_owned());
-    let mut driver = Driver::new(DriverOptions { cwd: "/workspace".to_owned(), resume });
+    let mut driver = Driver::new(DriverOptions {
+        cwd: "/workspace".to_owned(),
+        resume,
+        autonomy: Autonomy::Medium,
+        mode: Some("m".to_owned()),
+    });
     let mut outputs = Vec::new();
     if stage > 0 {
         for line in BEFORE {

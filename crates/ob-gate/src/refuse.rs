@@ -169,6 +169,11 @@ impl GateRefusal {
 /// A limit of the tree forbids the call.
 pub(crate) const LIMIT_EXCEEDED: &str = "limit_exceeded";
 
+/// A stranger's word as a message may repeat it: without control characters, and no longer than `most` characters.
+pub(crate) fn repeated(word: &str, most: usize) -> String {
+    word.chars().filter(|c| !c.is_control()).take(most).collect()
+}
+
 pub(crate) fn json_response(status: StatusCode, value: &serde_json::Value) -> Response<Body> {
     let body = Full::new(bytes::Bytes::from(value.to_string())).boxed_unsync();
     let mut response = Response::new(body);

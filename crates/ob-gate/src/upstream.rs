@@ -19,6 +19,7 @@ use crate::models::Provider;
 use crate::outside::NoAnswer;
 use crate::refuse::Again;
 use crate::refuse::GateRefusal;
+use crate::refuse::repeated;
 
 /// Headers of an agent's request that are passed on. None of them can carry a credential that matters to us.
 const PASSED_ON: [&str; 2] = ["idempotency-key", "x-request-id"];
@@ -213,7 +214,7 @@ pub(crate) fn passed_back(headers: &HeaderMap, redactor: &Redactor) -> Vec<(Head
 /// Words of a provider, without secrets and not too long.
 pub(crate) fn shown(text: &str, redactor: &Redactor) -> String {
     let clean = redactor.redact(text.trim());
-    let mut short: String = clean.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect();
+    let mut short = repeated(&clean, MAX_SHOWN);
     if clean.chars().count() > MAX_SHOWN {
         short.push('…');
     }

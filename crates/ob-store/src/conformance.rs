@@ -110,6 +110,7 @@ pub fn project() -> ProjectRecord {
         max_cost: None,
         model: None,
         limits: Default::default(),
+        agent: Default::default(),
         created_at: Timestamp::from_micros(1),
     }
 }
@@ -137,6 +138,7 @@ pub fn session(workspace: &WorkspaceRecord, tree: &TreeId) -> SessionRecord {
         parent: None,
         core: Session::new(Some(TurnNumber(1))),
         agent: "builtin".into(),
+        agent_options: Default::default(),
         model: ModelRef { provider: "p".into(), model: "m".into(), source: ModelSource::Configured },
         backend: "namespace".into(),
         title: "a title with \"quotes\" and umlauts: äöü".into(),

@@ -74,6 +74,7 @@ pub fn session_record(n: u32, model: ModelRef) -> SessionRecord {
         parent: None,
         core: Session::new(Some(TurnNumber(1))),
         agent: "builtin".into(),
+        agent_options: Default::default(),
         model,
         backend: "namespace".into(),
         title: "a test".into(),
@@ -97,6 +98,7 @@ pub fn records_around(session: &SessionRecord) -> (ProjectRecord, WorkspaceRecor
         max_cost: None,
         model: None,
         limits: BTreeMap::new(),
+        agent: Default::default(),
         created_at,
     };
     let workspace = WorkspaceRecord {

@@ -148,6 +148,7 @@ impl MemoryStore {
             max_cost: limits.max_cost,
             model: None,
             limits: Default::default(),
+            agent: Default::default(),
             created_at: at,
         };
         let workspace = WorkspaceRecord {

@@ -1,4 +1,4 @@
-//! An OpenAI-compatible model server on loopback that answers by script: whole, streamed, slow, broken or not at all.
+//! A model server on loopback that answers by script, in the wire in which it is asked: whole, streamed, slow, broken or not at all.
 //!
 //! Nothing in it waits for a clock. What must wait, waits for a [`Latch`] that the test opens; what must have happened
 //! is awaited with [`ModelServer::requests_reached`] and [`ModelServer::hang_ups_reached`].
@@ -23,6 +23,9 @@ use futures_util::Stream;
 use serde_json::Value;
 use serde_json::json;
 use tokio::sync::watch;
+
+use crate::wires::Said;
+use crate::wires::Wire;
 
 /// How long the awaiting methods wait before they panic: long enough for a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -202,18 +205,15 @@ impl Answer {
         Self { status, headers: Vec::new(), before_head: Vec::new(), body }
     }
 
-    fn steps(self, request: &Value) -> (Option<&'static str>, Vec<Step>) {
+    fn steps(self, request: &Recorded) -> (Option<&'static str>, Vec<Step>) {
         match self.body {
             AnswerBody::Steps(steps) => (None, steps),
             AnswerBody::Message { text, calls, usage } => {
-                let streams = request["stream"].as_bool().unwrap_or(false);
-                if !streams {
-                    let whole = whole_message(request, text.as_deref(), &calls, usage);
-                    return (Some("application/json"), vec![Step::Send(whole.to_string().into())]);
-                }
-                let reports = request["stream_options"]["include_usage"].as_bool().unwrap_or(false);
-                let chunks = message_chunks(request, text.as_deref(), &calls, usage.filter(|_| reports));
-                (Some("text/event-stream"), chunks.into_iter().map(Step::Send).collect())
+                let wire = Wire::of(&request.path);
+                let said = Said { text: text.as_deref(), calls: &calls, usage: usage.as_ref() };
+                let pieces = wire.answer(request, said).into_iter().map(Step::Send).collect();
+                let streams = wire.streams(request);
+                (Some(if streams { "text/event-stream" } else { "application/json" }), pieces)
             }
         }
     }
@@ -260,7 +260,8 @@ pub fn message_chunks(
     chunks
 }
 
-fn whole_message(
+/// A whole message that is no stream.
+pub(crate) fn whole_message(
     request: &Value,
     text: Option<&str>,
     calls: &[(String, Value)],
@@ -405,22 +406,22 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let (head, body) = request.into_parts();
     let raw = axum::body::to_bytes(body, MAX_REQUEST).await.unwrap_or_default();
     let body: Value = serde_json::from_slice(&raw).unwrap_or_default();
-    let answer = {
+    let (answer, recorded) = {
         let mut script = shared.script();
         let recorded = Recorded {
             method: head.method.to_string(),
             path: head.uri.to_string(),
             headers: head.headers,
             raw,
-            body: body.clone(),
+            body,
         };
         let scripted = match (script.queue.pop_front(), &script.otherwise) {
             (Some(scripted), _) => scripted,
             (None, Some(otherwise)) => otherwise(&recorded),
             (None, None) => Answer::text("ok"),
         };
-        script.recorded.push(recorded);
-        scripted
+        script.recorded.push(recorded.clone());
+        (scripted, recorded)
     };
     shared.requests.send_modify(|count| *count += 1);
     for step in answer.before_head.clone() {
@@ -434,7 +435,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     for (name, value) in &answer.headers {
         response = response.header(name, value);
     }
-    let (content_type, steps) = answer.steps(&body);
+    let (content_type, steps) = answer.steps(&recorded);
     if let Some(content_type) = content_type {
         response = response.header("content-type", content_type);
     }
@@ -480,7 +481,14 @@ mod tests {
 
     #[test]
     fn a_streamed_message_reports_usage_only_when_asked() {
-        let steps = |request: Value| Answer::text("a b").steps(&request).1.len();
+        let recorded = |body: Value| Recorded {
+            method: "POST".to_owned(),
+            path: "/v1/chat/completions".to_owned(),
+            headers: HeaderMap::new(),
+            raw: Bytes::new(),
+            body,
+        };
+        let steps = |request: Value| Answer::text("a b").steps(&recorded(request)).1.len();
         let plain = steps(json!({"stream": true}));
         let asked = steps(json!({"stream": true, "stream_options": {"include_usage": true}}));
         assert_eq!(asked, plain + 1);

@@ -1,11 +1,14 @@
 //! Static programs at the sandbox's edge, told apart by their first argument: `launch` outside (starts and ends the
-//! sandbox), nothing or `init` (first process and guest link), `agent` inside (the built-in agent, an ACP server).
+//! sandbox), nothing or `init` (first process and guest link), `agent` inside (the built-in agent, an ACP server), `start`
+//! inside (another agent).
 
 mod agent;
 mod cage;
+mod group;
 mod idle;
 mod init;
 mod launch;
+mod start;
 
 use std::process::ExitCode;
 
@@ -13,6 +16,7 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("launch") => launch::main(),
         Some("agent") => agent::main(),
+        Some("start") => start::main(),
         // bubblewrap starts the guest without arguments: then it is in a sandbox, and closes the cage first.
         None => match cage::close() {
             Ok(()) => init::main(),

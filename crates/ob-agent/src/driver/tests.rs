@@ -24,8 +24,12 @@ struct Script {
 
 impl Script {
     fn new(resume: Option<&str>) -> Self {
-        let options = DriverOptions { cwd: "/workspace".to_owned(), resume: resume.map(str::to_owned) };
-        Self { driver: Driver::new(options) }
+        Self::with(resume, Autonomy::High, None)
+    }
+
+    fn with(resume: Option<&str>, autonomy: Autonomy, mode: Option<&str>) -> Self {
+        let (resume, mode) = (resume.map(str::to_owned), mode.map(str::to_owned));
+        Self { driver: Driver::new(DriverOptions { cwd: "/workspace".to_owned(), resume, autonomy, mode }) }
     }
 
     /// An agent that is ready, and has taken everything.

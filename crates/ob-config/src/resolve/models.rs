@@ -28,6 +28,12 @@ const KNOWN_PROVIDERS: [(&str, &str, &str); 8] = [
 /// Providers that no configuration names: a local server that was found, and the demonstration model.
 const BUILT_IN: [&str; 2] = ["local", "demonstration"];
 
+/// What is wrong with a price of which only a part is given.
+const HALF_A_PRICE: &str = "needs both `input` and `output`, in US dollars for a million tokens";
+
+/// What is wrong was told.
+struct Told;
+
 const PROVIDERS: [&str; 3] = ["credentials", "providers", "credentials"];
 const ALIASES: [&str; 2] = ["models", "models"];
 
@@ -159,7 +165,7 @@ impl Resolver<'_> {
             let max_output_tokens = self.whole(&key(&["maxOutputTokens"])).map(|most| most.value);
             let extra_headers = self.texts(&key(&["extraHeaders"])).map(|headers| headers.value);
             let provider = self.text(&key(&["provider"]));
-            let price = self.price(&key(&["price"]), &place, &format!("{path}.price"));
+            let price = self.price(&key(&["price"]), &place, &format!("{path}.price")).ok().flatten();
             let wire = self.text(&key(&["wire"]));
             drop(self.text(&key(&["displayName"])));
             let provider = match provider {
@@ -212,26 +218,23 @@ impl Resolver<'_> {
         }
     }
 
-    fn price(&mut self, key: &[&str], place: &str, path: &str) -> Option<Price> {
+    /// A price; nothing if none of it is given.
+    fn price(&mut self, key: &[&str], place: &str, path: &str) -> Result<Option<Price>, Told> {
         let input = self.usd(&[key, &["input"]].concat());
         let output = self.usd(&[key, &["output"]].concat());
         let cached = self.usd(&[key, &["cached_input"]].concat());
         let cache_write = self.usd(&[key, &["cache_write"]].concat());
         match (input, output, &cached, &cache_write) {
-            (Some(input), Some(output), ..) => Some(Price {
+            (Some(input), Some(output), ..) => Ok(Some(Price {
                 input: input.value,
                 output: output.value,
                 cached_input: cached.map(|cached| cached.value),
                 cache_write: cache_write.map(|written| written.value),
-            }),
-            (None, None, None, None) => None,
+            })),
+            (None, None, None, None) => Ok(None),
             _ => {
-                self.mistake(
-                    place,
-                    path,
-                    "needs both `input` and `output`, in US dollars for a million tokens",
-                );
-                None
+                self.mistake(place, path, HALF_A_PRICE);
+                Err(Told)
             }
         }
     }
@@ -244,17 +247,14 @@ impl Resolver<'_> {
             let mut dated = Vec::new();
             for (day, place) in self.names(&days) {
                 let path = format!("{}.{model}.{day}", PRICES.join("."));
-                let mistakes = self.out.mistakes.len();
                 let price = self.price(&[&days[..], &[day.as_str()]].concat(), &place, &path);
                 match (Timestamp::from_day(&day), price) {
                     (None, _) => self.mistake(&place, &path, "is no day; allowed: `YYYY-MM-DD`"),
-                    (Some(since), Some(price)) => dated.push((since, price)),
-                    (Some(_), None) if self.out.mistakes.len() > mistakes || self.is_broken(&path) => {}
-                    (Some(_), None) => self.mistake(
-                        &place,
-                        &path,
-                        "needs both `input` and `output`, in US dollars for a million tokens",
-                    ),
+                    (Some(since), Ok(Some(price))) => dated.push((since, price)),
+                    (Some(_), Ok(None)) if !self.is_broken(&path) => {
+                        self.mistake(&place, &path, HALF_A_PRICE)
+                    }
+                    (Some(_), Ok(None) | Err(Told)) => {}
                 }
             }
             self.out.settings.models.prices.insert(model, Prices::new(dated));

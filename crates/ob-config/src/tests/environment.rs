@@ -2,6 +2,9 @@
 
 use ob_core::model::Wire;
 
+use ob_core::agent::Autonomy;
+use ob_core::agent::Reasoning;
+
 use super::*;
 
 #[test]
@@ -139,11 +142,13 @@ fn w51_a_default_counts_or_is_told_to_count_for_nothing() {
         );
     };
     told(r#"{ "defaults": { "container": { "type": "dev" } } }"#, "", "defaults.container");
-    told(r#"{ "defaults": { "agent": { "autonomy": "high" } } }"#, "", "defaults.agent.autonomy");
-    told(
-        r#"{ "models": { "defaults": { "reasoning_effort": "high" } } }"#,
-        "",
-        "models.defaults.reasoning_effort",
-    );
+    told(r#"{ "defaults": { "agent": { "mcp_servers": {} } } }"#, "", "defaults.agent.mcp_servers");
+    let agents = |file: &str| Place::new(file).load().expect(file).settings.agents;
+    let old =
+        agents(r#"{ "models": { "defaults": { "autonomy_mode": "low", "reasoning_effort": "high" } } }"#);
+    let new = agents(r#"{ "defaults": { "agent": { "autonomy": "low", "reasoning": "high" } } }"#);
+    assert_eq!((old.autonomy, old.reasoning), (Autonomy::Low, Some(Reasoning::High)));
+    assert_eq!((new.autonomy, new.reasoning), (old.autonomy, old.reasoning));
+    told(r#"{ "models": { "defaults": { "included_models": [] } } }"#, "", "models.defaults.included_models");
     told("{}", "OUBLIETTE_DEV", "OUBLIETTE_DEV");
 }

@@ -73,6 +73,8 @@ pub(super) struct Live {
     pub(super) adopted: Option<SavedDriver>,
     /// The agent's own id of the conversation that it should continue.
     pub(super) resume: Option<String>,
+    /// The mode that the agent is put into, if not its own.
+    pub(super) mode: Option<String>,
     /// True if the agent did continue it.
     pub(super) resumed: bool,
     /// Why there is no model for it yet.
@@ -134,6 +136,7 @@ impl Live {
             output_rate: None,
             adopted: None,
             resume: None,
+            mode: None,
             resumed: false,
             waits_for: None,
             place,

@@ -118,7 +118,9 @@ impl Actor {
             },
             None => {
                 let resume = live.resume.clone();
-                Driver::new(DriverOptions { cwd: live.workspace().to_owned(), resume })
+                let cwd = live.workspace().to_owned();
+                let autonomy = self.record.agent_options.autonomy;
+                Driver::new(DriverOptions { cwd, resume, autonomy, mode: live.mode.clone() })
             }
         };
         let waits = matches!(self.record.core.state, SessionState::Starting);

@@ -9,6 +9,7 @@ use ob_core::operation::ProjectDeleted;
 use ob_core::operation::ProjectList;
 use ob_core::operation::WorkspaceDeleted;
 use ob_core::operation::WorkspaceTarget;
+use ob_core::record::ProjectAgent;
 use ob_core::record::ProjectRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
@@ -73,6 +74,13 @@ impl Engine {
         if let Some(model) = &params.model {
             self.shared.catalogue.resolve(Some(model)).await?;
         }
+        let agent = ProjectAgent {
+            name: params.agent_runtime,
+            autonomy: params.autonomy,
+            reasoning: params.reasoning,
+            disabled_tools: params.disabled_tools,
+        };
+        self.shared.agents.check_project(&agent)?;
         let id = ProjectId::from_uuid(self.shared.clock.uuid());
         let record = ProjectRecord {
             id,
@@ -83,6 +91,7 @@ impl Engine {
             max_cost,
             model: params.model,
             limits: params.limits,
+            agent,
             created_at: self.shared.now(),
         };
         self.write(vec![Write::PutProject(record)]).await?;

@@ -48,6 +48,7 @@ impl Engine {
                 ))
                 .fix("leave `model` out, or ask for `new_session`"));
             }
+            refuse_another_agent(&params, &record)?;
             match self.session_message(record, params.message.clone()).await {
                 // It came to its end meanwhile.
                 Err(refusal) if refusal.code == RefusalCode::Conflict => {}
@@ -82,6 +83,31 @@ impl Engine {
             if let Some(found) = active.into_iter().find(|session| session.workspace == workspace) {
                 return Ok(Some(found));
             }
+        }
+    }
+}
+
+/// A session keeps its agent and what that was told: what a message says of it must be so already (W27).
+fn refuse_another_agent(params: &SessionSpawn, record: &SessionRecord) -> Result<(), Refusal> {
+    let (agent, options) = (&record.agent, &record.agent_options);
+    let others = [
+        ("agent", params.agent.as_ref().is_some_and(|asked| asked != agent)),
+        ("autonomy_level", params.autonomy_level.is_some_and(|asked| asked != options.autonomy)),
+        ("reasoning_level", params.reasoning_level.is_some_and(|asked| Some(asked) != options.reasoning)),
+        ("tools_allowed", !params.tools_allowed.is_empty() && params.tools_allowed != options.tools_allowed),
+        (
+            "tools_disallowed",
+            params.tools_disallowed.iter().any(|tool| !options.tools_disallowed.contains(tool)),
+        ),
+    ];
+    match others.into_iter().find(|(_, is_another)| *is_another) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let what = format!(
+                "session `{}` goes on as it was started, and another `{name}` was asked for",
+                record.id
+            );
+            Err(Refusal::conflict(what).fix(format!("leave `{name}` out, or ask for `new_session`")))
         }
     }
 }

@@ -7,7 +7,6 @@ use futures_util::StreamExt as _;
 use futures_util::TryStreamExt as _;
 use futures_util::stream;
 use futures_util::stream::BoxStream;
-use ob_agent::presets;
 use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::Principal;
@@ -87,6 +86,8 @@ impl Engine {
         backend.check().await?;
         backend.holds(&shared.project_limits(&project))?;
         let model = shared.catalogue.resolve(params.model.as_deref().or(project.model.as_deref())).await?;
+        let shown = shared.sandbox.get();
+        let (agent, agent_options) = shared.agents.choose(&params, &project.agent, &shown.read_only).await?;
         let now = shared.now();
         let place = self.new_place().await?;
         let id = place.session().clone();
@@ -100,7 +101,8 @@ impl Engine {
             tree: tree.clone(),
             parent: None,
             core: Session::new(Some(first)),
-            agent: presets::BUILTIN.to_owned(),
+            agent,
+            agent_options,
             model: model.clone(),
             backend: backend.name().to_owned(),
             enforcement: None,
@@ -449,6 +451,7 @@ pub(super) fn view_of(summary: SessionSummary) -> SessionView {
         parent_id: record.parent,
         title: record.title,
         agent: record.agent,
+        agent_options: record.agent_options,
         model: record.model,
         isolated: is_isolated(&record.backend),
         backend: record.backend,

@@ -54,6 +54,22 @@ async fn w38_a_spawn_goes_on_in_a_session_of_its_workspace_and_of_no_other() {
         "workspace_id": first["workspace_id"],
     });
     assert_eq!(refused(&engine, Operation::SessionSpawn, other).await.code, RefusalCode::Conflict);
+    // W27: what a message asked of the agent had no effect, and nobody said so.
+    for (name, value) in [
+        ("agent", json!("opencode")),
+        ("autonomy_level", json!("low")),
+        ("reasoning_level", json!("low")),
+        ("tools_allowed", json!(["read"])),
+        ("tools_disallowed", json!(["run"])),
+    ] {
+        let mut other = json!({
+            "project_id": project, "message": "x", "new_session": false, "workspace_id": first["workspace_id"],
+        });
+        other[name] = value;
+        let refusal = refused(&engine, Operation::SessionSpawn, other).await;
+        assert_eq!(refusal.code, RefusalCode::Conflict, "{name}");
+        assert!(refusal.message.contains(name), "{refusal}");
+    }
     let unknown = json!({
         "project_id": project, "message": "x", "new_session": false,
         "workspace_id": "00000000-0000-4000-8000-000000000000",

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ob_component::Domain;
 use ob_component::Registry;
+use ob_config::AgentSettings;
 use ob_config::CleanupSettings;
 use ob_config::ModelAlias;
 use ob_config::ModelSettings;
@@ -28,6 +29,7 @@ use ob_core::Timestamp;
 use ob_core::home::Layout;
 use ob_core::model::Price;
 use ob_core::operation::Operation;
+use ob_engine::Agents;
 use ob_engine::Catalogue;
 use ob_engine::Engine;
 use ob_engine::EngineOptions;
@@ -71,6 +73,8 @@ pub(crate) struct World {
     /// The files of the next engine.
     pub(crate) files: Arc<dyn Files>,
     pub(crate) audit: Arc<MemoryAudit>,
+    /// The agents of the next engine.
+    pub(crate) agents: AgentSettings,
 }
 
 /// A backend that never makes a sandbox.
@@ -100,6 +104,7 @@ impl World {
             discovers: false,
             files: Arc::new(HostFiles),
             audit: Arc::default(),
+            agents: AgentSettings::default(),
         }
     }
 
@@ -154,6 +159,7 @@ impl World {
             audit: Arc::clone(&self.audit) as SharedAudit,
             registry,
             catalogue: Catalogue::new(self.models(), models, None),
+            agents: Agents::new(self.agents.clone()),
             clock: Arc::new(SystemClock),
             is_root: uid.is_root(),
             uid: uid.as_raw(),

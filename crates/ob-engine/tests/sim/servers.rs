@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ob_component::Domain;
 use ob_component::Registry;
+use ob_config::AgentSettings;
 use ob_config::CleanupSettings;
 use ob_config::ModelAlias;
 use ob_config::ModelSettings;
@@ -16,6 +17,7 @@ use ob_config::SandboxSettings;
 use ob_core::MicroUsd;
 use ob_core::Refusal;
 use ob_core::model::Price;
+use ob_engine::Agents;
 use ob_engine::Catalogue;
 use ob_engine::Clock;
 use ob_engine::Engine;
@@ -94,6 +96,7 @@ impl Server {
             registry,
             gates,
             catalogue: Catalogue::new(model_settings(), models, None),
+            agents: Agents::new(AgentSettings::default()),
             clock,
             is_root: false,
             uid: UID,

@@ -22,6 +22,7 @@ use super::json::flag;
 use super::json::kind;
 use super::json::known;
 use super::json::list;
+use super::json::list_if;
 use super::json::no;
 use super::json::no_counterpart;
 use super::json::no_kind;
@@ -33,6 +34,7 @@ use super::json::text_field;
 use super::json::text_if;
 use super::json::texts;
 use super::json::whole;
+use crate::refuse::repeated;
 
 mod answer;
 
@@ -99,9 +101,7 @@ pub(super) fn read_request(value: &Value) -> Result<Request, Untranslatable> {
         wants_usage: options == Some(&Value::Bool(true)),
         ..Request::default()
     };
-    for (index, tool) in
-        field(fields, "tools").map_or(Ok(&[][..]), |tools| list(tools, "tools"))?.iter().enumerate()
-    {
+    for (index, tool) in list_if(fields, "tools", "tools")?.iter().enumerate() {
         let at = format!("tools[{index}]");
         let tool = object(tool, &at)?;
         if kind(tool) != "function" {
@@ -202,7 +202,7 @@ fn read_message(message: &Fields, at: &str, request: &mut Request) -> Result<(),
                     Part::Image { .. } => return Err(no_kind(at, "image")),
                 }
             }
-            let calls = field(message, "tool_calls").map_or(Ok(&[][..]), |calls| list(calls, at))?;
+            let calls = list_if(message, "tool_calls", at)?;
             for call in calls {
                 let call = object(call, at)?;
                 if !matches!(kind(call), "function" | "") {
@@ -225,13 +225,11 @@ fn read_message(message: &Fields, at: &str, request: &mut Request) -> Result<(),
             let call = text_field(message, "tool_call_id", at)?.to_owned();
             request.push(Turn::Result(CallResult { call, content, is_error: false }));
         }
-        other => return Err(no(at, format!("has the role `{}`, which has no counterpart", short(other)))),
+        other => {
+            return Err(no(at, format!("has the role `{}`, which has no counterpart", repeated(other, 40))));
+        }
     }
     Ok(())
-}
-
-fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(40).collect()
 }
 
 fn read_parts(content: &Value, at: &str) -> Result<Vec<Part>, Untranslatable> {

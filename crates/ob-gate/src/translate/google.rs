@@ -21,6 +21,7 @@ use super::json::Fields;
 use super::json::field;
 use super::json::known;
 use super::json::list;
+use super::json::list_if;
 use super::json::no;
 use super::json::no_counterpart;
 use super::json::number;
@@ -78,11 +79,11 @@ pub(super) fn read_request(value: &Value) -> Result<Request, Untranslatable> {
             request.system.push(text_field(object(part, name)?, "text", name)?.to_owned());
         }
     }
-    for tool in field(fields, "tools").map_or(Ok(&[][..]), |tools| list(tools, "tools"))? {
+    for tool in list_if(fields, "tools", "tools")? {
         let tool = object(tool, "tools")?;
         known(tool, "tools", &["functionDeclarations", "function_declarations"], &[])?;
         for name in ["functionDeclarations", "function_declarations"] {
-            let declared = field(tool, name).map_or(Ok(&[][..]), |all| list(all, name))?;
+            let declared = list_if(tool, name, name)?;
             for function in declared {
                 request.tools.push(read_tool(object(function, name)?, name)?);
             }

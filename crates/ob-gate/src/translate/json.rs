@@ -6,14 +6,14 @@ use serde_json::Number;
 use serde_json::Value;
 
 use super::Untranslatable;
+use crate::refuse::repeated;
 
 pub(super) type Fields = Map<String, Value>;
 
 /// Says what is the matter with a place.
 pub(super) fn no(at: &str, why: impl Into<String>) -> Untranslatable {
     // A place may hold names that a stranger chose.
-    let at = at.chars().filter(|c| !c.is_control()).take(120).collect();
-    Untranslatable { at, why: why.into() }
+    Untranslatable { at: repeated(at, 120), why: why.into() }
 }
 
 /// Without a counterpart in the other wire.
@@ -23,8 +23,7 @@ pub(super) fn no_counterpart(at: &str) -> Untranslatable {
 
 /// Of a kind that has no counterpart.
 pub(super) fn no_kind(at: &str, kind: &str) -> Untranslatable {
-    let kind: String = kind.chars().filter(|c| !c.is_control()).take(60).collect();
-    no(at, format!("is of the type `{kind}`, which has no counterpart"))
+    no(at, format!("is of the type `{}`, which has no counterpart", repeated(kind, 60)))
 }
 
 pub(super) fn object<'a>(value: &'a Value, at: &str) -> Result<&'a Fields, Untranslatable> {
@@ -37,6 +36,11 @@ pub(super) fn list<'a>(value: &'a Value, at: &str) -> Result<&'a [Value], Untran
 
 pub(super) fn text<'a>(value: &'a Value, at: &str) -> Result<&'a str, Untranslatable> {
     value.as_str().ok_or_else(|| no(at, "must be a text"))
+}
+
+/// A list that may be there; empty if it is missing.
+pub(super) fn list_if<'a>(fields: &'a Fields, name: &str, at: &str) -> Result<&'a [Value], Untranslatable> {
+    field(fields, name).map_or(Ok(&[][..]), |value| list(value, at))
 }
 
 /// A field; `None` if it is missing or null.

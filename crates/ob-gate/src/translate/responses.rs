@@ -22,6 +22,7 @@ use super::json::flag;
 use super::json::kind;
 use super::json::known;
 use super::json::list;
+use super::json::list_if;
 use super::json::no;
 use super::json::no_kind;
 use super::json::number;
@@ -98,9 +99,7 @@ pub(super) fn read_request(value: &Value) -> Result<Request, Untranslatable> {
             other => return Err(no_kind("text.format", other)),
         };
     }
-    for (index, tool) in
-        field(fields, "tools").map_or(Ok(&[][..]), |tools| list(tools, "tools"))?.iter().enumerate()
-    {
+    for (index, tool) in list_if(fields, "tools", "tools")?.iter().enumerate() {
         let at = format!("tools[{index}]");
         let tool = object(tool, &at)?;
         match kind(tool) {

@@ -96,4 +96,13 @@ impl Fields {
         }
         Ok(Some(asked.min(most)))
     }
+
+    /// As [`Fields::bound`], and asks for `most` if nothing was asked for.
+    pub(crate) fn bound_or_put(&mut self, name: &'static str, most: u64) -> Result<u64, GateRefusal> {
+        if let Some(asked) = self.bound(name, most)? {
+            return Ok(asked);
+        }
+        self.put(name, &most);
+        Ok(most)
+    }
 }

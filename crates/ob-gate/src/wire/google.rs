@@ -59,13 +59,7 @@ pub(super) fn prepare(body: &[u8], most: u64, stream: bool) -> Result<Prepared, 
         let what = format!("`candidateCount` is {choices}");
         return Err(GateRefusal::invalid(Some("candidateCount"), what, "ask for 1 to 16 answers"));
     }
-    let output_tokens = match config.bound("maxOutputTokens", most)? {
-        Some(asked) => asked,
-        None => {
-            config.put("maxOutputTokens", &most);
-            most
-        }
-    };
+    let output_tokens = config.bound_or_put("maxOutputTokens", most)?;
     fields.put_object("generationConfig", &config);
     fields.remove("model");
     let body = fields.body();

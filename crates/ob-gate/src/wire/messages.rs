@@ -61,13 +61,7 @@ pub(super) fn prepare(body: &[u8], model: &str, most: u64) -> Result<Prepared, G
     let count = messages.len();
     reach::messages(&fields, &messages)?;
     let stream = fields.get("stream", "true or false")?.unwrap_or(false);
-    let output_tokens = match fields.bound("max_tokens", most)? {
-        Some(asked) => asked,
-        None => {
-            fields.put("max_tokens", &most);
-            most
-        }
-    };
+    let output_tokens = fields.bound_or_put("max_tokens", most)?;
     bound_thinking(&mut fields, output_tokens)?;
     fields.put("model", model);
     let body = fields.body();

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 use super::fields::Fields;
 use crate::refuse::GateRefusal;
+use crate::refuse::repeated;
 
 /// How deep contents may lie in contents: an image in a document in a result of a tool is 7 deep.
 const MAX_DEPTH: usize = 8;
@@ -129,7 +130,7 @@ fn tools(fields: &Fields, is_ours: impl Fn(Option<&str>) -> bool) -> Result<(), 
 }
 
 fn hosted(name: &str) -> GateRefusal {
-    let name: String = name.chars().filter(|c| !c.is_control()).take(60).collect();
+    let name = repeated(name, 60);
     let what = format!("the tool `{name}` is carried out by the provider, outside of the sandbox");
     GateRefusal::invalid(
         Some("tools"),

@@ -69,14 +69,11 @@ pub(super) fn prepare(body: &[u8], model: &str, most: u64) -> Result<Prepared, G
     let number = items.len().max(1);
     reach::responses(&fields, &items)?;
     let stream = fields.get("stream", "true or false")?.unwrap_or(false);
-    let asked = fields.bound("max_output_tokens", most)?;
-    if asked.is_none() {
-        fields.put("max_output_tokens", &most);
-    }
+    let output_tokens = fields.bound_or_put("max_output_tokens", most)?;
     fields.put("model", model);
     let body = fields.body();
     let input_tokens = estimate(&body, number);
-    Ok(Prepared { body, stream, hide_usage: false, input_tokens, output_tokens: asked.unwrap_or(most) })
+    Ok(Prepared { body, stream, hide_usage: false, input_tokens, output_tokens })
 }
 
 /// Reads an event of a stream.

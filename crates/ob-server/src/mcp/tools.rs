@@ -63,6 +63,11 @@ const TITLES: &[(&str, &str, &str)] = &[
         "Limits",
         "What a project's sessions may use, or what a session's tree may and has used: give `project_id` or `session_id`.",
     ),
+    (
+        "agent",
+        "Agents",
+        "Agents: who can work in sessions. `list` names those that `session spawn` takes; `check` says what one can be told.",
+    ),
     ("token", "Tokens", "Tokens: who may do what with this server."),
     ("audit", "Audit", "The audit: what was changed or refused, by whom, in which request."),
     ("server", "Server", "The server itself."),

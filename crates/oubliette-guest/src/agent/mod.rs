@@ -16,9 +16,9 @@ mod model;
 mod options;
 mod prompt;
 mod repetition;
-mod rpc;
+pub(crate) mod rpc;
 mod server;
-mod session;
+pub(crate) mod session;
 mod text;
 mod tools;
 mod transcript;
@@ -122,7 +122,7 @@ async fn within(server: impl Future<Output = ()>, ended: &CancellationToken) {
 }
 
 /// A standard stream to read or write from the runtime. Its mode stays as it is: others may share it.
-fn own(stream: BorrowedFd<'_>) -> io::Result<File> {
+pub(crate) fn own(stream: BorrowedFd<'_>) -> io::Result<File> {
     Ok(File::from_std(stream.try_clone_to_owned()?.into()))
 }
 

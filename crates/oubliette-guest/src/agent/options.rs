@@ -1,5 +1,6 @@
 //! The agent's command line.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -7,8 +8,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ob_core::agent::BUILTIN_TOOLS;
+use serde_json::Value;
+
+use super::tools;
+
 const USAGE: &str = "usage: agent [--model-socket PATH | --model-url http://ADDRESS:PORT/v1] [--model NAME] \
-[--model-idle-timeout-s N] [--model-patience-s N] [--model-retry-ms N] [--context-tokens N]";
+[--model-idle-timeout-s N] [--model-patience-s N] [--model-retry-ms N] [--context-tokens N] [--tools NAME,NAME] \
+[--reasoning LEVEL]";
 
 /// How the agent was told to work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +32,10 @@ pub(crate) struct Options {
     pub(crate) retry_wait: Duration,
     /// How many tokens of conversation the model is given, estimated at four bytes each.
     pub(crate) context_tokens: usize,
+    /// The only tools that it has; all if nothing.
+    pub(crate) tools: Option<Vec<&'static str>>,
+    /// How hard the model is asked to think, in the words of its wire.
+    pub(crate) reasoning: Option<String>,
     /// Holds the sessions, in `.agent/sessions`.
     pub(crate) home: PathBuf,
 }
@@ -54,6 +65,8 @@ impl Options {
             patience: Duration::from_secs(120),
             retry_wait: Duration::from_millis(500),
             context_tokens: 120_000,
+            tools: None,
+            reasoning: None,
             home: PathBuf::from(home.unwrap_or_else(|| OsString::from(ob_core::link::HOME_DIR))),
         };
         let mut arguments = arguments;
@@ -78,10 +91,30 @@ impl Options {
                 "--context-tokens" => {
                     options.context_tokens = usize::try_from(number(name, &value)?).unwrap_or(usize::MAX / 8);
                 }
+                "--tools" => options.tools = Some(tools_of(&value)?),
+                "--reasoning" => options.reasoning = Some(value),
                 _ => return Err(format!("unknown option `{name}`; {USAGE}")),
             }
         }
         Ok(options)
+    }
+
+    /// The tools as the model is told of them.
+    pub(crate) fn schema(&self) -> Cow<'static, Value> {
+        match &self.tools {
+            None => Cow::Borrowed(tools::schema()),
+            Some(names) => Cow::Owned(tools::schema_of(names)),
+        }
+    }
+
+    /// Refuses a tool that it has not, for the model.
+    pub(crate) fn permit(&self, tool: &str) -> Result<(), String> {
+        match &self.tools {
+            Some(names) if is_tool(tool) && !names.contains(&tool) => {
+                Err(format!("`{tool}` may not be used in this session; the tools are {}", names.join(", ")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -104,6 +137,17 @@ impl Endpoint {
         };
         Ok(Self::Address(address, path.trim_end_matches('/').to_owned()))
     }
+}
+
+fn is_tool(name: &str) -> bool {
+    BUILTIN_TOOLS.iter().any(|(known, _)| *known == name)
+}
+
+fn tools_of(list: &str) -> Result<Vec<&'static str>, String> {
+    let known = |name: &str| BUILTIN_TOOLS.iter().map(|(known, _)| *known).find(|known| *known == name);
+    list.split(',')
+        .map(|name| known(name).ok_or_else(|| format!("there is no tool `{name}`; {USAGE}")))
+        .collect()
 }
 
 fn number(name: &str, value: &str) -> Result<u64, String> {
@@ -146,12 +190,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tool_that_is_not_among_its_own_is_refused_by_name() {
+        let options = parse(&["--tools", "read,search"]).expect("they are tools");
+        assert_eq!(options.schema().as_array().map(Vec::len), Some(2));
+        let refused = options.permit("run").expect_err("it has none");
+        assert_eq!(refused, "`run` may not be used in this session; the tools are read, search");
+        assert_eq!(options.permit("read"), Ok(()));
+        assert_eq!(parse(&[]).expect("no argument is needed").permit("run"), Ok(()));
+    }
+
+    #[test]
     fn bad_arguments_are_refused_by_name() {
         for (arguments, named) in [
             (&["--modle", "x"][..], "unknown option `--modle`"),
             (&["--model"][..], "`--model` needs a value"),
             (&["stray"][..], "unexpected argument `stray`"),
             (&["--context-tokens", "0"][..], "not `0`"),
+            (&["--tools", "read,delete"][..], "there is no tool `delete`"),
             (&["--model-url", "https://models.example/v1"][..], "is no model address"),
             (&["--model-url", "http://models.example:80/v1"][..], "is no model address"),
         ] {

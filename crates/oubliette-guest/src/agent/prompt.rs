@@ -12,7 +12,7 @@ const INSTRUCTIONS: &str = "AGENTS.md";
 const MAX_INSTRUCTIONS: u64 = 32 * 1024;
 
 /// The system prompt for a working directory, with the project's own instructions if it has any.
-pub(crate) fn system(cwd: &Path) -> String {
+pub(crate) fn system(cwd: &Path, tools: Option<&[&str]>) -> String {
     let mut prompt = format!(
         "You are a software engineer working alone in a sandbox. Nobody watches while you work and nobody can answer \
 questions; the person who gave you the task reads your last message and the changes you made.
@@ -29,12 +29,18 @@ weaken or delete a test to make it pass unless the task says so.
 - Use `edit` for changes and `write` for new files. The `old` text of an edit must match the file exactly, without the \
 line numbers that `read` shows.
 - Commands get no input; they must not wait for any. Processes left in the background end with their command.
+- For work of several steps, show them with `plan` and keep it true.
 - If a call fails, read the message and change something before you try again.
 - Leave no temporary files. Do not commit unless the task says so.
 - When the task is done and checked, or when it cannot be done, stop calling tools and say in a few sentences what was \
 wrong, what you changed, how you checked it, and what is left. Say plainly what you did not check.",
         cwd.display()
     );
+    if let Some(tools) = tools {
+        prompt.push_str("\n\nIn this session you have these tools and no other: ");
+        prompt.push_str(&tools.join(", "));
+        prompt.push_str(". Do what can be done with them, and say what could not.");
+    }
     if let Some(instructions) = instructions(cwd) {
         prompt.push_str("\n\nThe project's instructions for agents (");
         prompt.push_str(INSTRUCTIONS);
@@ -69,13 +75,13 @@ mod tests {
     #[test]
     fn the_projects_instructions_are_included_and_bounded() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        assert!(!system(folder.path()).contains(INSTRUCTIONS));
+        assert!(!system(folder.path(), None).contains(INSTRUCTIONS));
 
         std::fs::write(folder.path().join(INSTRUCTIONS), "Use tabs.").expect("it is writable");
-        assert!(system(folder.path()).ends_with("Use tabs."));
+        assert!(system(folder.path(), None).ends_with("Use tabs."));
 
         std::fs::write(folder.path().join(INSTRUCTIONS), "x".repeat(1 << 20)).expect("it is writable");
-        let prompt = system(folder.path());
+        let prompt = system(folder.path(), None);
         assert!(prompt.ends_with("[the file goes on; `read` it]"));
         assert!(prompt.len() < 40 * 1024);
     }

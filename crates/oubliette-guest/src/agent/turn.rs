@@ -42,7 +42,6 @@ use super::repetition::Verdict;
 use super::rpc::Outbox;
 use super::session;
 use super::session::Session;
-use super::tools;
 use super::tools::Outcome;
 use super::tools::Tool;
 use super::transcript::Call;
@@ -90,7 +89,7 @@ impl Turn<'_> {
     /// Runs until the model stops.
     pub(crate) async fn run(self, session: &mut Session, prompt: String) -> Result<StopReason, TurnError> {
         session.transcript.append(Item::User { text: prompt })?;
-        let system = prompt::system(&session.cwd);
+        let system = prompt::system(&session.cwd, self.options.tools.as_deref());
         let mut repetition = Repetition::default();
         for _ in 0..MAX_ANSWERS {
             let answer = self.ask(session, &system).await?;
@@ -116,11 +115,17 @@ impl Turn<'_> {
 
     /// Gets a whole answer. A call that failed in passing is repeated: nothing was done because of it yet.
     async fn ask(self, session: &mut Session, system: &str) -> Result<Answer, TurnError> {
-        let tools = tools::schema();
+        let tools = &*self.options.schema();
         let fixed = system.len() + tools.to_string().len();
         let mut messages = vec![Message::System { content: system.to_owned() }];
         messages.extend(session.window.messages(session.transcript.items(), fixed));
-        let request = Request { model: &self.options.model, messages: &messages, tools, stream: true };
+        let request = Request {
+            model: &self.options.model,
+            messages: &messages,
+            tools,
+            reasoning_effort: self.options.reasoning.as_deref(),
+            stream: true,
+        };
         // Strings and numbers only; this cannot fail.
         let request = Bytes::from(serde_json::to_vec(&request).map_err(io::Error::other)?);
         drop(messages);
@@ -183,7 +188,8 @@ impl Turn<'_> {
     ) -> Result<(), TurnError> {
         let mut queue = Vec::with_capacity(calls.len());
         for call in calls {
-            let tool = Tool::parse(&call.name, &call.arguments);
+            let tool =
+                self.options.permit(&call.name).and_then(|()| Tool::parse(&call.name, &call.arguments));
             let announced = session::announcement(&call, tool.as_ref().ok(), &session.cwd);
             self.out.update(&session.id, SessionUpdate::ToolCall(announced)).await;
             queue.push((call, tool));
@@ -207,19 +213,23 @@ impl Turn<'_> {
             let mut outcomes = stream::iter(together)
                 .map(|(call, tool)| async move {
                     let title = tool.as_ref().map_or_else(|_| call.name.clone(), Tool::title);
+                    let plan = tool.as_ref().ok().and_then(Tool::plan);
                     let outcome = match tool {
                         Ok(tool) => tool.call(cwd.clone()).await,
                         Err(text) => Outcome { text, ..Outcome::default() },
                     };
-                    (call, title, outcome)
+                    (call, title, plan, outcome)
                 })
                 .buffered(AT_ONCE);
-            while let Some((call, title, mut outcome)) = outcomes.next().await {
+            while let Some((call, title, plan, mut outcome)) = outcomes.next().await {
                 let verdict = repetition.observe(&call.name, &call.arguments, &outcome.text);
                 if verdict == Verdict::Tell {
                     outcome.text.push_str(&told());
                 }
                 session.settle(self.out, &call.id, &outcome).await?;
+                if let Some(plan) = plan {
+                    self.out.update(&session.id, SessionUpdate::Plan(plan)).await;
+                }
                 if verdict == Verdict::Stop {
                     return Err(TurnError::Repetition { tool: title });
                 }

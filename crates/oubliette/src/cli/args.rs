@@ -18,6 +18,8 @@ use super::completions::Ids;
 use super::help;
 use super::text;
 
+/// Levels of autonomy and of reasoning.
+const LEVELS: [&str; 4] = ["off", "low", "medium", "high"];
 /// Over the options that every command has, so that they do not stand among its own.
 const EVERYWHERE: &str = "Options of every command";
 
@@ -112,6 +114,9 @@ pub(crate) enum Command {
     /// Sessions: conversations with agents
     #[command(subcommand, arg_required_else_help = true, after_help = help::SESSION)]
     Session(SessionCommand),
+    /// Agents: who can work in sessions
+    #[command(subcommand, arg_required_else_help = true, after_help = help::AGENT)]
+    Agent(AgentCommand),
     /// Speak MCP on standard input and output, or set up a client that does
     #[command(after_help = help::MCP)]
     Mcp(McpArgs),
@@ -140,6 +145,11 @@ pub(crate) struct RunArgs {
     /// The model: an alias, or provider/model
     #[arg(long, value_name = "M", add = Ids::Model)]
     pub(crate) model: Option<String>,
+    /// The agent: `oubliette agent list` shows them
+    #[arg(long, value_name = "NAME", add = Ids::Agent)]
+    pub(crate) agent: Option<String>,
+    #[command(flatten)]
+    pub(crate) told: Told,
     /// Apply the changes to the folder if the agent completes
     #[arg(long, conflicts_with = "detach")]
     pub(crate) apply: bool,
@@ -149,6 +159,23 @@ pub(crate) struct RunArgs {
     /// Return at once and let it work
     #[arg(long)]
     pub(crate) detach: bool,
+}
+
+/// What an agent is told besides its task.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Told {
+    /// What it may do without asking: off (look), low (change files), medium (run commands), high (everything)
+    #[arg(long, value_name = "LEVEL", value_parser = LEVELS)]
+    pub(crate) autonomy: Option<String>,
+    /// How hard its model shall think: off, low, medium, high
+    #[arg(long, value_name = "LEVEL", value_parser = LEVELS)]
+    pub(crate) reasoning: Option<String>,
+    /// A tool that it may use, by its own name; then it may use no other. May be given again
+    #[arg(long = "allow-tool", value_name = "TOOL")]
+    pub(crate) allowed: Vec<String>,
+    /// A tool that it may not use, by its own name. May be given again
+    #[arg(long = "deny-tool", value_name = "TOOL")]
+    pub(crate) denied: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -300,6 +327,18 @@ pub(crate) enum AuditCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// List the agents that sessions can have
+    List,
+    /// Look whether an agent can be used, and what it can be told
+    Check {
+        /// Its name
+        #[arg(add = Ids::Agent)]
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ProjectCommand {
     /// Make a project
     Create {
@@ -317,6 +356,18 @@ pub(crate) enum ProjectCommand {
         /// The most that one tree of sessions may spend, in US dollars
         #[arg(long, value_name = "USD")]
         max_cost_usd: Option<f64>,
+        /// The agent of its sessions
+        #[arg(long, value_name = "NAME", add = Ids::Agent)]
+        agent: Option<String>,
+        /// What its agents may do without asking: off (look), low (change files), medium (run commands), high (everything)
+        #[arg(long, value_name = "LEVEL", value_parser = LEVELS)]
+        autonomy: Option<String>,
+        /// How hard its agents' models shall think: off, low, medium, high
+        #[arg(long, value_name = "LEVEL", value_parser = LEVELS)]
+        reasoning: Option<String>,
+        /// A tool that its agents may never use, by the agent's own name. May be given again
+        #[arg(long = "deny-tool", value_name = "TOOL")]
+        denied: Vec<String>,
         /// What its sandboxes may use instead of the server's limit: memory=8G, cpu=1.5, disk=40G, wall_time=3600, …
         #[arg(long = "limit", value_name = "NAME=N")]
         limits: Vec<String>,

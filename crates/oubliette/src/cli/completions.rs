@@ -60,6 +60,8 @@ pub(crate) enum Ids {
     Scope,
     /// Models that the configuration names.
     Model,
+    /// Agents.
+    Agent,
 }
 
 /// Where ids are looked up.
@@ -149,6 +151,7 @@ impl Source {
                 Ids::Token => tokens(&loaded).await,
                 Ids::Scope => scopes(&loaded).await,
                 Ids::Model => models(&loaded),
+                Ids::Agent => agents(&loaded),
             }
         });
         looked_up
@@ -213,6 +216,15 @@ async fn scopes(loaded: &Loaded) -> Vec<Candidate> {
 fn models(loaded: &Loaded) -> Vec<Candidate> {
     let aliases = &loaded.settings.models.aliases;
     aliases.keys().map(|alias| (alias.clone(), String::new())).collect()
+}
+
+fn agents(loaded: &Loaded) -> Vec<Candidate> {
+    let own =
+        loaded.settings.agents.agents.keys().map(|name| (name.clone(), "of the configuration".to_owned()));
+    let presets =
+        ob_agent::presets::PRESETS.iter().map(|preset| (preset.name.to_owned(), preset.title.to_owned()));
+    let builtin = (ob_core::agent::BUILTIN.to_owned(), "comes with Oubliette".to_owned());
+    std::iter::once(builtin).chain(own).chain(presets).collect()
 }
 
 /// True if a shell takes the name as it is: it is put into a line that a person is about to run.

@@ -6,7 +6,7 @@ use clap::Command;
 
 /// Commands under headings, in the order in which a newcomer meets them. What is in none stands last.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Work", &["run", "session", "project", "mcp"]),
+    ("Work", &["run", "session", "project", "agent", "mcp"]),
     ("The server", &["serve", "status", "stop", "reload"]),
     ("The home and the machine", &["init", "config", "token", "audit", "store", "doctor", "support"]),
     ("Your shell", &["completions", "man"]),
@@ -136,6 +136,19 @@ Examples:
   oubliette session events last --follow
   oubliette session events last --json | jq -r 'select(.type == \"message\").text'
   oubliette session events last --follow --cursor 41    only what is new";
+
+/// Under the help of `agent`.
+pub(crate) const AGENT: &str = "\
+Any agent works in the same sandbox, on any model, with the same limits and events.
+Its program is looked for in `agents.path` and the server's PATH, and shown to the
+sandbox read-only; its configuration is made for it, and leads to the gate. An
+agent of your own goes into `agents.agents` of the configuration. `check` ends
+with 4 if the agent cannot be used.
+
+Examples:
+  oubliette agent list
+  oubliette agent check opencode
+  oubliette run \"fix the failing test\" --agent opencode --autonomy medium";
 
 /// Under the help of `project`.
 pub(crate) const PROJECT: &str = "\

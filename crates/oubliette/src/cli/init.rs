@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use ob_core::Home;
 use ob_core::Refusal;
 use ob_core::Scope;
 use ob_core::home::Layout;
@@ -68,7 +69,7 @@ pub(crate) async fn command(
     } else {
         Written::Kept
     };
-    let token = first_token(home.auth_database().as_path()).await?;
+    let token = first_token(home).await?;
     let value = json!({
         "home": home.root(), "file": file, "written": !matches!(written, Written::Kept),
         "old": match &written { Written::Over(old) => Some(old), _ => None },
@@ -112,8 +113,8 @@ async fn is_wanted(file: &Path, output: &Output) -> bool {
 }
 
 /// A token for whoever made the home; none if there is one of its name which is not revoked.
-async fn first_token(database: &Path) -> Result<Option<TokenCreated>, Refusal> {
-    let tokens = ob_store::sqlite::open_tokens(database).await.map_err(|error| error.refusal())?;
+async fn first_token(home: &Home) -> Result<Option<TokenCreated>, Refusal> {
+    let tokens = token::open(home).await?;
     let known = tokens.list().await.map_err(|error| error.refusal())?;
     if known.iter().any(|token| token.name == TOKEN && token.revoked_at.is_none()) {
         return Ok(None);

@@ -1,6 +1,7 @@
 //! Commands. Data goes to standard output, hints and progress to standard error. Nothing asks, but for Ctrl-C at a task
 //! that is watched on a terminal, and `init` before it writes over a configuration.
 
+mod agent;
 pub(crate) mod args;
 mod audit;
 mod checks;
@@ -172,6 +173,10 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         }
         Command::Reload => wait(config::reload(&hub::Hub::load_anyway(context, &global, output)?, output)),
         Command::Config(command) => wait(config::command(command, context, &global, output)),
+        Command::Agent(command) => {
+            let hub = hub::Hub::load(context, &global)?;
+            wait(agent::command(command, &hub, output))
+        }
         Command::Project(command) => {
             let hub = hub::Hub::load(context, &global)?;
             wait(project::command(command, &hub, output))

@@ -17,6 +17,7 @@ use super::args::ProjectCommand;
 use super::failed;
 use super::hub::Hub;
 use super::output::Output;
+use super::run;
 use super::table::Table;
 use super::text;
 
@@ -30,7 +31,18 @@ const NAME_MAX: usize = 200;
 pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output) -> Result<u8, Refusal> {
     hub.ensure(output).await?;
     match command {
-        ProjectCommand::Create { name, source, description, model, max_cost_usd, limits } => {
+        ProjectCommand::Create {
+            name,
+            source,
+            description,
+            model,
+            max_cost_usd,
+            agent,
+            autonomy,
+            reasoning,
+            denied,
+            limits,
+        } => {
             let source = match source {
                 Some(folder) => {
                     let folder = hub.context.cwd.join(folder);
@@ -46,6 +58,10 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
                 max_cost_usd,
                 model,
                 limits: limits.iter().map(|text| parse_limit(text)).collect::<Result<_, _>>()?,
+                agent_runtime: agent,
+                autonomy: run::level(autonomy.as_deref())?,
+                reasoning: run::level(reasoning.as_deref())?,
+                disabled_tools: denied,
             };
             let record: ProjectRecord = hub.client.call(Operation::ProjectCreate, &params).await?;
             output.data(&record, || format!("{}\n", record.id));
@@ -141,6 +157,18 @@ fn limits(record: &ProjectRecord) -> String {
     if each.is_empty() { "the server's limits".to_owned() } else { each.join(", ") }
 }
 
+/// What its sessions ask of their agent.
+fn agent(record: &ProjectRecord) -> String {
+    let agent = &record.agent;
+    let mut all: Vec<String> = agent.name.iter().cloned().collect();
+    all.extend(agent.autonomy.map(|level| format!("autonomy {level}")));
+    all.extend(agent.reasoning.map(|level| format!("reasoning {level}")));
+    if !agent.disabled_tools.is_empty() {
+        all.push(format!("without {}", agent.disabled_tools.join(", ")));
+    }
+    if all.is_empty() { "the server's default".to_owned() } else { all.join(", ") }
+}
+
 fn described(record: &ProjectRecord) -> String {
     let lines = [
         ("id", record.id.to_string()),
@@ -148,6 +176,7 @@ fn described(record: &ProjectRecord) -> String {
         ("about", record.description.clone()),
         ("source", source(record)),
         ("model", record.model.clone().unwrap_or_else(|| "the server's default".to_owned())),
+        ("agent", agent(record)),
         ("limit", record.max_cost.map_or_else(|| "the server's default".to_owned(), |cost| cost.to_string())),
         ("created", text::instant(record.created_at)),
         ("sandbox", limits(record)),

@@ -15,6 +15,7 @@ use ob_core::record::ProjectRecord;
 use ob_core::record::SessionView;
 use ob_core::session::SessionStatus;
 use ob_core::session::TurnStop;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::FAILED;
@@ -47,6 +48,11 @@ pub(crate) async fn command(run: RunArgs, hub: &Hub, output: &Output) -> Result<
         in_place: run.in_place,
         model: run.model.clone(),
         end_when_idle: !run.keep,
+        agent: run.agent.clone(),
+        autonomy_level: level(run.told.autonomy.as_deref())?,
+        reasoning_level: level(run.told.reasoning.as_deref())?,
+        tools_allowed: run.told.allowed.clone(),
+        tools_disallowed: run.told.denied.clone(),
     };
     let accepted: SessionAccepted = hub.client.call(Operation::SessionSpawn, &spawn).await?;
     announce(&accepted, run.detach, output);
@@ -69,6 +75,12 @@ pub(crate) async fn command(run: RunArgs, hub: &Hub, output: &Output) -> Result<
             Ok(INTERRUPTED)
         }
     }
+}
+
+/// A level, as it was typed; the arguments let no other words through.
+pub(crate) fn level<T: DeserializeOwned>(word: Option<&str>) -> Result<Option<T>, Refusal> {
+    let parsed = word.map(|word| serde_json::from_value(word.into())).transpose();
+    parsed.map_err(|error| Refusal::invalid(format!("there is no such level: {error}")))
 }
 
 /// The project's folder, whole and without links, so that one folder is one project.
@@ -101,6 +113,10 @@ async fn project_of(hub: &Hub, folder: &Path, output: &Output) -> Result<Project
         max_cost_usd: None,
         model: None,
         limits: Default::default(),
+        agent_runtime: None,
+        autonomy: None,
+        reasoning: None,
+        disabled_tools: Vec::new(),
     };
     let made: ProjectRecord = hub.client.call(Operation::ProjectCreate, &params).await?;
     output.hint(&format!("made project {} ({})", text::one_line(&made.name), made.id));

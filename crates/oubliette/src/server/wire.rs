@@ -14,6 +14,7 @@ use ob_core::Refusal;
 use ob_core::redact::Redactor;
 use ob_core::resource::UNSAFE_BACKEND;
 use ob_core::resource::marked_backend;
+use ob_engine::Agents;
 use ob_engine::Catalogue;
 use ob_engine::Demonstration;
 use ob_engine::Engine;
@@ -140,6 +141,7 @@ pub(crate) async fn build(
         audit,
         registry,
         catalogue: Catalogue::new(settings.models.clone(), models, demonstration),
+        agents: Agents::new(settings.agents.clone()),
         clock: Arc::new(SystemClock),
         is_root: uid.is_root(),
         uid: uid.as_raw(),

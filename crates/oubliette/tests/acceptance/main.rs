@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod agents;
 mod audit;
 mod bombs;
 mod client;
@@ -20,6 +21,7 @@ mod isolation;
 mod job;
 mod live;
 mod mcp;
+mod own_agents;
 mod permissions;
 mod process;
 mod refusals;

@@ -68,6 +68,8 @@ const ROWS: &[Row] = &[
     Row("session.events", Kind::ProjectRead, |at| json!({ "session_id": at.active, "limit": 1 })),
     Row("session.diff", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
     Row("config_limits.get", Kind::ProjectRead, |at| json!({ "project_id": at.project })),
+    Row("agent.list", Kind::GlobalRead, |_| json!({})),
+    Row("agent.check", Kind::GlobalRead, |_| json!({ "agent": "builtin" })),
     Row("token.create", Kind::Admin, |_| json!({ "name": "", "scope": "admin" })),
     Row("token.list", Kind::Admin, |_| json!({})),
     Row("token.revoke", Kind::Admin, |_| json!({ "token": "nobody" })),

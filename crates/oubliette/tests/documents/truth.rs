@@ -19,7 +19,7 @@ const OF_OTHERS: [&str; 2] = ["docs/runbooks.md", "CHANGELOG.md"];
 const FORMS: [&str; 2] = ["OUBLIETTE_", "OUBLIETTE_SECTION__KEY"];
 
 /// What was there in other versions and never will be here.
-const REMOVED: [&str; 5] = ["droid", "credentials.json", "bcrypt", "Dockerfile.server", "oubliette-relay"];
+const REMOVED: [&str; 4] = ["credentials.json", "bcrypt", "Dockerfile.server", "oubliette-relay"];
 
 static CODE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"`([^`\n]+)`").unwrap());
 static COMMAND: LazyLock<Regex> =

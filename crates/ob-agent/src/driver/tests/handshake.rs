@@ -141,3 +141,43 @@ fn updates_before_the_conversation_is_open_are_kept() {
     assert_eq!(short(&outputs), ["system: commands: 1"]);
     assert_eq!(events(&outputs)[0].data, Some(json!({ "update": commands })));
 }
+
+const MODES: &str = r#"{"jsonrpc":"2.0","id":2,"result":{"sessionId":"s1","modes":{"currentModeId":"ask","availableModes":[{"id":"ask","name":"Ask"},{"id":"free","name":"Free"}]}}}"#;
+
+#[test]
+fn an_agent_is_put_into_its_mode_before_it_is_ready() {
+    let mut script = Script::with(None, Autonomy::High, Some("free"));
+    script.says(HELLO);
+    script.heard();
+    assert_eq!(script.says(MODES), [], "it is not ready yet");
+    let told = script.heard();
+    assert_eq!(told[0]["method"], "session/set_mode");
+    assert_eq!(told[0]["params"], json!({ "sessionId": "s1", "modeId": "free" }));
+    let saved = script.driver.save();
+    script.driver = Driver::restore(&saved).expect("it restores");
+    let outputs = script.says(r#"{"jsonrpc":"2.0","id":3,"result":{}}"#);
+    assert_eq!(short(&outputs), ["system: agent ready", "ready, resumed: false"]);
+}
+
+#[test]
+fn an_agent_without_the_mode_or_that_refuses_it_stays_in_its_own_and_says_so() {
+    let mut script = Script::with(None, Autonomy::High, Some("other"));
+    script.says(HELLO);
+    let outputs = script.says(MODES);
+    let said = "system: the agent has no mode `other` and stays in its own";
+    assert_eq!(short(&outputs), [said, "system: agent ready", "ready, resumed: false"]);
+
+    let mut script = Script::with(None, Autonomy::High, Some("free"));
+    script.says(HELLO);
+    script.says(MODES);
+    let outputs = script.says(r#"{"jsonrpc":"2.0","id":3,"error":{"code":-32602,"message":"not now"}}"#);
+    let said = "system: the agent does not take the mode: not now";
+    assert_eq!(short(&outputs), [said, "system: agent ready", "ready, resumed: false"]);
+}
+
+#[test]
+fn a_mode_that_is_the_agents_own_is_not_set() {
+    let mut script = Script::with(None, Autonomy::High, Some("ask"));
+    script.says(HELLO);
+    assert_eq!(script.says(MODES).last(), Some(&Output::Ready { resumed: false }));
+}

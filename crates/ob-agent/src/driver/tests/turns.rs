@@ -313,3 +313,28 @@ fn the_official_types_are_understood() {
         assert_eq!(short(&script.says(&line.to_string())), expected, "{line}");
     }
 }
+
+/// W26: a question that nobody answers is an agent that hangs.
+#[test]
+fn a_question_about_a_call_is_answered_by_the_kind_that_the_call_had() {
+    let ask = |id: &str| {
+        json!({ "jsonrpc": "2.0", "id": "q", "method": "session/request_permission", "params": {
+            "sessionId": "s1", "toolCall": { "toolCallId": id }, "options": [
+                { "optionId": "y", "name": "Yes", "kind": "allow_once" },
+                { "optionId": "n", "name": "No", "kind": "reject_once" }] } })
+        .to_string()
+    };
+    let mut script = Script::with(None, Autonomy::Low, None);
+    script.says(HELLO);
+    script.says(OPENED);
+    script.driver.prompt(T1, "fix it").clear();
+    for (id, kind) in [("t1", "edit"), ("t2", "execute")] {
+        script.updates(&json!({ "sessionUpdate": "tool_call", "toolCallId": id, "title": id, "kind": kind }));
+    }
+    script.heard();
+    for (id, option) in [("t1", "y"), ("t2", "n"), ("t3", "n")] {
+        script.says(&ask(id));
+        let answered = script.heard();
+        assert_eq!(answered[0]["result"]["outcome"]["optionId"], option, "{id}");
+    }
+}

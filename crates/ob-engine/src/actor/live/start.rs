@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ob_agent::Driver;
-use ob_agent::presets;
 use ob_core::Refusal;
-use ob_core::link::GUEST_PROGRAM;
 use ob_core::model::ModelSource;
 use ob_core::record::SessionRecord;
 use ob_core::resource::LimitHit;
@@ -177,19 +175,21 @@ async fn try_start(
         let turn = turn.map_err(|_| {
             StartFailure::lasting(Refusal::internal("no start is allowed any more").fix("see the log"))
         })?;
-        let preset = presets::find(&record.agent).map_err(StartFailure::lasting)?;
+        let shown = shared.sandbox.get();
+        let agent = shared.agents.ready(record, &shown.read_only).await.map_err(StartFailure::lasting)?;
         let backend = shared.backend().map_err(StartFailure::lasting)?;
         backend.check().await.map_err(StartFailure::lasting)?;
         let waits_for = model_missing(shared, record).await.map_err(StartFailure::lasting)?;
         let workspace = shared.prepared_workspace(record).await.map_err(StartFailure::lasting)?;
-        let spec = shared.sandbox_spec(record, &workspace).await.map_err(StartFailure::passing)?;
+        let mut spec = shared.sandbox_spec(record, &workspace).await.map_err(StartFailure::passing)?;
+        agent.show(&mut spec);
         // A workspace that is copied takes long enough for a successor to come.
         shared.still_owns(&record.id).await.map_err(StartFailure::passing)?;
-        Ok((turn, preset, backend, spec, waits_for))
+        Ok((turn, agent, backend, spec, waits_for))
     };
     // Only what makes no sandbox is cut off: a sandbox that is being made must be known to be ended.
     let Some(prepared) = unwanted.run_until_cancelled(prepare).await else { return Ok(None) };
-    let (_turn, preset, backend, spec, waits_for) = prepared?;
+    let (_turn, agent, backend, spec, waits_for) = prepared?;
     let inside = backend.inside(&spec);
     let guest = Guest::new();
     let gate =
@@ -207,12 +207,8 @@ async fn try_start(
     let ready = async {
         guest.connected(DIAL).await?;
         reach(CrashPoint::StartDialled);
-        let mut agent = preset.process(&inside.workspace);
-        // By the name that it has in a sandbox of this backend.
-        if agent.argv.first().is_some_and(|program| program == GUEST_PROGRAM) {
-            agent.argv[0] = inside.guest.clone();
-        }
-        guest.spawn(&process, &agent).await
+        // The guest program has another name in sandboxes of other backends.
+        guest.spawn(&process, &agent.process(&inside.guest, &inside.workspace)).await
     };
     // A link that is cut is waited for, and that of a sandbox which is gone never comes back.
     let ready = tokio::time::timeout(COME_UP, ready).await.unwrap_or(Err(LinkError::TimedOut(COME_UP)));
@@ -240,6 +236,7 @@ async fn try_start(
     let mut live = Live::new(process, place, started.enforcement, guest, gate, backend, counted);
     live.output_rate = spec.limits.output_rate;
     live.resume = resume;
+    live.mode = agent.mode;
     live.waits_for = waits_for;
     Ok(Some(live))
 }

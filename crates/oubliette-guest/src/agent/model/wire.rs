@@ -13,6 +13,9 @@ pub(crate) struct Request<'a> {
     pub(crate) messages: &'a [Message],
     /// What the model may call.
     pub(crate) tools: &'a Value,
+    /// How hard it shall think; as its provider has it if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_effort: Option<&'a str>,
     /// Always true.
     pub(crate) stream: bool,
 }

@@ -1,11 +1,11 @@
-//! What the model can do: read, write, edit, list, search, run.
+//! What the model can do: read, write, edit, list, search, run, plan.
 //!
 //! The sandbox is the boundary, so tools take any path; relative ones start at the working directory. Arguments are
 //! strict: an unknown one is refused by name, since a model that invents arguments has another tool in mind. All results
 //! are bounded and clean text.
 
 mod file;
-mod orphan;
+mod plan;
 mod read;
 mod run;
 mod walk;
@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use agent_client_protocol_schema::v1::Diff;
+use agent_client_protocol_schema::v1::Plan;
 use agent_client_protocol_schema::v1::ToolCallLocation;
 use agent_client_protocol_schema::v1::ToolKind;
 use serde::de::DeserializeOwned;
@@ -45,6 +46,8 @@ pub(crate) enum Tool {
     Search(walk::SearchArguments),
     /// A command.
     Run(run::Arguments),
+    /// The steps of the work, for whoever looks.
+    Plan(plan::Arguments),
 }
 
 /// What came of a call.
@@ -153,9 +156,35 @@ At most {} lines.",
                 }),
                 &["command"],
             ),
+            tool(
+                "plan",
+                "Show the steps of your work and how far each is; replaces the plan that was shown before.".to_owned(),
+                json!({
+                    "steps": {
+                        "type": "array", "maxItems": plan::MAX_STEPS,
+                        "description": "All steps, in order.",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "content": string("What is to be done."),
+                                "status": {"type": "string", "enum": ["pending", "in_progress", "completed"]},
+                            },
+                            "required": ["content", "status"],
+                            "additionalProperties": false,
+                        },
+                    },
+                }),
+                &["steps"],
+            ),
         ])
     });
     &SCHEMA
+}
+
+/// The same with these tools only.
+pub(crate) fn schema_of(names: &[&str]) -> Value {
+    let is_wanted = |tool: &&Value| names.iter().any(|name| tool["function"]["name"] == **name);
+    schema().as_array().into_iter().flatten().filter(is_wanted).cloned().collect()
 }
 
 // === impl Tool ===
@@ -180,8 +209,9 @@ impl Tool {
             "list" => read(name, arguments).map(Self::List),
             "search" => read(name, arguments).map(Self::Search),
             "run" => read(name, arguments).map(Self::Run),
+            "plan" => read(name, arguments).map(Self::Plan),
             _ => Err(format!(
-                "there is no tool `{}`; the tools are read, write, edit, list, search and run",
+                "there is no tool `{}`; the tools are read, write, edit, list, search, run and plan",
                 text::cut(name, 64)
             )),
         }
@@ -189,7 +219,7 @@ impl Tool {
 
     /// True if it changes nothing, so that several may go at once.
     pub(crate) fn is_read_only(&self) -> bool {
-        matches!(self, Self::Read(_) | Self::List(_) | Self::Search(_))
+        matches!(self, Self::Read(_) | Self::List(_) | Self::Search(_) | Self::Plan(_))
     }
 
     /// What kind of thing it does.
@@ -199,6 +229,7 @@ impl Tool {
             Self::Write(_) | Self::Edit(_) => ToolKind::Edit,
             Self::Search(_) => ToolKind::Search,
             Self::Run(_) => ToolKind::Execute,
+            Self::Plan(_) => ToolKind::Think,
         }
     }
 
@@ -211,6 +242,7 @@ impl Tool {
             Self::List(arguments) => format!("List {}", arguments.path),
             Self::Search(arguments) => format!("Search {} in {}", arguments.pattern, arguments.path),
             Self::Run(arguments) => format!("Run {}", arguments.command),
+            Self::Plan(_) => "Plan".to_owned(),
         };
         match title.lines().next() {
             Some(line) if line.len() == title.len() && line.len() <= MAX_TITLE => title,
@@ -229,9 +261,17 @@ impl Tool {
             Self::Edit(arguments) => (&arguments.path, None),
             Self::List(arguments) => (&arguments.path, None),
             Self::Search(arguments) => (&arguments.path, None),
-            Self::Run(_) => return Vec::new(),
+            Self::Run(_) | Self::Plan(_) => return Vec::new(),
         };
         vec![ToolCallLocation::new(resolve(cwd, path)).line(line)]
+    }
+
+    /// The plan that it shows, if it does.
+    pub(crate) fn plan(&self) -> Option<Plan> {
+        match self {
+            Self::Plan(arguments) => arguments.plan(),
+            _ => None,
+        }
     }
 
     /// Does it. Dropping the future stops it: searches end, process groups are killed.
@@ -244,6 +284,7 @@ impl Tool {
             Self::List(arguments) => aside(move |stop| walk::list(&cwd, &arguments, stop)).await,
             Self::Search(arguments) => aside(move |stop| walk::search(&cwd, &arguments, stop)).await,
             Self::Run(arguments) => return run::run(&cwd, &arguments).await,
+            Self::Plan(arguments) => arguments.noted(),
         };
         match result {
             Ok(text) => Outcome { ok: true, text, ..Outcome::default() },
@@ -317,6 +358,7 @@ mod tests {
                     Some("string") => json!("x"),
                     Some("integer") => json!(1),
                     Some("boolean") => json!(true),
+                    Some("array") => json!([]),
                     other => panic!("{property} is a {other:?}"),
                 };
                 arguments.insert(property.clone(), value);
@@ -333,6 +375,20 @@ mod tests {
             let refusal =
                 Tool::parse(name, &Value::Object(arguments).to_string()).expect_err("it is unknown");
             assert!(refusal.contains("unknown field `colour`"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn the_tools_are_those_that_sessions_can_name() {
+        let own = ob_core::agent::BUILTIN_TOOLS.map(|(name, _)| name);
+        assert_eq!(schema_of(&own), *schema());
+        assert_eq!(schema_of(&["run", "nothing"]).as_array().map(Vec::len), Some(1));
+        for (name, act) in ob_core::agent::BUILTIN_TOOLS {
+            let arguments = json!({"path": "x", "content": "x"});
+            if name == "write" {
+                let tool = Tool::parse(name, &arguments.to_string()).expect("a call");
+                assert_eq!((tool.kind(), act), (ToolKind::Edit, ob_core::agent::Act::Change));
+            }
         }
     }
 

@@ -7,8 +7,6 @@ use std::process::ExitStatus;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::Pid;
-use rustix::process::Signal;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
@@ -17,9 +15,10 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::Outcome;
-use super::orphan;
 use super::resolve;
 use crate::agent::text::Ends;
+use crate::group;
+use crate::group::Group;
 
 /// How long a command may take if nothing else is asked for, in seconds.
 pub(super) const DEFAULT_TIMEOUT: u64 = 120;
@@ -43,9 +42,6 @@ pub(crate) struct Arguments {
     cwd: Option<String>,
 }
 
-/// Kills a process group when dropped, so that neither a timeout nor a cancelled turn leaves anything behind.
-struct Group(Pid);
-
 /// Runs it to its end.
 pub(super) async fn run(cwd: &Path, arguments: &Arguments) -> Outcome {
     let seconds = arguments.timeout_s.unwrap_or(DEFAULT_TIMEOUT).clamp(1, MAX_TIMEOUT);
@@ -60,7 +56,7 @@ pub(super) async fn run(cwd: &Path, arguments: &Arguments) -> Outcome {
         Ok(started) => started,
         Err(error) => return failure(format!("cannot run it: {error}")),
     };
-    let Some(group) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).map(Group) else {
+    let Some(group) = Group::of(&child) else {
         return failure("cannot run it: it has no process".to_owned());
     };
     let mut ends = Ends::new(HEAD, TAIL);
@@ -104,7 +100,7 @@ fn start(command: &str, folder: &Path) -> std::io::Result<(Child, Receiver)> {
         .env("PAGER", "cat")
         .env("GIT_PAGER", "cat")
         .env("GIT_TERMINAL_PROMPT", "0");
-    orphan::end_with_parent(&mut shell);
+    group::end_with_parent(&mut shell);
     // The command is dropped here, and with it our ends of what it writes to.
     Ok((shell.spawn()?, output))
 }
@@ -144,18 +140,10 @@ fn failure(text: String) -> Outcome {
     Outcome { ok: false, text, ..Outcome::default() }
 }
 
-// === impl Group ===
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // It may be empty by now. Its number cannot have been given away in the moment since its first process ended.
-        let _killed = rustix::process::kill_process_group(self.0, Signal::KILL);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::Pid;
     use rustix::process::test_kill_process;
 
     async fn run_with(arguments: serde_json::Value) -> Outcome {

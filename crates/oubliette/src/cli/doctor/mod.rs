@@ -83,6 +83,7 @@ fn machine(context: &Context, loaded: Option<&Loaded>) -> Vec<Running> {
     let bwrap = configured.or_else(|| server::wire::bubblewrap(context));
     let newest = loaded.and_then(|loaded| home::newest(&loaded.home));
     let (one, other) = (bwrap.clone(), bwrap);
+    let settings = loaded.map(|loaded| loaded.settings.clone()).unwrap_or_default();
     vec![
         blocking("kernel", "no sandbox can be made", machine::kernel),
         ready(async move {
@@ -100,7 +101,7 @@ fn machine(context: &Context, loaded: Option<&Loaded>) -> Vec<Running> {
         blocking("clock", "times may be wrong", move || machine::clock(newest)),
         ready(programs::git(context.find_program("git"))),
         blocking("guest", "no sandbox can be made", programs::guest),
-        blocking("agents", "sessions have nobody to work in them", programs::agents),
+        ready(programs::agents(settings)),
     ]
 }
 

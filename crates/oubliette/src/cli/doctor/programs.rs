@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use ob_config::Loaded;
+use ob_config::Settings;
 use ob_core::Check;
+use ob_engine::Agents;
 use ob_engine::health::in_time;
 use ob_sandbox::machine::Distribution;
 
@@ -49,14 +51,26 @@ pub(super) fn guest() -> Check {
 }
 
 /// The agents that sessions can have.
-pub(super) fn agents() -> Check {
-    let names: Vec<&str> = ob_agent::presets::all().iter().map(|preset| preset.name).collect();
+pub(super) async fn agents(settings: Settings) -> Check {
+    const NAME: &str = "agents";
+    const COST: &str = "sessions have nobody to work in them";
     if guest::GUEST.is_none() {
-        return Check::missing("agents", "the built-in one is not in this build", "sessions have no agent")
+        return Check::missing(NAME, "the built-in one is not in this build", "sessions have no agent")
             .mend("build it with its guest", ["make build"])
             .required();
     }
-    Check::ok("agents", names.join(", ")).required()
+    let look = async {
+        let agents = Agents::new(settings.agents).list(&settings.sandbox.read_only).await;
+        let found: Vec<String> = agents
+            .into_iter()
+            .filter(|agent| agent.is_found)
+            .map(|agent| {
+                [Some(agent.name), agent.version].into_iter().flatten().collect::<Vec<_>>().join(" ")
+            })
+            .collect();
+        Check::ok(NAME, text::one_line(&found.join(", ")))
+    };
+    in_time(NAME, COST, look).await.required()
 }
 
 /// The toolchains that sandboxes see.

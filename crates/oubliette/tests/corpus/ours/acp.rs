@@ -9,6 +9,7 @@ use ob_agent::Output;
 use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::TurnNumber;
+use ob_core::agent::Autonomy;
 use serde_json::Value;
 use serde_json::json;
 
@@ -276,7 +277,12 @@ fn attack(id: &str, folder: PathBuf) -> Attack {
 
 /// The driver of the server.
 fn real(before: &[String], after: &[String]) -> Seen {
-    let mut driver = Driver::new(DriverOptions { cwd: "/workspace".to_owned(), resume: None });
+    let mut driver = Driver::new(DriverOptions {
+        cwd: "/workspace".to_owned(),
+        resume: None,
+        autonomy: Autonomy::High,
+        mode: None,
+    });
     let mut seen = Seen::default();
     let take = |outputs: Vec<Output>, seen: &mut Seen| {
         for output in outputs {

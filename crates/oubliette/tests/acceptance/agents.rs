@@ -1,0 +1,217 @@
+//! Agents that nobody here wrote, each doing the same work in a sandbox, on a scripted model in its own wire, through the gate.
+//!
+//! `scripts/agents.sh` installs them. Where they are not installed these tests are skipped; with `CI=true` they are not.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::path::PathBuf;
+
+use ob_testkit::Answer;
+use ob_testkit::Coder;
+use ob_testkit::ModelServer;
+use ob_testkit::fixtures;
+use ob_testkit::model_server::Step;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::harness::Home;
+use crate::harness::KEY;
+use crate::harness::can_sandbox;
+use crate::harness::until;
+
+/// An agent, its program, the provider whose wire it speaks, and the path on which that is asked.
+struct Driven {
+    agent: &'static str,
+    program: &'static str,
+    provider: &'static str,
+    path: &'static str,
+}
+
+const OPENCODE: Driven =
+    Driven { agent: "opencode", program: "opencode", provider: "openai", path: "/v1/chat/completions" };
+const CODEX: Driven =
+    Driven { agent: "codex", program: "codex-acp", provider: "openai", path: "/v1/responses" };
+const GEMINI: Driven = Driven {
+    agent: "gemini",
+    program: "gemini",
+    provider: "gemini",
+    path: "/v1/models/m-1:streamGenerateContent?alt=sse",
+};
+const CLAUDE: Driven =
+    Driven { agent: "claude-code", program: "claude-agent-acp", provider: "anthropic", path: "/v1/messages" };
+
+/// What mends the fixture's fault.
+const MEND: &str = r"sed -i 's/self.start <= other.end/self.start < other.end/' src/interval.rs";
+/// The last words of the model.
+const DONE: &str = "An interval does not overlap with one that begins where it ends.";
+
+// === impl Driven ===
+
+impl Driven {
+    /// The folder with its program, if it is installed; else says why not. With `CI=true` it must be.
+    fn folder(&self) -> Option<PathBuf> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../target/tools/agents")
+            .join(self.agent)
+            .join("node_modules/.bin");
+        let found = folder.canonicalize().ok().filter(|folder| folder.join(self.program).exists());
+        if found.is_none() {
+            let missing = format!("{} is not installed: run `scripts/agents.sh`", self.agent);
+            assert!(std::env::var_os("CI").is_none(), "{missing}");
+            eprintln!("skipped: {missing}");
+        }
+        found
+    }
+
+    /// A home whose only model is this one, and that knows this agent.
+    fn home(&self, model: &ModelServer, folder: &Path) -> Home {
+        let mut home = Home::without_model();
+        let variable = |key: &str| {
+            format!("OUBLIETTE_CREDENTIALS__PROVIDERS__CREDENTIALS__{}__{key}", self.provider.to_uppercase())
+        };
+        home.set(&variable("BASE_URL"), &model.base_url());
+        home.set(&variable("API_KEY"), KEY);
+        home.set("OUBLIETTE_AGENTS__PATH", &json!([folder]).to_string());
+        home.set("OUBLIETTE_AGENTS__DEFAULT", self.agent);
+        // What an agent does about a fault is its own.
+        home.set("OUBLIETTE_MODELS__RETRIES", "0");
+        home.start();
+        home
+    }
+
+    /// Starts a session; its id.
+    fn spawn(&self, home: &Home, project: &Path, task: &str) -> String {
+        let model = format!("{}/m-1", self.provider);
+        let project = project.to_str().unwrap();
+        let run = ["run", task, "--project", project, "--model", &model, "--detach", "--keep"];
+        home.json(&run)["session_id"].as_str().unwrap().to_owned()
+    }
+}
+
+/// How the session's turn stopped, and everything that happened in it.
+fn turn(home: &Home, session: &str) -> (Value, Vec<Value>) {
+    until("the turn", || {
+        let view = home.json(&["session", "get", session]);
+        view["last_stop"].is_string() || view["status"] == "failed"
+    });
+    (home.json(&["session", "get", session]), home.events(session))
+}
+
+/// The repair, a turn with faults, a turn that is stopped.
+async fn works(driven: &'static Driven) {
+    let Some(folder) = driven.folder().filter(|_| can_sandbox()) else { return };
+    let model = ModelServer::start().await.unwrap();
+    tokio::task::spawn_blocking(move || {
+        let home = driven.home(&model, &folder);
+        let checked = home.json(&["agent", "check", driven.agent]);
+        assert_eq!((&checked["is_found"], &checked["is_default"]), (&json!(true), &json!(true)), "{checked}");
+        assert_eq!(checked["version"], checked["tested"], "{checked}");
+        repairs(driven, &home, &model);
+        survives_faults(driven, &home, &model);
+        stops(driven, &home, &model);
+    })
+    .await
+    .unwrap();
+}
+
+fn repairs(driven: &Driven, home: &Home, model: &ModelServer) {
+    let source = home.user("bookings");
+    fixtures::demo_repo(&source).unwrap();
+    // A door of this machine, which is no door of the sandbox's.
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = door.local_addr().unwrap().port();
+    std::net::TcpStream::connect(("127.0.0.1", port)).expect("the control: it is open");
+    let knock = format!(
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null && echo knock-open || echo knock-wall"
+    );
+    let test = "cargo test --offline --quiet 2>&1 | tail -n 3; echo tests: done";
+    let coder = Coder::new(&[&knock, test, MEND, test], DONE);
+    model.respond(move |request| coder.answer(request));
+
+    let session = driven.spawn(home, &source, "Make the tests pass.");
+    let (view, events) = turn(home, &session);
+    let told = serde_json::to_string(&events).unwrap();
+    assert_eq!(view["last_stop"], "end_turn", "{view}: {told}");
+    assert_eq!(view["agent"], driven.agent);
+    assert!(told.contains("knock-wall") && !told.contains("\"knock-open"), "{told}");
+    assert!(told.contains("test result: FAILED") || told.contains("2 failed"), "red before: {told}");
+    // W17: what an agent's tools did was lost.
+    for kind in ["tool_call", "tool_result", "message", "completion", "usage"] {
+        assert!(events.iter().any(|event| event["type"] == kind), "no {kind}: {told}");
+    }
+    let last = events.iter().rfind(|event| event["type"] == "message" && event["role"] == "agent").unwrap();
+    assert!(last["text"].as_str().unwrap().contains(DONE), "{last}");
+    let diff = home.json(&["session", "diff", &session]);
+    assert!(diff["patch"].as_str().unwrap().contains("+        self.start < other.end"), "{diff}");
+    // W18: what it cost was thrown away.
+    assert!(
+        view["ledger"]["used"]["tokens"].as_u64().unwrap_or(0) > 0
+            || view["ledger"].to_string().contains("15")
+    );
+
+    let requests = model.requests();
+    assert!(!requests.is_empty());
+    for request in &requests {
+        let headers = format!("{:?}", request.headers);
+        assert!(headers.contains(KEY), "the key is added outside: {headers}");
+    }
+    assert!(requests.iter().any(|request| request.path == driven.path), "in its own wire");
+}
+
+fn survives_faults(driven: &Driven, home: &Home, model: &ModelServer) {
+    let source = home.repository("faulty", &[("a.txt", "broken\n")]);
+    let coder = Coder::new(&["echo mended > a.txt"], "All is done.");
+    model.respond(move |request| coder.answer(request));
+    let busy = json!({ "error": { "message": "slow down", "type": "rate_limit_error", "code": 429 } });
+    let broken = json!({ "error": { "message": "a fault", "type": "api_error", "code": 500 } });
+    model.push(Answer::status(429, busy.to_string()).header("retry-after", "1"));
+    model.push(Answer::status(500, broken.to_string()));
+    let session = driven.spawn(home, &source, "Mend it.");
+    let (view, events) = turn(home, &session);
+    let told = serde_json::to_string(&events).unwrap();
+    assert_eq!(view["last_stop"], "end_turn", "{view}: {told}");
+    let diff = home.json(&["session", "diff", &session]);
+    assert!(diff["patch"].as_str().unwrap().contains("+mended"), "{diff}: {told}");
+}
+
+fn stops(driven: &Driven, home: &Home, model: &ModelServer) {
+    let source = home.repository("endless", &[("a.txt", "broken\n")]);
+    let coder = Coder::new(&["echo begun > a.txt"], "never said");
+    model.respond(move |request| match Coder::shell(request) {
+        // The second answer never comes.
+        Some(_) if ob_testkit::wires::Wire::of(&request.path).calls_before(&request.body) > 0 => {
+            Answer::stream(vec![Step::Hang])
+        }
+        _ => coder.answer(request),
+    });
+    let hung_up = model.hang_ups();
+    let session = driven.spawn(home, &source, "Go on for ever.");
+    until("the first step", || {
+        home.json(&["session", "diff", &session])["patch"].as_str().unwrap().contains("+begun")
+    });
+    home.ok(["session", "interrupt", &session]);
+    let (view, events) = turn(home, &session);
+    assert_eq!(view["last_stop"], "cancelled", "{events:?}");
+    until("the model's client to hang up", || model.hang_ups() > hung_up);
+    home.ok(["session", "end", &session]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opencode_works_in_a_sandbox_through_the_gate() {
+    works(&OPENCODE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_works_in_a_sandbox_through_the_gate() {
+    works(&CODEX).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_works_in_a_sandbox_through_the_gate() {
+    works(&GEMINI).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_code_works_in_a_sandbox_through_the_gate() {
+    works(&CLAUDE).await;
+}
