@@ -8,6 +8,7 @@ mod churn;
 mod doors;
 mod health;
 mod life;
+mod limits;
 mod owner;
 mod panics;
 mod resume;
