@@ -9,6 +9,7 @@ mod cleanup;
 mod doors;
 mod health;
 mod life;
+mod limits;
 mod owner;
 mod panics;
 mod resume;
