@@ -18,7 +18,6 @@ need pgrep procps
 if [ "${CI:-}" = true ]; then
     # Its venv module is a package of its own.
     python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3 python3-venv"
-    need npm npm
 fi
 
 if [ -n "$missing" ]; then
@@ -60,4 +59,3 @@ if ! "$tools/schemathesis/bin/schemathesis" --version >/dev/null 2>&1; then
 fi
 
 "$(dirname "$0")/clients.sh"
-"$(dirname "$0")/agents.sh"
