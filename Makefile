@@ -71,7 +71,7 @@ soak: setup guest
 	OUBLIETTE_SIM_SEEDS=3000 cargo test --locked --package ob-engine --test sim no_seed -- --nocapture
 
 bench: setup guest
-	cargo build --locked --release --workspace --bins
+	cargo build --locked --release --package oubliette
 	cargo xtask bench $(ONLY)
 
 dist: setup

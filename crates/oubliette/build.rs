@@ -3,8 +3,12 @@
 
 use std::env;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 fn main() {
     fn tell(line: &str) {
@@ -34,12 +38,15 @@ fn main() {
             }
         }
     };
-    fs::write(out.join("guest.rs"), format!("/// The guest's program, if this build has one.\npub(crate) const GUEST: Option<&[u8]> = {source};\n"))
+    fs::write(out.join("guest.rs"), format!("/// The guest's program in gzip's form, if this build has one.\npub(crate) const GUEST: Option<&[u8]> = {source};\n"))
         .expect("cargo's output folder is writable");
 }
 
+/// In gzip's form, which is less than half as large.
 fn embed(path: &Path, out: &Path) -> String {
-    // Copied, so that what is embedded is what was there when this ran.
-    fs::copy(path, out.join("guest")).expect("the guest is readable and the output folder is writable");
-    "Some(include_bytes!(concat!(env!(\"OUT_DIR\"), \"/guest\")))".to_owned()
+    let program = fs::read(path).expect("the guest is readable");
+    let file = fs::File::create(out.join("guest.gz")).expect("cargo's output folder is writable");
+    let mut packed = GzEncoder::new(file, Compression::best());
+    packed.write_all(&program).and_then(|()| packed.finish()).expect("cargo's output folder has room");
+    "Some(include_bytes!(concat!(env!(\"OUT_DIR\"), \"/guest.gz\")))".to_owned()
 }

@@ -38,28 +38,19 @@ pub struct Figure {
     pub method: String,
 }
 
-/// Programs that measure, by package; what [`server`] measures goes by that name.
-const PROGRAMS: [(&str, &str); 7] = [
-    ("ob-store", "store"),
-    ("ob-gate", "gate"),
-    ("oubliette", "cli"),
-    ("oubliette", "sandbox"),
-    ("oubliette", "life"),
-    ("oubliette", "neighbours"),
-    ("oubliette", "http"),
-];
+/// Programs that measure; what [`server`] measures goes by that name.
+const PROGRAMS: [&str; 7] = ["store", "gate", "cli", "sandbox", "life", "neighbours", "http"];
 
 /// Measures everything, or what these programs measure; figures of the others stay in the file.
 pub fn run(root: &Path, only: &[&str]) -> anyhow::Result<()> {
-    let known = |name: &str| name == "server" || PROGRAMS.iter().any(|(_, bench)| *bench == name);
+    let known = |name: &str| name == "server" || PROGRAMS.contains(&name);
     if let Some(unknown) = only.iter().find(|name| !known(name)) {
-        let names: Vec<&str> = PROGRAMS.iter().map(|(_, bench)| *bench).collect();
-        bail!("nothing measures `{unknown}`; there are {} and server", names.join(", "));
+        bail!("nothing measures `{unknown}`; there are {} and server", PROGRAMS.join(", "));
     }
     let is_wanted = |name: &str| only.is_empty() || only.contains(&name);
     let mut measured = Vec::new();
-    for (package, bench) in PROGRAMS.into_iter().filter(|(_, bench)| is_wanted(bench)) {
-        measured.extend(program(root, package, bench)?);
+    for bench in PROGRAMS.into_iter().filter(|bench| is_wanted(bench)) {
+        measured.extend(program(root, bench)?);
     }
     if is_wanted("server") {
         measured.extend(server(root)?);
@@ -76,19 +67,20 @@ pub fn run(root: &Path, only: &[&str]) -> anyhow::Result<()> {
     print(&measured)
 }
 
-fn program(root: &Path, package: &str, bench: &str) -> anyhow::Result<Vec<Figure>> {
+/// What one program prints. All are built with the features of the whole workspace, so that one build serves them.
+fn program(root: &Path, bench: &str) -> anyhow::Result<Vec<Figure>> {
     let output = Command::new("cargo")
-        .args(["bench", "--quiet", "--locked", "--package", package, "--bench", bench, "--", "--json"])
+        .args(["bench", "--quiet", "--locked", "--workspace", "--bench", bench, "--", "--json"])
         .current_dir(root)
         .stderr(Stdio::inherit())
         .output()?;
     if !output.status.success() {
-        bail!("the bench `{bench}` of {package} ended with {}", output.status);
+        bail!("the bench `{bench}` ended with {}", output.status);
     }
     let lines = String::from_utf8(output.stdout)?;
     let figures: Result<Vec<Figure>, _> =
         lines.lines().filter(|line| line.starts_with('{')).map(serde_json::from_str).collect();
-    figures.with_context(|| format!("the bench `{bench}` of {package} printed something else"))
+    figures.with_context(|| format!("the bench `{bench}` printed something else"))
 }
 
 /// The release binary: how large it is, how fast an empty home is ready, what an idle server holds.

@@ -59,6 +59,8 @@ pub(crate) struct Clients {
     pub(crate) deleted: Mutex<BTreeMap<String, Done>>,
     /// Events seen by all clients.
     seen: AtomicU64,
+    /// What the server refused last.
+    refused: Mutex<Option<Value>>,
     /// The clients are to stop, or the server is dead.
     over: AtomicBool,
 }
@@ -169,6 +171,7 @@ impl Clients {
             tokens: Mutex::default(),
             deleted: Mutex::default(),
             seen: AtomicU64::new(0),
+            refused: Mutex::default(),
             over: AtomicBool::new(false),
         })
     }
@@ -176,6 +179,16 @@ impl Clients {
     /// Every session that is known.
     pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
         lock(&self.sessions).clone()
+    }
+
+    /// How the sessions stand and what was refused last, for whoever asks why nothing went on.
+    pub(crate) fn describe(&self) -> String {
+        let mut states: BTreeMap<String, usize> = BTreeMap::new();
+        for session in self.sessions() {
+            let known = session.known();
+            *states.entry(known.state().unwrap_or("unknown").to_owned()).or_default() += 1;
+        }
+        format!("{} events seen, sessions {states:?}, last refusal {:?}", self.seen(), lock(&self.refused))
     }
 
     /// How many events all clients have seen.
@@ -209,7 +222,7 @@ impl Clients {
     /// Drives one session after the other.
     fn lane<'scope>(&'scope self, scope: &'scope std::thread::Scope<'scope, '_>, way: Way, mut rng: StdRng) {
         while !self.is_over() {
-            let Some(session) = self.take_session(way, &mut rng) else { return };
+            let Some(session) = self.take_session(way, &mut rng) else { continue };
             let followed = Arc::clone(&session);
             scope.spawn(move || self.follow(&followed));
             match way {
@@ -436,6 +449,7 @@ impl Clients {
             }
             Failure::Refused(refusal) => {
                 assert_ne!(refusal["code"], "internal", "{refusal}");
+                *lock(&self.refused) = Some(refusal.clone());
                 self.wait_a_little();
                 false
             }

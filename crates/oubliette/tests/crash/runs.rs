@@ -238,6 +238,7 @@ impl<'a> World<'a> {
 
     /// One run: the server starts, works and dies. True if it was killed as planned.
     fn run(&mut self, plan: Option<Plan>, way: Way) -> bool {
+        let began = Instant::now();
         let mut server = Server::start(&self.home, plan);
         let limit = match (plan, way) {
             (None, Way::Start) => Duration::from_millis(self.rng.random_range(10..600)),
@@ -249,6 +250,10 @@ impl<'a> World<'a> {
         } else if server.is_ready(&Client::new(&self.place.control_socket())) && self.has_project() {
             self.load(&mut server, plan.is_some(), way, deadline);
         }
+        if plan.is_some() {
+            // The dead are not always dead already when their clients know it.
+            server.ended_until(deadline);
+        }
         server.kill();
         let was_killed = server.was_killed();
         let mut tally = lock(self.tally);
@@ -258,7 +263,8 @@ impl<'a> World<'a> {
         if as_planned {
             *tally.reached.entry(point).or_default() += 1;
         } else {
-            eprintln!("{}:{count} was not reached", point.name());
+            let state = self.clients.as_ref().map_or_else(|| "no project".to_owned(), Clients::describe);
+            eprintln!("{}:{count} was not reached within {:?}: {state}", point.name(), began.elapsed());
         }
         as_planned
     }
@@ -298,6 +304,9 @@ impl<'a> World<'a> {
                     break;
                 }
                 std::thread::park_timeout(LOOK);
+            }
+            if is_armed {
+                server.ended_until(deadline);
             }
             server.kill();
             clients.stop();
