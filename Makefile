@@ -11,13 +11,14 @@ export OUBLIETTE_GUEST := $(GUEST)
 # Only builds that people keep know their commit: with it everything that embeds it is built anew after each one.
 build demo bench: export OUBLIETTE_COMMIT := $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 
-.PHONY: help build demo test conformance soak bench dist dist-check fuzz lint tidy guest setup
+.PHONY: help build demo test conformance agents soak bench dist dist-check fuzz lint tidy guest setup
 
 help:
 	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
 	@echo 'make conformance   the official suite of MCP against the real server, on both wires'
+	@echo 'make agents  OpenCode, Codex, Gemini CLI and Claude Code from npm, each driven through gate and sandbox'
 	@echo 'make soak    the long forms: the server is killed 1000 times, the power fails 5000 times, 10,000 sessions come and go, 3000 seeds are simulated'
 	@echo 'make bench   figures with their method, also in target/bench/figures.json; ONLY="store life" for some'
 	@echo 'make dist    target/dist: a release with program, completions, man pages, service, Dockerfile and checksums'
@@ -66,6 +67,11 @@ CONFORMANCE = cargo test $(SPECIAL) --test conformance
 conformance: setup guest
 	@scripts/clients.sh
 	$(CONFORMANCE)
+
+# Node packages of some 1.1 GB, into target/tools/agents.
+agents: setup guest
+	@scripts/agents.sh
+	OUBLIETTE_TEST_AGENTS=target/tools/agents cargo test --locked --package oubliette --test acceptance agents::
 
 soak: setup guest
 	OUBLIETTE_CRASH_RUNS=1000 $(CRASH)

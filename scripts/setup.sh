@@ -23,7 +23,6 @@ if [ "${CI:-}" = true ]; then
     done
     # Its venv module is a package of its own.
     python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3 python3-venv"
-    need npm npm
 fi
 
 if [ -n "$missing" ]; then
@@ -79,4 +78,3 @@ if ! "$tools/schemathesis/bin/schemathesis" --version >/dev/null 2>&1; then
 fi
 
 "$(dirname "$0")/clients.sh"
-"$(dirname "$0")/agents.sh"

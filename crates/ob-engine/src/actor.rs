@@ -46,8 +46,8 @@ use live::Live;
 const SIGNALS: usize = 32;
 /// The most signals in one commit.
 const BATCH: usize = 64;
-/// The agent answers the handshake within this, or is of no use.
-const HANDSHAKE: Duration = Duration::from_secs(60);
+/// The agent answers the handshake within this, or is of no use. Some take most of a minute on a busy machine.
+const HANDSHAKE: Duration = Duration::from_secs(180);
 /// An agent that was told to stop a turn does so within this, or is ended.
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
 /// An agent that exited has its last output read within this.

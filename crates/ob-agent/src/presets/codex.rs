@@ -1,5 +1,6 @@
 //! Codex, through the adapter of the protocol's makers. Its own sandbox is off: it would have to make namespaces, which
-//! ours does not let it, and ours is the wall.
+//! ours does not let it, and ours is the wall. What it would have a provider carry out, and tools that only its makers'
+//! wire can carry, are off, so that it works with models of every wire.
 
 use ob_core::agent::AgentProtocol;
 use ob_core::agent::AgentStart;
@@ -24,7 +25,7 @@ pub(super) const PRESET: Preset = Preset {
     protocol: AgentProtocol::Acp,
     install: "npm install -g @agentclientprotocol/codex-acp",
     needs: &["node"],
-    tested: Some("2.6.0"),
+    tested: None,
     // Its milder modes ask about what its own sandbox stops, and that one is off.
     can: Can { autonomy: &[Autonomy::High], reasoning: true, tools_allowed: false, tools_disallowed: false },
     mode: Some("agent-full-access"),
@@ -70,6 +71,9 @@ enabled = false
 plugins = false
 apps = false
 remote_plugin = false
+multi_agent = false
+goals = false
+image_generation = false
 "#
     )
 }

@@ -22,7 +22,7 @@ pub(super) const GEMINI: Preset = Preset {
     protocol: AgentProtocol::Acp,
     install: "npm install -g @google/gemini-cli",
     needs: &["node 20"],
-    tested: Some("0.61.0"),
+    tested: None,
     can: Can { autonomy: ALL_LEVELS, reasoning: false, tools_allowed: true, tools_disallowed: true },
     mode: None,
     start: gemini,

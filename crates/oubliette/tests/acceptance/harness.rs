@@ -240,10 +240,15 @@ impl Follower {
 }
 
 /// Waits for something to become true, looking often; fails with what it waited for.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn until(what: &str, is_so: impl FnMut() -> bool) {
+    until_in(PATIENCE, what, is_so);
+}
+
+/// The same with a patience of its own.
+pub(crate) fn until_in(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !is_so() {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?} for {what}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
