@@ -35,7 +35,6 @@ use rmcp::model::Tool;
 use rmcp::model::UnsubscribeRequestParams;
 use rmcp::service::RequestContext;
 use rmcp::service::SubscriptionContext;
-use serde_json::Map;
 use tokio::sync::broadcast;
 
 use super::answers::Answers;
@@ -196,7 +195,7 @@ impl ServerHandler for Fixture {
         if request.name == rounds::PROMPT {
             return rounds::prompt(&request);
         }
-        let arguments = request.arguments.clone().unwrap_or_else(Map::new);
+        let arguments = request.arguments.clone().unwrap_or_default();
         match content::prompt(&request.name, &arguments) {
             Some(prompt) => Ok(prompt.into()),
             None => self.answers.get_prompt(request, context).await,

@@ -97,7 +97,7 @@ fn write_files(home: &Path, files: &BTreeMap<String, String>) -> Result<(), Star
             fs::create_dir_all(path.parent().unwrap_or(home))?;
             // The home outlives the sandbox: what an earlier agent put there goes, also if it is a link.
             match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => fs::write(&path, text),
             }
         };

@@ -44,6 +44,7 @@ use super::FAILED;
 use super::OK;
 use super::args::RunArgs;
 use super::args::SessionCommand;
+use super::args::Told;
 use super::hub::Hub;
 use super::output::Output;
 use super::run;
@@ -221,6 +222,8 @@ fn task(apply: bool) -> RunArgs {
         project: Path::new(".").into(),
         in_place: false,
         model: None,
+        agent: None,
+        told: Told::default(),
         apply,
         keep: false,
         detach: false,
