@@ -104,6 +104,7 @@ fn what_the_file_of_a_new_home_says_behind_comments_is_the_default() {
     let mut said = loaded.settings;
     assert_eq!(said.models.session_model.take().as_deref(), Some("openai/put-something-here"));
     said.models.providers.clear();
+    said.agents.agents.clear();
     assert_eq!(format!("{said:?}"), format!("{:?}", settings("{}")));
 }
 

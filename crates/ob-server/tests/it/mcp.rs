@@ -119,7 +119,10 @@ async fn clients_of_the_wires_with_sessions_list_tools_call_them_and_leave() {
         let tools = client.ask("tools/list", json!({})).await;
         let names: Vec<_> =
             tools["result"]["tools"].as_array().expect("tools").iter().map(|t| t["name"].clone()).collect();
-        assert_eq!(names, ["project", "workspace", "session", "config_limits", "token", "audit", "server"]);
+        assert_eq!(
+            names,
+            ["project", "workspace", "session", "config_limits", "agent", "token", "audit", "server"]
+        );
         let result =
             client.call("session", json!({ "action": "spawn", "project_id": "p", "prompt": "go" })).await;
         assert_eq!(result["isError"], false, "{result}");
@@ -167,7 +170,7 @@ async fn a_client_of_the_wire_without_sessions_needs_none() {
         assert!(versions.contains(version), "{found}");
     }
     let tools = ask("tools/list", None, json!({})).await;
-    assert_eq!(tools["result"]["tools"].as_array().map(Vec::len), Some(7), "{tools}");
+    assert_eq!(tools["result"]["tools"].as_array().map(Vec::len), Some(8), "{tools}");
     let params = json!({ "name": "session", "arguments": { "action": "get", "session_id": SESSION } });
     let result = ask("tools/call", Some("session"), params).await;
     assert_eq!(result["result"]["structuredContent"]["session_id"], SESSION, "{result}");

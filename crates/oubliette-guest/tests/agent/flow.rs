@@ -247,7 +247,7 @@ fn the_model_is_told_the_place_the_projects_rules_and_only_text_of_the_prompt() 
         "Look at this:\n\n[a.rs](file:///a.rs)\n\n<resource uri=\"file:///b.rs\">\nfn b() {}\n</resource>";
     assert_eq!(user, expected);
     assert_eq!(request["model"], "some-model");
-    assert_eq!(request["tools"].as_array().map(Vec::len), Some(6));
+    assert_eq!(request["tools"].as_array().map(Vec::len), Some(7));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The audit as people and programs see it: over REST, MCP and the command line, and after somebody changed it.
 
 use std::fs;
+use std::process::Command;
 
 use ob_core::operation::Operation;
 use serde_json::Value;
@@ -11,18 +12,11 @@ use crate::client::Mcp;
 use crate::harness::Home;
 use crate::harness::shown;
 
-/// Writes over a word in the file itself, as who has the disk can, with one as long.
-fn write_over(home: &Home, word: &[u8], other: &[u8]) {
-    assert_eq!(word.len(), other.len());
+/// Changes the audit as who has the disk can.
+fn sql(home: &Home, statement: &str) {
     let file = home.root().join("data/audit.db");
-    let mut bytes = fs::read(&file).unwrap();
-    let places: Vec<usize> =
-        bytes.windows(word.len()).enumerate().filter(|(_, bytes)| *bytes == word).map(|(at, _)| at).collect();
-    assert!(!places.is_empty(), "the word is not in the file");
-    for at in places {
-        bytes[at..at + word.len()].copy_from_slice(other);
-    }
-    fs::write(file, bytes).unwrap();
+    let output = Command::new("sqlite3").arg(file).arg(statement).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
 }
 
 #[test]
@@ -83,7 +77,11 @@ fn who_did_what_is_in_the_audit_over_every_door_and_a_change_to_it_is_found() {
             assert!(!String::from_utf8_lossy(&bytes).contains(&secret[4..]), "a secret is in {file}");
         }
     }
-    write_over(&home, b"forbidden", b"permitted");
+    sql(
+        &home,
+        // tidy: sql: an intruder's, not ours.
+        "DROP TRIGGER audit_never_changes; UPDATE audit SET entry = replace(entry, 'forbidden', 'permitted')",
+    );
     let output = home.run(["audit", "verify"]);
     assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
     let text = String::from_utf8_lossy(&output.stdout);

@@ -53,7 +53,7 @@ async fn the_python_sdk_runs_a_session_to_its_end_on_every_wire() {
             let saw: Value = serde_json::from_slice(&output.stdout).unwrap();
             assert_eq!(
                 saw["tools"],
-                serde_json::json!(["project", "workspace", "session", "config_limits", "server"]),
+                serde_json::json!(["project", "workspace", "session", "config_limits", "agent", "server"]),
                 "{wire}"
             );
             assert_eq!(saw["said"][0], "Said.", "{wire}: {saw}");
