@@ -22,6 +22,8 @@ use agent_client_protocol_schema::v1::Error as ProtocolError;
 use agent_client_protocol_schema::v1::Implementation;
 use agent_client_protocol_schema::v1::InitializeRequest;
 use agent_client_protocol_schema::v1::LoadSessionRequest;
+use agent_client_protocol_schema::v1::McpServer;
+use agent_client_protocol_schema::v1::McpServerHttp;
 use agent_client_protocol_schema::v1::NewSessionRequest;
 use agent_client_protocol_schema::v1::PromptRequest;
 use agent_client_protocol_schema::v1::RequestId;
@@ -60,6 +62,9 @@ const AUTH_REQUIRED: i64 = -32000;
 /// The code with which an agent says that a request was cancelled.
 const REQUEST_CANCELLED: i64 = -32800;
 
+/// What agents call the server of their session's tools.
+const TOOLS_NAME: &str = "oubliette";
+
 /// What the driver needs to know of its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriverOptions {
@@ -71,6 +76,8 @@ pub struct DriverOptions {
     pub autonomy: Autonomy,
     /// The mode to put it into, if not its own default. An agent without that mode stays in its own, and an event says so.
     pub mode: Option<String>,
+    /// Where in the sandbox it finds the tools of its session, over MCP; it is told of them if it takes such servers.
+    pub tools: Option<String>,
 }
 
 /// What came out of a step.
@@ -111,6 +118,9 @@ struct State {
     autonomy: Autonomy,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mode: Option<String>,
+    /// Nothing once the agent said that it takes no MCP server over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tools: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +197,7 @@ impl Driver {
                 transcript: Transcript::default(),
                 autonomy: options.autonomy,
                 mode: options.mode,
+                tools: options.tools,
             },
         }
     }
@@ -464,9 +475,13 @@ impl Driver {
             }
         }
         self.state.agent = agent;
+        if result["agentCapabilities"]["mcpCapabilities"]["http"] != true {
+            self.state.tools = None;
+        }
         match &self.state.agent_session {
             Some(session) if result["agentCapabilities"]["loadSession"] == true => {
-                let load = LoadSessionRequest::new(session.clone(), self.state.cwd.clone());
+                let load = LoadSessionRequest::new(session.clone(), self.state.cwd.clone())
+                    .mcp_servers(self.servers());
                 let request = self.state.stdin.request(AGENT_METHOD_NAMES.session_load, &load);
                 self.state.phase = Phase::Loading { request };
             }
@@ -474,8 +489,14 @@ impl Driver {
         }
     }
 
+    /// The MCP servers that the agent is told of.
+    fn servers(&self) -> Vec<McpServer> {
+        let tools = self.state.tools.iter();
+        tools.map(|url| McpServer::Http(McpServerHttp::new(TOOLS_NAME, url.clone()))).collect()
+    }
+
     fn open(&mut self) {
-        let new = NewSessionRequest::new(self.state.cwd.clone());
+        let new = NewSessionRequest::new(self.state.cwd.clone()).mcp_servers(self.servers());
         let request = self.state.stdin.request(AGENT_METHOD_NAMES.session_new, &new);
         self.state.phase = Phase::Opening { request };
     }

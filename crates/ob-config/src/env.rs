@@ -35,6 +35,10 @@ pub(crate) const OUBLIETTE_HOME: &str = "OUBLIETTE_HOME";
 pub(crate) const SERVER_ADDR: &str = "SERVER_ADDR";
 /// `defaults.limits.max_cost_usd`.
 pub(crate) const DEFAULT_MAX_COST_USD: &str = "DEFAULT_MAX_COST_USD";
+/// `defaults.limits.max_recursion_depth`.
+pub(crate) const DEFAULT_MAX_RECURSION_DEPTH: &str = "DEFAULT_MAX_RECURSION_DEPTH";
+/// `defaults.limits.max_agents_per_session`.
+pub(crate) const DEFAULT_MAX_AGENTS_PER_SESSION: &str = "DEFAULT_MAX_AGENTS_PER_SESSION";
 /// `sandbox.backend`.
 pub(crate) const CONTAINER_RUNTIME: &str = "CONTAINER_RUNTIME";
 /// The key of the provider `openai`.
@@ -70,6 +74,8 @@ pub const VARIABLES: &[Variable] = &[
     Variable { name: OUBLIETTE_HOME, doc: "The home, unless `--dir` names one." },
     Variable { name: SERVER_ADDR, doc: "Sets `server.address`." },
     Variable { name: DEFAULT_MAX_COST_USD, doc: "Sets `defaults.limits.max_cost_usd`." },
+    Variable { name: DEFAULT_MAX_RECURSION_DEPTH, doc: "Sets `defaults.limits.max_recursion_depth`." },
+    Variable { name: DEFAULT_MAX_AGENTS_PER_SESSION, doc: "Sets `defaults.limits.max_agents_per_session`." },
     Variable { name: CONTAINER_RUNTIME, doc: "Sets `sandbox.backend`." },
     Variable { name: OPENAI_API_KEY, doc: "Configures the provider `openai` with this key." },
     Variable {
@@ -102,22 +108,18 @@ pub const VARIABLES: &[Variable] = &[
 ];
 
 /// Short names of keys, from the first version.
-const SHORT: [(&str, &[&str]); 5] = [
+const SHORT: [(&str, &[&str]); 7] = [
     (SERVER_ADDR, &["server", "address"]),
     (DEFAULT_MAX_COST_USD, &["defaults", "limits", "max_cost_usd"]),
+    (DEFAULT_MAX_RECURSION_DEPTH, &["defaults", "limits", "max_recursion_depth"]),
+    (DEFAULT_MAX_AGENTS_PER_SESSION, &["defaults", "limits", "max_agents_per_session"]),
     (CONTAINER_RUNTIME, &["sandbox", "backend"]),
     (ANTHROPIC_API_KEY, &["credentials", "providers", "credentials", "anthropic", "api_key"]),
     (GEMINI_API_KEY, &["credentials", "providers", "credentials", "gemini", "api_key"]),
 ];
 
 /// Known, and without effect in this version.
-const LATER: [&str; 5] = [
-    "OUBLIETTE_DEV",
-    "DEFAULT_MAX_RECURSION_DEPTH",
-    "DEFAULT_MAX_AGENTS_PER_SESSION",
-    "FACTORY_API_KEY",
-    "DEFAULT_GITHUB_TOKEN",
-];
+const LATER: [&str; 3] = ["OUBLIETTE_DEV", "FACTORY_API_KEY", "DEFAULT_GITHUB_TOKEN"];
 
 /// Variables with the prefix and without a separator that are read elsewhere, by the build, or told elsewhere.
 const OTHERS: [&str; 4] = ["OUBLIETTE_COMMIT", "OUBLIETTE_DEV", "OUBLIETTE_GUEST", "OUBLIETTE_TOKEN"];

@@ -66,6 +66,27 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
         Some("10.00"),
         "What one session and everything that it starts may spend. A call that could exceed it is refused before it is made.",
     ),
+    (
+        "defaults.limits.max_recursion_depth",
+        Some("3"),
+        "How deep sessions may start sessions: one that a person starts is at 0, its children at 1. The four limits here \
+         are of a whole tree, which keeps those that it began with; `config_limits` shows what is left of them.",
+    ),
+    (
+        "defaults.limits.max_agents_per_session",
+        Some("50"),
+        "How many sessions one tree may ever have, the one that a person started among them.",
+    ),
+    (
+        "defaults.limits.max_live_agents",
+        None,
+        "How many of them may be there at once, that is not be over; as many as it may ever have if unset.",
+    ),
+    (
+        "defaults.limits.max_wall_s",
+        None,
+        "For how many seconds after its beginning a tree may start sessions and call models; no limit if unset.",
+    ),
     ("defaults.agent.model", None, "As `models.defaults.session_model`, which goes before it."),
     (
         "defaults.agent.autonomy",
@@ -247,6 +268,8 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     ("runtime.memory", None, "The old name of `sandbox.memory`."),
     ("runtime.cpus", None, "The old name of `sandbox.cpus`."),
     ("recursion.max_cost_usd", None, "The old name of `defaults.limits.max_cost_usd`."),
+    ("recursion.max_depth", None, "The old name of `defaults.limits.max_recursion_depth`."),
+    ("recursion.max_agents", None, "The old name of `defaults.limits.max_agents_per_session`."),
     (
         "rate_limit.requests_per_second",
         Some("10.0"),

@@ -207,6 +207,24 @@ impl Resolver<'_> {
         {
             self.out.settings.limits.max_cost = cost.value;
         }
+        let now = self.whole(&["defaults", "limits", "max_recursion_depth"]);
+        let old = self.whole(&["recursion", "max_depth"]);
+        if let Some(depth) =
+            self.either(["defaults.limits.max_recursion_depth", "recursion.max_depth"], now, old)
+        {
+            self.out.settings.limits.max_depth = depth.value;
+        }
+        let now = self.whole(&["defaults", "limits", "max_agents_per_session"]);
+        let old = self.whole(&["recursion", "max_agents"]);
+        if let Some(agents) =
+            self.either(["defaults.limits.max_agents_per_session", "recursion.max_agents"], now, old)
+        {
+            self.out.settings.limits.max_agents = agents.value;
+        }
+        let live = self.whole(&["defaults", "limits", "max_live_agents"]);
+        self.out.settings.limits.max_live = live.map(|live| live.value);
+        let wall = self.whole(&["defaults", "limits", "max_wall_s"]);
+        self.out.settings.limits.max_wall = wall.map(|wall| Duration::from_secs(wall.value.into()));
     }
 
     fn discovery(&mut self) {

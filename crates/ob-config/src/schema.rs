@@ -150,8 +150,10 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
                 "limits",
                 &[
                     value("max_cost_usd", Kind::Usd),
-                    later("max_recursion_depth"),
-                    later("max_agents_per_session"),
+                    value("max_recursion_depth", Kind::Whole { least: 0, most: 100 }),
+                    value("max_agents_per_session", Kind::Whole { least: 1, most: 1_000_000 }),
+                    value("max_live_agents", Kind::Whole { least: 1, most: 1_000_000 }),
+                    value("max_wall_s", Kind::Whole { least: 1, most: 31_536_000 }),
                 ],
             ),
             section(
@@ -219,7 +221,14 @@ pub(crate) const ROOT: Shape = Shape::Section(&[
             value("cpus", Kind::Cpus),
         ],
     ),
-    section("recursion", &[value("max_cost_usd", Kind::Usd), later("max_depth"), later("max_agents")]),
+    section(
+        "recursion",
+        &[
+            value("max_cost_usd", Kind::Usd),
+            value("max_depth", Kind::Whole { least: 0, most: 100 }),
+            value("max_agents", Kind::Whole { least: 1, most: 1_000_000 }),
+        ],
+    ),
     later("auth"),
     section(
         "rate_limit",

@@ -26,6 +26,12 @@ pub const DEFAULT_ADDRESS: &str = "localhost:8080";
 /// `defaults.limits.max_cost_usd` if nobody says otherwise: ten dollars.
 pub const DEFAULT_MAX_COST: MicroUsd = MicroUsd(10_000_000);
 
+/// `defaults.limits.max_recursion_depth` if nobody says otherwise.
+pub(crate) const DEFAULT_MAX_DEPTH: u32 = 3;
+
+/// `defaults.limits.max_agents_per_session` if nobody says otherwise.
+pub(crate) const DEFAULT_MAX_AGENTS: u32 = 50;
+
 /// Where local model servers usually listen: Ollama, vLLM, llama.cpp and LocalAI, LM Studio, llama.cpp's second.
 pub const DEFAULT_DISCOVER_PORTS: [u16; 5] = [11434, 8000, 8080, 1234, 8081];
 
@@ -110,10 +116,18 @@ pub struct ServerSettings {
 }
 
 /// Limits of new trees.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitSettings {
     /// The most that one tree may spend.
     pub max_cost: MicroUsd,
+    /// How far below the root, which is at 0, a session may be.
+    pub max_depth: u32,
+    /// The most sessions that a tree may ever have.
+    pub max_agents: u32,
+    /// The most sessions of a tree that are not over; as many as it may ever have if unset.
+    pub max_live: Option<u32>,
+    /// For how long a tree may start sessions and call models.
+    pub max_wall: Option<Duration>,
 }
 
 /// Models and their providers.
@@ -330,7 +344,13 @@ impl Default for ServerSettings {
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        Self { max_cost: DEFAULT_MAX_COST }
+        Self {
+            max_cost: DEFAULT_MAX_COST,
+            max_depth: DEFAULT_MAX_DEPTH,
+            max_agents: DEFAULT_MAX_AGENTS,
+            max_live: None,
+            max_wall: None,
+        }
     }
 }
 

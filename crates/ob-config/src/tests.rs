@@ -121,7 +121,8 @@ fn every_key_has_its_effect() {
                 },
                 "default": "main",
             }},
-            "defaults": {"limits": {"max_cost_usd": 2.5}, "agent": {"model": "fast", "autonomy": "medium", "reasoning": "low"}},
+            "defaults": {"limits": {"max_cost_usd": 2.5, "max_recursion_depth": 2, "max_agents_per_session": 9,
+                         "max_live_agents": 4, "max_wall_s": 60}, "agent": {"model": "fast", "autonomy": "medium", "reasoning": "low"}},
             "models": {
                 "models": {"fast": {
                     "model": "gpt-x", "displayName": "Fast", "baseUrl": "https://example.org/v1", "apiKey": "k-alias",
@@ -207,11 +208,12 @@ fn fits(key: &str, origin: &str) -> bool {
 #[test]
 fn the_old_names_mean_the_same_and_not_both_at_once() {
     let old = settings(
-        r#"{"runtime": {"preference": "namespace", "memory": "1G", "cpus": 2}, "recursion": {"max_cost_usd": 1}}"#,
+        r#"{"runtime": {"preference": "namespace", "memory": "1G", "cpus": 2}, "recursion": {"max_cost_usd": 1, "max_depth": 5, "max_agents": 7}}"#,
     );
     assert_eq!(old.sandbox.backend, "namespace");
     assert_eq!((old.sandbox.memory, old.sandbox.cpu_millis), (Some(1 << 30), Some(2000)));
     assert_eq!(old.limits.max_cost, MicroUsd(1_000_000));
+    assert_eq!((old.limits.max_depth, old.limits.max_agents), (5, 7));
     assert_eq!(
         mistakes(r#"{"runtime": {"memory": "1G"}, "sandbox": {"memory": "1G"}}"#),
         ["is the old name of sandbox.memory, which is set too"]

@@ -28,7 +28,7 @@ const LIVE: [&str; 11] = [
     "defaults.agent.autonomy",
     "defaults.agent.model",
     "defaults.agent.reasoning",
-    "defaults.limits.max_cost_usd",
+    "defaults.limits.",
     "log.level",
     "models.",
     "rate_limit.",

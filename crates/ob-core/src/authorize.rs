@@ -58,6 +58,24 @@ pub enum Target {
     Global,
     /// One project, or something in it.
     Project(ProjectId),
+    /// A session.
+    Session {
+        /// The project that it is in.
+        project: ProjectId,
+        /// What it is to the session that asks; of no account if a person or a program asks.
+        kin: Kin,
+    },
+}
+
+/// What a session is to the one that asks about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kin {
+    /// The same.
+    Oneself,
+    /// It was started by the one that asks, or by one below that.
+    Below,
+    /// Its parent, a sibling, or a stranger.
+    Other,
 }
 
 /// Why a principal may or may not: the rule, and what it was asked with (invariant 10).
@@ -148,7 +166,20 @@ impl Principal {
             Self::Operator => true,
             Self::Token { scope: Scope::Admin | Scope::AdminReadOnly, .. } => true,
             Self::Token { scope: Scope::Project(own) | Scope::ProjectReadOnly(own), .. } => *own == project,
-            Self::Session { .. } => false,
+            // Of its project, it is shown itself and what is below it: see `Target::Session`.
+            Self::Session { project: own, .. } => *own == project,
+        }
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// The project that it is about, if it is about one.
+    const fn project(self) -> Option<ProjectId> {
+        match self {
+            Self::Global => None,
+            Self::Project(project) | Self::Session { project, .. } => Some(project),
         }
     }
 }
@@ -161,38 +192,62 @@ pub fn decide(principal: &Principal, operation: Operation, target: Target) -> De
 
 fn rule(principal: &Principal, operation: Operation, target: Target) -> (bool, &'static str) {
     let spec = operation.spec();
-    match (spec.target, target) {
-        (TargetKind::Global, Target::Global) | (TargetKind::Project, Target::Project(_)) => {}
+    match (spec.target, target.project()) {
+        (TargetKind::Global, None) | (TargetKind::Project, Some(_)) => {}
         _ => return (false, "the operation's kind of target and the target given do not match"),
     }
     let scope = match principal {
         Principal::Operator => return (true, "the operator of this home may do everything"),
-        Principal::Session { .. } => return (false, "a session has no operations of its own yet"),
+        Principal::Session { project, .. } => return rule_of_session(*project, operation, target),
         Principal::Token { scope, .. } => *scope,
     };
-    match (scope, spec.access, target) {
+    match (scope, spec.access, target.project()) {
         (Scope::Admin, _, _) => (true, "`admin` may do everything"),
         (_, Access::Admin, _) => (false, "this needs the scope `admin`"),
         (Scope::AdminReadOnly, Access::Read, _) => (true, "`admin:ro` may read everything"),
         (Scope::AdminReadOnly, Access::Write, _) => (false, "`admin:ro` may only read"),
-        (Scope::Project(_) | Scope::ProjectReadOnly(_), Access::Read, Target::Global) => {
+        (Scope::Project(_) | Scope::ProjectReadOnly(_), Access::Read, None) => {
             (true, "any token may read lists, and is shown only what it may see")
         }
-        (Scope::Project(_) | Scope::ProjectReadOnly(_), Access::Write, Target::Global) => {
+        (Scope::Project(_) | Scope::ProjectReadOnly(_), Access::Write, None) => {
             (false, "this changes more than one project and needs the scope `admin`")
         }
-        (Scope::Project(own), Access::Read | Access::Write, Target::Project(asked)) if own == asked => {
+        (Scope::Project(own), Access::Read | Access::Write, Some(asked)) if own == asked => {
             (true, "a project's token may do everything in its project")
         }
-        (Scope::ProjectReadOnly(own), Access::Read, Target::Project(asked)) if own == asked => {
+        (Scope::ProjectReadOnly(own), Access::Read, Some(asked)) if own == asked => {
             (true, "a project's `:ro` token may read its project")
         }
-        (Scope::ProjectReadOnly(own), Access::Write, Target::Project(asked)) if own == asked => {
+        (Scope::ProjectReadOnly(own), Access::Write, Some(asked)) if own == asked => {
             (false, "a `:ro` token may only read")
         }
-        (Scope::Project(_) | Scope::ProjectReadOnly(_), _, Target::Project(_)) => {
+        (Scope::Project(_) | Scope::ProjectReadOnly(_), _, Some(_)) => {
             (false, "the token is for another project")
         }
+    }
+}
+
+/// What an agent may do from within its sandbox: start children, steer those below it, and look at these and itself.
+fn rule_of_session(own: ProjectId, operation: Operation, target: Target) -> (bool, &'static str) {
+    use Operation as O;
+    match (operation, target) {
+        (O::SessionList, Target::Global) => (true, "a session is shown the sessions below it"),
+        (O::SessionSpawn, Target::Project(project)) if project == own => {
+            (true, "a session may start children in its project")
+        }
+        (
+            O::SessionGet | O::SessionEvents | O::SessionDiff | O::SessionResult | O::ConfigLimits,
+            Target::Session { kin: Kin::Oneself | Kin::Below, .. },
+        ) => (true, "a session may look at itself and at those below it"),
+        (
+            O::SessionMessage | O::SessionInterrupt | O::SessionEnd,
+            Target::Session { kin: Kin::Below, .. },
+        ) => (true, "a session may steer those below it"),
+        (_, Target::Session { kin: Kin::Oneself, .. }) => (false, "a session does not steer itself"),
+        (_, Target::Session { kin: Kin::Other, .. }) => {
+            (false, "a session has no say over its parent, its siblings and strangers")
+        }
+        _ => (false, "a session may start children, and steer those below it, and nothing else"),
     }
 }
 
@@ -200,10 +255,15 @@ fn rule(principal: &Principal, operation: Operation, target: Target) -> (bool, &
 pub fn may_ever(principal: &Principal, operation: Operation) -> bool {
     let target = match (operation.spec().target, principal) {
         (TargetKind::Global, _) => Target::Global,
+        (TargetKind::Project, Principal::Session { project, .. }) => {
+            let below = Target::Session { project: *project, kin: Kin::Below };
+            return [below, Target::Project(*project)]
+                .into_iter()
+                .any(|target| decide(principal, operation, target).allowed);
+        }
         (
             TargetKind::Project,
-            Principal::Token { scope: Scope::Project(own) | Scope::ProjectReadOnly(own), .. }
-            | Principal::Session { project: own, .. },
+            Principal::Token { scope: Scope::Project(own) | Scope::ProjectReadOnly(own), .. },
         ) => Target::Project(*own),
         // Whoever is not bound to a project may do the same in each.
         (TargetKind::Project, _) => Target::Project(ProjectId::from_uuid(uuid::Uuid::nil())),
@@ -221,7 +281,10 @@ pub fn authorize(principal: &Principal, operation: Operation, target: Target) ->
         RefusalCode::Forbidden,
         format!("{principal} may not {}: {}", operation.spec().name(), decision.rule),
     )
-    .fix("ask with a token of a wider scope (`oubliette token create`)"))
+    .fix(match principal {
+        Principal::Session { .. } => "leave it to whoever gave you the task",
+        _ => "ask with a token of a wider scope (`oubliette token create`)",
+    }))
 }
 
 #[cfg(test)]
@@ -276,9 +339,36 @@ mod tests {
                 assert!(may_ever(&token(scope), operation) || !decision.allowed, "{}", spec.name());
             }
             assert!(decide(&Principal::Operator, operation, target).allowed);
-            let session =
-                Principal::Session { id: SessionId::new(crate::Timestamp::default(), 1), project: own };
-            assert!(!decide(&session, operation, target).allowed, "{}", spec.name());
+        }
+    }
+
+    /// What a session may do, written down once more by hand: everything that is not here is refused.
+    #[test]
+    fn a_session_may_start_children_and_has_a_say_over_those_below_it_only() {
+        let (own, other) = (project(1), project(2));
+        let session = Principal::Session { id: SessionId::new(crate::Timestamp::default(), 1), project: own };
+        let kin = |project, kin| Target::Session { project, kin };
+        for &operation in Operation::ALL {
+            let name = operation.spec().name();
+            let looks =
+                ["session.get", "session.events", "session.diff", "session.result", "config_limits.get"]
+                    .contains(&name.as_str());
+            let steers = ["session.message", "session.interrupt", "session.end"].contains(&name.as_str());
+            let expected = [
+                (Target::Global, name == "session.list"),
+                (Target::Project(own), name == "session.spawn"),
+                (Target::Project(other), false),
+                (kin(own, Kin::Oneself), looks),
+                (kin(own, Kin::Below), looks || steers),
+                (kin(own, Kin::Other), false),
+            ];
+            for (target, allowed) in expected {
+                let decision = decide(&session, operation, target);
+                assert_eq!(decision.allowed, allowed, "{name} {target:?}: {}", decision.rule);
+                assert!(may_ever(&session, operation) || !allowed, "{name}");
+            }
+            let ever = expected.iter().any(|(_, allowed)| *allowed);
+            assert_eq!(may_ever(&session, operation), ever, "{name}");
         }
     }
 

@@ -138,6 +138,8 @@ operations! {
     SessionList = "session" "list", Global Read, Get "/sessions", SessionList => Vec<SessionView>;
     /// Reads a session's events from a cursor, as a page or as a stream.
     SessionEvents = "session" "events", Project Read, Get "/sessions/{session_id}/events", SessionEvents => EventPage;
+    /// Tells what came of a session's task, if need be once it is over.
+    SessionResult = "session" "result", Project Read, Get "/sessions/{session_id}/result", SessionResult => TurnResult;
     /// Shows what changed in the session's workspace, as a patch.
     SessionDiff = "session" "diff", Project Read, Get "/sessions/{session_id}/diff", SessionTarget => SessionDiff;
     /// Shows what a project's sessions may use, or what a session's tree may and has: each limit, who sets it, and what is left.
@@ -202,6 +204,22 @@ pub struct ProjectCreate {
     /// The default model, as the configuration names it.
     #[serde(default)]
     pub model: Option<String>,
+    /// How far below its root, which is at 0, a session of one tree may be; the server's default if unset.
+    #[serde(default)]
+    #[schemars(range(max = 100))]
+    pub max_recursion_depth: Option<u32>,
+    /// The most sessions that one tree may ever have, the root among them; the server's default if unset.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_agents_per_session: Option<u32>,
+    /// The most sessions of one tree that are not over at any time; the server's default if unset.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_live_agents: Option<u32>,
+    /// For how many seconds one tree may start sessions and call models; the server's default if unset.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub max_wall_s: Option<u64>,
     /// What its sandboxes may use, where that differs from the server's limits: bytes of `memory` and `disk`, bytes a
     /// second of `output_rate`, thousandths of `cpu`, milliseconds of `wall_time`, numbers of `pids`, `open_files`,
     /// `inodes`.
@@ -296,6 +314,11 @@ pub struct SessionSpawn {
     #[serde(default)]
     #[schemars(length(max = 100))]
     pub tools_disallowed: Vec<String>,
+    /// Wait so many milliseconds for the task to be over and tell what came of it, at most 60000; if unset, the
+    /// answer comes at once.
+    #[serde(default)]
+    #[schemars(range(max = 60_000))]
+    pub wait_ms: Option<u32>,
 }
 
 /// Parameters of `session message`.
@@ -315,6 +338,21 @@ pub struct SessionMessage {
 pub struct SessionTarget {
     /// The session.
     pub session_id: SessionId,
+}
+
+/// Parameters of `session result`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionResult {
+    /// The session.
+    pub session_id: SessionId,
+    /// The turn, as `spawn` and `message` number it; the newest one if unset.
+    #[serde(default)]
+    pub turn: Option<u32>,
+    /// If it is not over yet, wait so many milliseconds for it, at most 60000.
+    #[serde(default)]
+    #[schemars(range(max = 60_000))]
+    pub wait_ms: Option<u32>,
 }
 
 /// Parameters of `session list`.
@@ -379,7 +417,7 @@ pub struct LimitsShown {
 /// A limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitShown {
-    /// `cost` and `tokens` of a tree of sessions; the others are of each sandbox.
+    /// `cost`, `tokens`, `depth`, `agents`, `live_agents` and `time` of a tree of sessions; the others are of each sandbox.
     pub name: String,
     /// What is counted.
     pub unit: String,
@@ -527,6 +565,9 @@ pub struct SessionAccepted {
     /// True if the message went to a session that was there already.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
+    /// What came of the task, if the call was to wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<TurnResult>,
 }
 
 /// What `project delete` answers.
@@ -559,6 +600,27 @@ pub struct SessionEnded {
     pub session_id: SessionId,
     /// True.
     pub ended: bool,
+}
+
+/// What came of a turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TurnResult {
+    /// The session.
+    pub session_id: SessionId,
+    /// The turn.
+    pub turn: TurnNumber,
+    /// True if the turn is over; false if it was not within the time that was asked for.
+    pub done: bool,
+    /// How the turn stopped, if it is over.
+    pub stop: Option<crate::session::TurnStop>,
+    /// The session's state in one word.
+    pub state: String,
+    /// The last that the agent said in the turn, its first 64 KiB; all of it is in the events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Why the session ended or failed, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What `session diff` answers.

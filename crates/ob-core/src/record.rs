@@ -48,6 +48,9 @@ pub struct ProjectRecord {
     /// The default model, as the configuration names it.
     #[serde(default)]
     pub model: Option<String>,
+    /// What its trees may be, where that differs from the server's limits.
+    #[serde(default, skip_serializing_if = "ProjectTrees::is_empty")]
+    pub trees: ProjectTrees,
     /// What its sandboxes may use, where that differs from the server's limits, in the unit of each resource.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<Resource, u64>,
@@ -56,6 +59,31 @@ pub struct ProjectRecord {
     pub agent: ProjectAgent,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// What the trees of a project's sessions may be. What is unset is as the server has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProjectTrees {
+    /// How far below the root a session may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_depth: Option<u32>,
+    /// The most sessions ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_agents: Option<u32>,
+    /// The most sessions that are not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_live: Option<u32>,
+    /// For how long a tree may start sessions and call models, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_wall_ms: Option<u64>,
+}
+
+// === impl ProjectTrees ===
+
+impl ProjectTrees {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What sessions of a project ask of their agent if they do not say.

@@ -192,6 +192,11 @@ impl SessionState {
         matches!(self, Self::Ended | Self::Failed)
     }
 
+    /// True if the session starts no children any more: it is over, or about to be.
+    pub const fn takes_no_children(self) -> bool {
+        matches!(self, Self::Ending | Self::Ended | Self::Failed)
+    }
+
     /// What clients filter by.
     pub const fn status(self) -> SessionStatus {
         match self {

@@ -10,10 +10,13 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::Weak;
 
+use ob_core::Refusal;
 use ob_core::SessionId;
 use tokio::sync::mpsc;
 
+use crate::actor;
 use crate::actor::Command;
+use crate::shared::Shared;
 
 /// Operations that wait for one session. More than a few at once is a mistake of the caller, which then waits.
 const COMMANDS: usize = 16;
@@ -87,6 +90,28 @@ impl Actors {
         })
     }
 
+    /// The actor of a session that is not over; if there is none, one takes the session over.
+    pub(crate) fn actor(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        session: &SessionId,
+    ) -> Result<mpsc::Sender<Command>, Refusal> {
+        let gone = || Refusal::unavailable("the server is stopping").fix("try again when it is back");
+        match self.enter(session) {
+            Entered::Driven(commands) => Ok(commands),
+            Entered::Vacant(place) => {
+                let commands = place.commands().ok_or_else(gone)?;
+                shared.tracker.spawn(actor::take_over(Arc::clone(shared), place, None));
+                Ok(commands)
+            }
+            Entered::Taken(other) => Err(Refusal::conflict(format!(
+                "session `{other}`, which has the same short name, has its sandbox now"
+            ))
+            .fix("end the other session, or try again when it sleeps")),
+            Entered::Closed => Err(gone()),
+        }
+    }
+
     /// True if a session with this short name is driven.
     pub(crate) fn is_driven(&self, suffix: &str) -> bool {
         self.table().by_suffix.contains_key(suffix)
@@ -127,6 +152,11 @@ impl Place {
     /// The session whose place it is.
     pub(crate) fn session(&self) -> &SessionId {
         &self.session
+    }
+
+    /// All places; none if there is no engine any more.
+    pub(crate) fn actors(&self) -> Option<Arc<Actors>> {
+        self.actors.upgrade()
     }
 
     /// Where to tell the actor something. `None` if there is no engine any more.

@@ -10,6 +10,7 @@ mod claims;
 mod cleanup;
 mod clock;
 mod diff;
+mod family;
 mod files;
 pub mod health;
 mod leftovers;
@@ -31,12 +32,12 @@ use std::time::Duration;
 
 use ob_component::Registry;
 use ob_config::CleanupSettings;
+use ob_config::LimitSettings;
 use ob_config::SandboxSettings;
 use ob_core::Home;
 use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::Timestamp;
-use ob_core::ledger::MicroUsd;
 use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_gate::Gates;
@@ -52,7 +53,6 @@ use tokio_util::task::TaskTracker;
 
 use actor::Command;
 use actors::Actors;
-use actors::Entered;
 use claims::Claims;
 use cleanup::Cleaning;
 use live::Live;
@@ -97,8 +97,8 @@ pub struct EngineOptions {
     pub home: Home,
     /// How sandboxes are.
     pub sandbox: SandboxSettings,
-    /// The most that one tree may spend, where the project says nothing.
-    pub max_cost: MicroUsd,
+    /// What one tree may be and spend, where the project says nothing.
+    pub limits: LimitSettings,
     /// What nobody needs any more.
     pub cleanup: CleanupSettings,
     /// Durable state.
@@ -174,10 +174,11 @@ impl Engine {
         // Looked at before anything is made: what is there now and belongs to nobody never will.
         let known = options.files.look(&options.home).await;
         let started_at = options.clock.now();
+        let tracker = TaskTracker::new();
         let shared = Arc::new(Shared {
             home: options.home,
             sandbox: Live::new(options.sandbox),
-            max_cost: Live::new(options.max_cost),
+            limits: Live::new(options.limits),
             cleanup: Live::new(options.cleanup),
             store: options.store,
             files: options.files,
@@ -198,6 +199,7 @@ impl Engine {
             patches: Arc::new(Semaphore::new(DIFFS)),
             diffs: AtomicU64::new(0),
             sandboxes: AtomicU64::new(0),
+            tracker: tracker.clone(),
             metrics: options.metrics,
         });
         let engine = Arc::new(Self {
@@ -207,7 +209,7 @@ impl Engine {
             starts: Claims::default(),
             standing: Standing::default(),
             failed_logins: FailedLogins::default(),
-            tracker: TaskTracker::new(),
+            tracker,
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(None),
             configuration: OnceLock::new(),
@@ -227,20 +229,7 @@ impl Engine {
 
     /// The actor of a session that is not over; if there is none, one takes the session over.
     pub(crate) fn actor(&self, session: &SessionId) -> Result<mpsc::Sender<Command>, Refusal> {
-        let gone = || Refusal::unavailable("the server is stopping").fix("try again when it is back");
-        match self.actors.enter(session) {
-            Entered::Driven(commands) => Ok(commands),
-            Entered::Vacant(place) => {
-                let commands = place.commands().ok_or_else(gone)?;
-                self.tracker.spawn(actor::take_over(Arc::clone(&self.shared), place, None));
-                Ok(commands)
-            }
-            Entered::Taken(other) => Err(Refusal::conflict(format!(
-                "session `{other}`, which has the same short name, has its sandbox now"
-            ))
-            .fix("end the other session, or try again when it sleeps")),
-            Entered::Closed => Err(gone()),
-        }
+        self.actors.actor(&self.shared, session)
     }
 
     /// What is held right now for sessions that are driven and operations that are under way.

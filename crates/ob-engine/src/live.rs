@@ -54,7 +54,7 @@ impl Engine {
     /// next one. What is live goes on as it was made.
     pub fn apply(&self, settings: &Settings) {
         self.shared.sandbox.set(settings.sandbox.clone());
-        self.shared.max_cost.set(settings.limits.max_cost);
+        self.shared.limits.set(settings.limits);
         self.shared.catalogue.apply(settings.models.clone());
         if *self.shared.cleanup.get() != settings.cleanup {
             self.shared.cleanup.set(settings.cleanup.clone());

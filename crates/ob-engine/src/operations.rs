@@ -1,9 +1,11 @@
 //! Operations: authorise, parse, perform. One function for each row of the table.
 
 mod audit;
+mod children;
 mod limits;
 mod permit;
 mod projects;
+mod result;
 mod resume;
 mod sessions;
 mod tokens;
@@ -14,6 +16,7 @@ pub(crate) use tokens::invalid_token;
 
 use std::sync::Arc;
 
+use ob_core::Principal;
 use ob_core::Refusal;
 use ob_core::audit::Asker;
 use ob_core::authorize::Target;
@@ -26,6 +29,7 @@ use ob_core::operation::ServerStop;
 use ob_core::operation::ServerStopping;
 use ob_core::operation::SessionEvents;
 use ob_core::operation::SessionMessage;
+use ob_core::operation::SessionResult;
 use ob_core::operation::SessionSpawn;
 use ob_core::operation::SessionTarget;
 use ob_core::operation::WorkspaceTarget;
@@ -50,8 +54,9 @@ impl Engine {
     ) -> Result<Value, Refusal> {
         let began = std::time::Instant::now();
         let asked = Asked::new(asker.into(), operation, &params);
-        let outcome = if operation == Operation::SessionEvents {
-            // It only reads, and may wait for long: it goes when its caller goes.
+        let wait = spawn_wait(operation, &params);
+        let outcome = if matches!(operation, Operation::SessionEvents | Operation::SessionResult) {
+            // They only read, and may wait for long: they go when their caller goes.
             self.perform_audited(&asked, params).await
         } else {
             // A caller that goes away half way must not leave things half done.
@@ -61,6 +66,11 @@ impl Engine {
                 tracing::error!(%error, "an operation was cut off");
                 Err(Refusal::internal("the operation was cut off").fix("see the log, then try again"))
             })
+        };
+        let outcome = match (outcome, wait) {
+            // The session is there by now, whoever waits for it.
+            (Ok(accepted), Some(wait)) => self.with_result(accepted, wait).await,
+            (outcome, _) => outcome,
         };
         let metrics = &self.shared.metrics;
         if let Err(refusal) = &outcome {
@@ -106,7 +116,10 @@ impl Engine {
             O::SessionSpawn => {
                 let params: SessionSpawn = parse(params)?;
                 self.permit_project(asked, params.project_id).await?;
-                answer(self.session_spawn_or_go_on(params).await?)
+                answer(match principal {
+                    Principal::Session { id, .. } => self.session_spawn_child(id, params).await?,
+                    _ => self.session_spawn_or_go_on(params).await?,
+                })
             }
             O::SessionMessage => {
                 let params: SessionMessage = parse(params)?;
@@ -138,6 +151,11 @@ impl Engine {
                 let params: SessionEvents = parse(params)?;
                 let record = self.permit_session(asked, &params.session_id).await?;
                 answer(self.session_events(&record, &params).await?)
+            }
+            O::SessionResult => {
+                let params: SessionResult = parse(params)?;
+                let record = self.permit_session(asked, &params.session_id).await?;
+                answer(self.session_result(&record, &params).await?)
             }
             O::SessionDiff => {
                 let params: SessionTarget = parse(params)?;
@@ -234,6 +252,12 @@ impl Engine {
             model_missing,
         })
     }
+}
+
+/// For how long a spawn is to wait for what comes of it. What is out of bounds was refused by then.
+fn spawn_wait(operation: Operation, params: &Value) -> Option<u32> {
+    let wait = params.get("wait_ms").filter(|_| operation == Operation::SessionSpawn)?;
+    wait.as_u64().and_then(|wait| u32::try_from(wait).ok())
 }
 
 /// Parameters as the operation's type, or a refusal that names what is wrong with them.

@@ -12,6 +12,7 @@ use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::SessionId;
 use ob_core::event::Usage;
+use ob_core::record::SessionRecord;
 use ob_core::session::SessionState;
 use ob_core::session::SessionStatus;
 use ob_crash::CrashPoint;
@@ -26,6 +27,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::Engine;
 use crate::actor;
 use crate::actors::Entered;
+use crate::family;
 use crate::leftovers;
 use crate::leftovers::Found;
 use crate::shared::Shared;
@@ -81,6 +83,9 @@ impl Engine {
             let Some(last) = page.last() else { return Some(sleepers) };
             before = Some(last.id.clone());
             for record in page {
+                if !self.end_orphan(&record).await {
+                    return None;
+                }
                 if record.core.state == SessionState::Asleep {
                     sleepers.insert(record.id.suffix().to_owned(), record.id.clone());
                     continue;
@@ -99,6 +104,27 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Ends a session whose parent has ended, if a crash came before that. False if the server stopped meanwhile.
+    async fn end_orphan(&self, record: &SessionRecord) -> bool {
+        let Some(parent) = &record.parent else { return true };
+        let found = loop {
+            match self.shared.store.session(parent).await {
+                Ok(found) => break found,
+                Err(StoreError::Closed) => return false,
+                Err(error) => {
+                    tracing::error!(session = %record.id, %error, "cannot look for the parent of a session; trying again");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        };
+        if found.is_none_or(|parent| parent.core.state.takes_no_children()) {
+            let (shared, actors) = (Arc::clone(&self.shared), Arc::clone(&self.actors));
+            let (record, parent) = (record.clone(), parent.clone());
+            self.tracker.spawn(async move { family::end_child(&shared, &actors, &record, &parent).await });
+        }
+        true
     }
 
     /// Ends the sandboxes that nobody owns: of sessions that are over or unknown, and of those that sleep. Which there

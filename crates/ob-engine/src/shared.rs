@@ -11,6 +11,7 @@ use ob_component::Domain;
 use ob_component::Permit;
 use ob_component::Registry;
 use ob_config::CleanupSettings;
+use ob_config::LimitSettings;
 use ob_config::SandboxSettings;
 use ob_core::Home;
 use ob_core::ProjectId;
@@ -18,7 +19,6 @@ use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::Timestamp;
 use ob_core::WorkspaceId;
-use ob_core::ledger::MicroUsd;
 use ob_core::record::ProjectRecord;
 use ob_core::record::SessionRecord;
 use ob_core::record::WorkspaceKind;
@@ -43,6 +43,7 @@ use ob_store::tokens::SharedTokens;
 use ob_telemetry::Metrics;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::FIRST_HOST_UID;
 use crate::SANDBOX;
@@ -60,7 +61,7 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 pub(crate) struct Shared {
     pub(crate) home: Home,
     pub(crate) sandbox: Live<SandboxSettings>,
-    pub(crate) max_cost: Live<MicroUsd>,
+    pub(crate) limits: Live<LimitSettings>,
     pub(crate) cleanup: Live<CleanupSettings>,
     pub(crate) store: SharedStore,
     pub(crate) files: Arc<dyn Files>,
@@ -87,6 +88,8 @@ pub(crate) struct Shared {
     pub(crate) diffs: AtomicU64,
     /// Sessions whose sandbox runs.
     pub(crate) sandboxes: AtomicU64,
+    /// What goes on behind operations; a stop waits for it.
+    pub(crate) tracker: TaskTracker,
     pub(crate) metrics: Metrics,
 }
 
@@ -243,6 +246,7 @@ impl Shared {
         })?;
         let session = GateSession {
             id: record.id.clone(),
+            project: record.project,
             tree: record.tree.clone(),
             model: record.model.clone(),
             epoch: self.epoch,

@@ -59,6 +59,7 @@ fn conversation<'a>(
         resume,
         autonomy: Autonomy::Medium,
         mode: Some("m".to_owned()),
+        tools: Some("http://127.0.0.1:4000/mcp".to_owned()),
     });
     let mut outputs = Vec::new();
     if stage > 0 {

@@ -192,8 +192,14 @@ impl Bench {
             let epoch = store.new_epoch().await.unwrap();
             store.claim(&record.id, epoch).await.unwrap();
             let peer_uid = std::fs::metadata(folder.path()).unwrap().uid();
-            let session =
-                GateSession { id: record.id, tree: record.tree, model: model.clone(), epoch, peer_uid };
+            let session = GateSession {
+                id: record.id,
+                project: record.project,
+                tree: record.tree,
+                model: model.clone(),
+                epoch,
+                peer_uid,
+            };
             // A path of a socket may have 108 bytes.
             let place = PathBuf::from(format!("/tmp/ob-gate-bench-{}-{number}", std::process::id()));
             let gate = shared.open(&place, session.clone(), Guest::new()).await.unwrap();

@@ -40,12 +40,13 @@ pub(crate) fn body_units(max_body: usize) -> usize {
     2 * max_body.div_ceil(BODY_UNIT).max(1)
 }
 
-pub(crate) async fn read(gate: &Gate, body: Incoming) -> Result<Bytes, GateRefusal> {
+/// The whole body, of at most `max` bytes.
+pub(crate) async fn read(gate: &Gate, body: Incoming, max: usize) -> Result<Bytes, GateRefusal> {
     let options = &gate.shared.options;
-    let collecting = Limited::new(body, options.max_body).collect();
+    let collecting = Limited::new(body, max).collect();
     match tokio::time::timeout(options.body_timeout, collecting).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(options.max_body)),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(max)),
         Ok(Err(_)) => {
             Err(GateRefusal::invalid(None, "the body breaks off in the middle", "send the whole body"))
         }

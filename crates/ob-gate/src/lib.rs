@@ -1,6 +1,6 @@
 //! The gate: the only way out of a sandbox. One unix socket for each session, and the socket is the identity.
 //!
-//! It carries the guest link (an upgrade) and the model routes, in four wires, translated where agent and provider differ.
+//! It carries the guest link (an upgrade), the tools of the session (MCP), and the model routes, in four wires, translated where agent and provider differ.
 //! Keys are added outside; what a call may cost is reserved before it is made and settled when it is known:
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //!                       refusal   over limit         refusal   cut, hang-up, panic: settled with what was seen
 //! ```
 //!
-//! - Invariant 3, `one_way_out`: only the routes of models and the link are here; everything else is refused, and so is a
+//! - Invariant 3, `one_way_out`: only the routes of models, the tools and the link are here; everything else is refused, and so is a
 //!   request that would make the provider reach out for the sandbox.
 //! - Invariant 4, `no_secret_inside`: a key goes to its provider's host and nowhere else; redirects are not followed,
 //!   and a provider's words are redacted before anyone sees them.
@@ -18,8 +18,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use ob_core::ProjectId;
 use ob_core::SessionId;
 use ob_core::TreeId;
 use ob_core::model::ModelRef;
@@ -44,6 +46,7 @@ mod route;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod translate;
 mod tries;
 mod upstream;
@@ -51,6 +54,7 @@ mod wire;
 
 pub use listen::OpenGate;
 pub use listen::SOCKET;
+pub use tools::Tools;
 
 use outside::Machine;
 use outside::Outside;
@@ -65,6 +69,8 @@ pub struct Gates {
 pub struct GateSession {
     /// The session.
     pub id: SessionId,
+    /// Its project.
+    pub project: ProjectId,
     /// The tree that pays.
     pub tree: TreeId,
     /// The model that its agent uses, whatever it asks for.
@@ -106,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) options: GateOptions,
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Metrics,
+    /// What agents may ask of Oubliette itself; nothing before there is somebody to answer.
+    pub(crate) tools: OnceLock<Arc<dyn Tools>>,
 }
 
 // === impl Gates ===
@@ -138,7 +146,26 @@ impl Gates {
         let tasks = TaskTracker::new();
         // A closed tracker still takes tasks; it only lets `settled` return once none is left.
         tasks.close();
-        Self { shared: Arc::new(Shared { store, models, outside, options, tasks, metrics }) }
+        Self {
+            shared: Arc::new(Shared {
+                store,
+                models,
+                outside,
+                options,
+                tasks,
+                metrics,
+                tools: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// The same gates, behind which agents find these tools.
+    #[must_use]
+    pub fn with_tools(self, tools: Arc<dyn Tools>) -> Self {
+        if self.shared.tools.set(tools).is_err() {
+            tracing::error!("the gates have tools already");
+        }
+        self
     }
 
     /// Opens the gate of a session: listens on `dir/gate.sock`, replacing a socket that an earlier server left; makes

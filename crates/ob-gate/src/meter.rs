@@ -70,6 +70,7 @@ pub(crate) struct Meter {
 struct Told {
     cost: AtomicBool,
     tokens: AtomicBool,
+    time: AtomicBool,
 }
 
 /// A reservation. Whatever becomes of it, it is settled once.
@@ -144,6 +145,7 @@ impl Meter {
             Ok(charge) => {
                 self.told.cost.store(false, Ordering::Relaxed);
                 self.told.tokens.store(false, Ordering::Relaxed);
+                self.told.time.store(false, Ordering::Relaxed);
                 Ok(charge)
             }
             Err(StoreError::OverLimit(over)) => Err(self.over_limit(over).await),
@@ -163,6 +165,11 @@ impl Meter {
         let (told, what) = match over {
             OverLimit::Cost { .. } => (&self.told.cost, "cost"),
             OverLimit::Tokens { .. } => (&self.told.tokens, "token"),
+            // The others are of sessions that join, and no call is one.
+            OverLimit::WallTime { .. }
+            | OverLimit::Depth { .. }
+            | OverLimit::Agents { .. }
+            | OverLimit::Live { .. } => (&self.told.time, "time"),
         };
         let refusal =
             Refusal::new(RefusalCode::LimitExceeded, format!("{what} limit of this session: {over}"))

@@ -83,7 +83,7 @@ pub(crate) async fn generate(
     let price = price(gate, &provider)?;
     let (head, body) = request.into_parts();
     let room = body::room_for(gate, &body).await?;
-    let body = body::read(gate, body).await?;
+    let body = body::read(gate, body, gate.shared.options.max_body).await?;
     let plan = plan(agent, &provider, &gate.session.model.model, &body, streams)?;
     drop(body);
     let mut tries = Tries::of(&provider);
@@ -119,7 +119,7 @@ pub(crate) async fn count(
     let provider = provider(gate).await?;
     let (head, body) = request.into_parts();
     let room = body::room_for(gate, &body).await?;
-    let body = body::read(gate, body).await?;
+    let body = body::read(gate, body, gate.shared.options.max_body).await?;
     let model = session.model.model.as_str();
     let prepared = wire::prepare_count(agent, &body, model)?;
     drop(body);

@@ -30,6 +30,7 @@ use crate::listen::Place;
 use crate::proxy;
 use crate::refuse::GateRefusal;
 use crate::refuse::json_response;
+use crate::tools;
 
 /// A body of an answer. It never fails: what goes wrong is told in its last event.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -37,7 +38,7 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// What the gate has, for whoever asked for something else.
 const ROUTES: &str = "`POST /v1/chat/completions`, `/v1/responses`, `/v1/messages`, `/v1/messages/count_tokens`, \
                       `/v1beta/models/MODEL:generateContent`, `:streamGenerateContent`, `:countTokens`, \
-                      `/v1beta/openai/chat/completions`, and `GET /v1/models` and `/v1beta/models`";
+                      `/v1beta/openai/chat/completions`, `/mcp`, and `GET /v1/models` and `/v1beta/models`";
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ enum Route<'a> {
     Generate { wire: Wire, streams: bool },
     /// A count of tokens.
     Count { wire: Wire },
+    /// The tools of the session.
+    Tools,
     /// The models; all, or the one of this name.
     Models { wire: Wire, name: Option<&'a str> },
 }
@@ -95,7 +98,8 @@ async fn routed(
     };
     let allowed = match route {
         Route::Link | Route::Models { .. } => Method::GET,
-        Route::Generate { .. } | Route::Count { .. } => Method::POST,
+        // There is no stream of pushed messages to `GET` here, and no MCP session to `DELETE`.
+        Route::Generate { .. } | Route::Count { .. } | Route::Tools => Method::POST,
     };
     if request.method() != allowed {
         let (method, path) = (request.method(), request.uri().path());
@@ -105,6 +109,7 @@ async fn routed(
     }
     match route {
         Route::Link => link(gate, place, request),
+        Route::Tools => tools::pass(gate, request).await,
         Route::Generate { wire, streams } => {
             // Without it the answer would be one JSON list, in pieces that are no events.
             let is_sse =
@@ -124,6 +129,9 @@ async fn routed(
 fn find(path: &str) -> Option<Route<'_>> {
     if path == UPGRADE_PATH {
         return Some(Route::Link);
+    }
+    if path == tools::PATH {
+        return Some(Route::Tools);
     }
     let (version, rest) = path.strip_prefix('/')?.split_once('/')?;
     let (rest, is_openai) = match (version, rest.strip_prefix("openai/")) {
@@ -253,6 +261,7 @@ mod tests {
             ("/v1beta/models", models(Wire::Google, None)),
             ("/v1beta/models/a:b", models(Wire::Google, Some("a:b"))),
             (UPGRADE_PATH, Some(Route::Link)),
+            ("/mcp", Some(Route::Tools)),
         ] {
             assert_eq!(find(path), expected, "{path}");
         }
@@ -263,6 +272,8 @@ mod tests {
             "/v1/",
             "/v1/models/",
             "/v2/models",
+            "/mcp/",
+            "/v1/mcp",
             "/v1beta/responses",
             "/v1beta/chat/completions",
             "/v1/responses/r-1",

@@ -5,5 +5,6 @@ mod faults;
 mod ledger;
 mod secrecy;
 mod socket;
+mod tools;
 mod wires;
 mod world;

@@ -306,7 +306,7 @@ fn request_id(headers: &HeaderMap) -> RequestId {
         (1..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
     });
-    RequestId(taken.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), ToOwned::to_owned))
+    taken.map_or_else(RequestId::made, |text| RequestId(text.to_owned()))
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {

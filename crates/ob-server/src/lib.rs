@@ -32,6 +32,7 @@ pub use connection::Limits;
 pub use doors::Doors;
 pub use doors::Phase;
 pub use doors::SharedDoors;
+pub use mcp::Inside;
 pub use mcp::tools_of;
 pub use serve::Authentication;
 pub use serve::Binding;

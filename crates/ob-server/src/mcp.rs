@@ -14,12 +14,15 @@
 //!
 //! **Architecture invariant:** tools, their actions and parameters come from the operation table, and everything they do
 //! goes through [`crate::Doors`].
+//!
+//! Agents in sandboxes have a door of their own, [`Inside`]: the same handler, without MCP sessions and without a listener.
 
 mod answers;
 mod bare;
 #[cfg(feature = "conformance")]
 mod fixture;
 mod follows;
+mod inside;
 mod outcome;
 mod prompts;
 #[cfg(feature = "fuzzing")]
@@ -64,6 +67,7 @@ use answers::Answers;
 #[cfg(feature = "conformance")]
 use fixture::Fixture as Answers;
 
+pub use inside::Inside;
 pub use tools::tools_of;
 
 /// The header that names an MCP session.

@@ -152,6 +152,10 @@ mod tests {
             Ok(json!({ "session_id": id, "cursor": -1, "wait_ms": 20, "limit": 5 }))
         );
         assert_eq!(
+            of(Operation::SessionResult, &[("session_id", id)], &[("turn", "2"), ("wait_ms", "9")], ""),
+            Ok(json!({ "session_id": id, "turn": 2, "wait_ms": 9 }))
+        );
+        assert_eq!(
             of(Operation::ServerStop, &[], &[("keep_sandboxes", "true")], ""),
             Ok(json!({ "keep_sandboxes": true }))
         );

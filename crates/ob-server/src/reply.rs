@@ -25,6 +25,15 @@ const RETRY_AFTER_S: &str = "1";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequestId(pub(crate) String);
 
+// === impl RequestId ===
+
+impl RequestId {
+    /// One that no other request has.
+    pub(crate) fn made() -> Self {
+        Self(uuid::Uuid::new_v4().simple().to_string())
+    }
+}
+
 /// A 200 with a JSON body that no cache keeps.
 pub(crate) fn ok(value: &Value) -> Response {
     let mut response = Json(value).into_response();

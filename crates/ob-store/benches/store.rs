@@ -14,10 +14,17 @@ use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::SessionId;
 use ob_core::TurnNumber;
+use ob_core::ledger::TreeLimits;
 use ob_store::Commit;
 use ob_store::SharedStore;
 use ob_store::Write;
+use ob_store::conformance::TREE_STEPS;
+use ob_store::conformance::TREE_TASKS;
+use ob_store::conformance::count;
 use ob_store::conformance::seed;
+use ob_store::conformance::seed_with;
+use ob_store::conformance::tree_of;
+use ob_store::conformance::tree_step;
 use ob_store::sqlite::SqliteOptions;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -36,6 +43,8 @@ const SUBSCRIBERS: usize = 100;
 const SUBSCRIBED_RATE: u64 = 10_000;
 /// Single writes that a latency is measured with.
 const SINGLES: usize = 400;
+/// The most sessions that the measured tree may have.
+const AGENTS: u32 = 50;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -72,6 +81,7 @@ struct Figure {
 
 async fn figures() -> Vec<Figure> {
     let mut rounds = Vec::new();
+    let mut overshoot = 0_u32;
     for _ in 0..ROUNDS {
         let folder = folder();
         let store = open(folder.path()).await;
@@ -79,6 +89,7 @@ async fn figures() -> Vec<Figure> {
         let flat = throughput(&store, 1).await;
         let (alone, disk_p50, disk_p99) = alone(&store, folder.path()).await;
         let seen = subscribers(&store).await;
+        overshoot = overshoot.max(tree(&store).await);
         store.close().await.expect("close");
         rounds.push([disk_p50, disk_p99, deep, flat, alone, seen]);
     }
@@ -132,6 +143,14 @@ async fn figures() -> Vec<Figure> {
                 "{SUBSCRIBERS} subscribers of as many sessions, {SUBSCRIBED_RATE} events/s, from append to read"
             ),
         ),
+        Figure {
+            name: "tree_overshoot",
+            value: overshoot.into(),
+            unit: "sessions",
+            method: format!(
+                "{TREE_STEPS} steps of a tree by {TREE_TASKS} tasks at a limit of {AGENTS}; the most over it in {ROUNDS} runs"
+            ),
+        },
     ]
 }
 
@@ -208,6 +227,32 @@ async fn alone(store: &SharedStore, folder: &Path) -> (f64, f64, f64) {
         flushes.push(start.elapsed());
     }
     (percentile(appends, 50), percentile(flushes.clone(), 50), percentile(flushes, 99))
+}
+
+/// By how many sessions a tree is ever over its limit.
+async fn tree(store: &SharedStore) -> u32 {
+    let limits = TreeLimits {
+        max_depth: Some(3),
+        max_agents: Some(AGENTS),
+        max_live: Some(AGENTS),
+        ..Default::default()
+    };
+    let root = seed_with(store, limits, None).await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..TREE_TASKS {
+        let (store, root) = (store.clone(), root.clone());
+        tasks.spawn(async move {
+            let mut most = 0;
+            for _ in 0..TREE_STEPS.div_ceil(TREE_TASKS) {
+                tree_step(&store, &root).await;
+                most = most.max(count(&tree_of(&store, &root.tree).await).0);
+            }
+            most
+        });
+    }
+    let most = tasks.join_all().await.into_iter().max().unwrap_or_default();
+    assert!(most >= AGENTS, "the limit was never reached: {most}");
+    most - AGENTS
 }
 
 /// The time between the call of an append and the moment its event has been read by the session's subscriber.

@@ -21,6 +21,7 @@ use ob_core::event::INLINE_PAYLOAD_MAX;
 use ob_core::id::ChargeId;
 use ob_core::ledger::Amount;
 use ob_core::ledger::Ledger;
+use ob_core::ledger::OverLimit;
 use ob_core::ledger::TreeLimits;
 use ob_core::model::ModelRef;
 use ob_core::model::ModelSource;
@@ -64,6 +65,9 @@ macro_rules! conformance_tests {
             changes_of_one_commit_see_each_other
             only_the_owner_writes_a_session
             concurrent_reservations_never_exceed_a_limit
+            a_tree_never_has_more_sessions_than_its_limits_allow
+            a_session_that_is_ending_starts_no_children
+            a_tree_that_is_out_of_time_starts_and_calls_nothing
             a_doorbell_rings_after_the_commit_and_only_then
             reopening_keeps_everything
             large_payloads_come_back_as_they_were
@@ -109,6 +113,7 @@ pub fn project() -> ProjectRecord {
         source: None,
         max_cost: None,
         model: None,
+        trees: Default::default(),
         limits: Default::default(),
         agent: Default::default(),
         created_at: Timestamp::from_micros(1),
@@ -237,7 +242,7 @@ fn reserve(charge: ChargeId, session: &SessionRecord, tokens: u64) -> Write {
 }
 
 fn tokens(limit: u64) -> TreeLimits {
-    TreeLimits { max_tokens: Some(limit), max_cost: None }
+    TreeLimits { max_tokens: Some(limit), max_cost: None, ..TreeLimits::default() }
 }
 
 // === promises ===
@@ -314,7 +319,8 @@ pub async fn a_refused_commit_leaves_nothing_and_does_not_hurt_its_neighbours(pl
     assert_eq!(store.driver(&record.id).await.expect("read"), None);
     assert_eq!(store.open_charges().await.expect("read"), []);
     let ledger = store.ledger(&record.tree).await.expect("read").expect("there");
-    assert_eq!(ledger, Ledger { limits: tokens(100), ..Ledger::default() });
+    assert_eq!(ledger, Ledger { limits: tokens(100), began_at: ledger.began_at, ..Ledger::default() });
+    assert!(ledger.began_at.is_some());
     let after = commit(&store, vec![append(&record.id, "after")]).await.expect("append");
     assert_eq!(after.first_index, [50], "a refused append used no number");
     store.close().await.expect("close");
@@ -431,6 +437,146 @@ pub async fn concurrent_reservations_never_exceed_a_limit(place: &impl Place) {
     commit(&store, vec![raise, reserve(charge(), &record, 1010)])
         .await
         .expect("a raised limit keeps the books");
+    store.close().await.expect("close");
+}
+
+/// Invariant 5, `limits_hold`: 64 tasks start sessions anywhere in a tree, and end some, a thousand times in all.
+pub async fn a_tree_never_has_more_sessions_than_its_limits_allow(place: &impl Place) {
+    const AGENTS: u32 = 50;
+    const LIVE: u32 = 10;
+    const DEPTH: u32 = 3;
+    let store = place.open().await;
+    let limits = TreeLimits {
+        max_depth: Some(DEPTH),
+        max_agents: Some(AGENTS),
+        max_live: Some(LIVE),
+        ..TreeLimits::default()
+    };
+    let root = seed_with(&store, limits, None).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..TREE_TASKS {
+        let (store, root) = (store.clone(), root.clone());
+        tasks.spawn(async move {
+            let mut refused = BTreeSet::new();
+            for _ in 0..TREE_STEPS.div_ceil(TREE_TASKS) {
+                refused.extend(tree_step(&store, &root).await);
+                let (agents, live) = count(&tree_of(&store, &root.tree).await);
+                assert!(agents <= AGENTS && live <= LIVE, "{agents} sessions, {live} of them live");
+            }
+            refused
+        });
+    }
+    let refused: BTreeSet<&'static str> = tasks.join_all().await.into_iter().flatten().collect();
+    assert_eq!(refused, BTreeSet::from(["agents", "depth", "live_agents"]), "each limit was reached");
+    let there = tree_of(&store, &root.tree).await;
+    assert_eq!(count(&there).0, AGENTS, "all that fit, and not one more");
+    let deepest = there.iter().map(|session| depth_in(&there, session)).max();
+    assert_eq!(deepest, Some(DEPTH));
+    store.close().await.expect("close");
+
+    let store = place.open().await;
+    assert_eq!(tree_of(&store, &root.tree).await, there, "kept");
+    let late = commit(&store, vec![child_of(&root)]).await;
+    let over = OverLimit::Agents { limit: AGENTS, used: AGENTS };
+    assert!(
+        matches!(late, Err(StoreError::OverLimit(found)) if found == over),
+        "also after a restart: {late:?}"
+    );
+    store.close().await.expect("close");
+}
+
+/// One step of a tree: a session is started below some other, or one below the root ends. The name of the limit that
+/// forbade it, if one did.
+pub async fn tree_step(store: &SharedStore, root: &SessionRecord) -> Option<&'static str> {
+    let there = tree_of(store, &root.tree).await;
+    let live: Vec<_> = there.iter().filter(|session| !session.core.state.is_over()).collect();
+    let some_live = live[rand::random_range(0..live.len())];
+    if rand::random_ratio(1, 8) {
+        if some_live.id != root.id {
+            let mut ended = some_live.clone();
+            ended.core.state = SessionState::Ended;
+            commit(store, vec![Write::PutSession(Box::new(ended))]).await.expect("a session may always end");
+        }
+        return None;
+    }
+    // Also below some that are over.
+    let parent =
+        if rand::random_ratio(1, 8) { &there[rand::random_range(0..there.len())] } else { some_live };
+    match commit(store, vec![child_of(parent)]).await {
+        Ok(_) | Err(StoreError::ParentOver { .. }) => None,
+        Err(StoreError::OverLimit(over)) => Some(over.name()),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// How many sessions these are, and how many of them are not over.
+pub fn count(tree: &[SessionRecord]) -> (u32, u32) {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let live = tree.iter().filter(|session| !session.core.state.is_over()).count();
+    (number(tree.len()), number(live))
+}
+
+/// Steps of a tree that are tried, and by how many at once.
+pub const TREE_STEPS: usize = 1000;
+/// See [`TREE_STEPS`].
+pub const TREE_TASKS: usize = 64;
+
+/// The sessions of a tree, newest first.
+pub async fn tree_of(store: &SharedStore, tree: &TreeId) -> Vec<SessionRecord> {
+    let filter = SessionFilter { tree: Some(tree.clone()), limit: usize::MAX, ..SessionFilter::default() };
+    store.sessions(filter).await.expect("read")
+}
+
+fn child_of(parent: &SessionRecord) -> Write {
+    let id = SessionId::new(Timestamp::from_micros(0), rand::random());
+    Write::PutSession(Box::new(SessionRecord {
+        id,
+        parent: Some(parent.id.clone()),
+        core: Session::new(Some(TurnNumber(1))),
+        ..parent.clone()
+    }))
+}
+
+fn depth_in(tree: &[SessionRecord], session: &SessionRecord) -> u32 {
+    let parent = session.parent.as_ref().and_then(|id| tree.iter().find(|other| other.id == *id));
+    parent.map_or(0, |parent| depth_in(tree, parent) + 1)
+}
+
+/// Whoever ends the children of a session that ends finds them all.
+pub async fn a_session_that_is_ending_starts_no_children(place: &impl Place) {
+    let store = place.open().await;
+    for state in SessionState::ALL {
+        let mut parent = seed(&store).await;
+        parent.core.state = state;
+        commit(&store, vec![Write::PutSession(Box::new(parent.clone()))]).await.expect("any state is kept");
+        let outcome = commit(&store, vec![child_of(&parent)]).await;
+        let refused =
+            matches!(&outcome, Err(StoreError::ParentOver { parent: found }) if *found == parent.id);
+        assert_eq!(refused, state.takes_no_children(), "{state:?}: {outcome:?}");
+        let expected = if refused { 1 } else { 2 };
+        assert_eq!(tree_of(&store, &parent.tree).await.len(), expected, "{state:?}");
+    }
+    let (one, other) = (seed(&store).await, seed(&store).await);
+    let stranger = SessionRecord { tree: other.tree.clone(), ..one.clone() };
+    let outcome = commit(&store, vec![child_of(&stranger)]).await;
+    assert!(matches!(outcome, Err(StoreError::Missing { kind: "session", .. })), "a parent of another tree");
+    store.close().await.expect("close");
+}
+
+/// Wall time is a limit of the tree: nothing new begins in it, and what it has stays.
+pub async fn a_tree_that_is_out_of_time_starts_and_calls_nothing(place: &impl Place) {
+    let store = place.open().await;
+    let limits = |ms| TreeLimits { max_wall_ms: Some(ms), ..TreeLimits::default() };
+    let root = seed_with(&store, limits(3_600_000), None).await;
+    commit(&store, vec![child_of(&root), reserve(charge(), &root, 1)]).await.expect("in time");
+    let out_of_time = Write::PutTree { tree: root.tree.clone(), limits: limits(0) };
+    commit(&store, vec![out_of_time]).await.expect("limits may change");
+    let is_late =
+        |outcome| matches!(outcome, Err(StoreError::OverLimit(OverLimit::WallTime { limit_ms: 0, .. })));
+    // The clock of a store goes on by itself, or with each commit.
+    while !is_late(commit(&store, vec![child_of(&root)]).await) {}
+    assert!(is_late(commit(&store, vec![reserve(charge(), &root, 1)]).await));
+    commit(&store, vec![append(&root.id, "the rest")]).await.expect("what is there goes on");
     store.close().await.expect("close");
 }
 
@@ -573,7 +719,7 @@ pub async fn sessions_are_listed_newest_first_by_filter(place: &impl Place) {
         made.push(record);
     }
     let list = async |projects: Option<Vec<ProjectId>>, status, before: Option<SessionId>, limit| {
-        let filter = SessionFilter { projects, status, before, limit };
+        let filter = SessionFilter { projects, status, tree: None, before, limit };
         let found = store.sessions(filter).await.expect("sessions");
         found.iter().map(|found| made.iter().position(|m| m == found).expect("known")).collect::<Vec<_>>()
     };

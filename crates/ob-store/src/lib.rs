@@ -52,7 +52,8 @@ pub enum Write {
         events: Vec<EventBody>,
     },
     /// Makes or replaces a session's record. Project, workspace, tree and parent must exist when it is made, and never
-    /// change. Made in a fenced commit, the session is owned by that epoch.
+    /// change. Made in a fenced commit, the session is owned by that epoch. The whole commit is refused if a limit of the
+    /// tree would be exceeded, or if the parent is over or ending.
     PutSession(Box<SessionRecord>),
     /// Makes or replaces a turn's record.
     PutTurn(TurnRecord),
@@ -137,6 +138,8 @@ pub struct SessionFilter {
     pub projects: Option<Vec<ProjectId>>,
     /// Only with this status.
     pub status: Option<SessionStatus>,
+    /// Only of this tree.
+    pub tree: Option<TreeId>,
     /// Only sessions older than this one.
     pub before: Option<SessionId>,
     /// At most so many.
@@ -162,6 +165,12 @@ pub enum StoreError {
     /// A limit would be exceeded; nothing of the commit was done.
     #[error("a limit would be exceeded")]
     OverLimit(#[source] OverLimit),
+    /// A session that is over, or ending, starts no children; nothing of the commit was done.
+    #[error("session {parent} is over or ending")]
+    ParentOver {
+        /// The parent.
+        parent: SessionId,
+    },
     /// Another server owns the session now; nothing of the commit was done.
     #[error("session {session} is owned by a later server")]
     Fenced {
@@ -196,8 +205,13 @@ impl StoreError {
     /// This error as people may see it. What is only for the log is logged.
     pub fn refusal(&self) -> Refusal {
         match self {
-            Self::OverLimit(over) => Refusal::new(RefusalCode::LimitExceeded, over.to_string())
-                .fix("raise the project's `max_cost_usd`, or start a new session"),
+            Self::OverLimit(over) => {
+                Refusal::new(RefusalCode::LimitExceeded, over.to_string()).fix(over.fix())
+            }
+            Self::ParentOver { parent } => Refusal::conflict(format!(
+                "session `{parent}` is over or ending, and starts no more children"
+            ))
+            .fix("start a session of its own"),
             Self::Fenced { session } => {
                 Refusal::unavailable(format!("session `{session}` is owned by another server"))
                     .fix("ask that server")

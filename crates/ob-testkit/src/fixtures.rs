@@ -97,6 +97,7 @@ pub fn records_around(session: &SessionRecord) -> (ProjectRecord, WorkspaceRecor
         source: None,
         max_cost: None,
         model: None,
+        trees: Default::default(),
         limits: BTreeMap::new(),
         agent: Default::default(),
         created_at,

@@ -20,6 +20,7 @@ use ob_core::TreeId;
 use ob_core::TurnNumber;
 use ob_core::WorkspaceId;
 use ob_core::id::ChargeId;
+use ob_core::ledger::Joining;
 use ob_core::ledger::Ledger;
 use ob_core::ledger::TreeLimits;
 use ob_core::record::ProjectRecord;
@@ -147,6 +148,7 @@ impl MemoryStore {
             source: None,
             max_cost: limits.max_cost,
             model: None,
+            trees: Default::default(),
             limits: Default::default(),
             agent: Default::default(),
             created_at: at,
@@ -202,13 +204,13 @@ impl Store for MemoryStore {
         state.fail_if_asked()?;
         let mut tables = state.tables.clone();
         let mut appended = Vec::new();
+        let at = Timestamp::from_micros(FIRST_COMMIT + (state.commits + 1) * 1000);
         for write in commit.writes {
-            if let Some(append) = tables.apply(write, commit.fence)? {
+            if let Some(append) = tables.apply(write, commit.fence, at)? {
                 appended.push(append);
             }
         }
         state.commits += 1;
-        let at = Timestamp::from_micros(FIRST_COMMIT + state.commits * 1000);
         state.tables = tables;
         let mut first_index = Vec::with_capacity(appended.len());
         for (session, events) in appended {
@@ -278,6 +280,7 @@ impl Store for MemoryStore {
             .filter(|row| {
                 filter.projects.as_ref().is_none_or(|projects| projects.contains(&row.record.project))
             })
+            .filter(|row| filter.tree.as_ref().is_none_or(|tree| row.record.tree == *tree))
             .filter(|row| filter.status.is_none_or(|status| row.record.core.state.status() == status))
             .collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.order));
@@ -382,13 +385,14 @@ impl Tables {
         &mut self,
         write: Write,
         fence: Option<Epoch>,
+        at: Timestamp,
     ) -> Result<Option<(SessionId, Vec<EventBody>)>, StoreError> {
         match write {
             Write::Append { session, events } => {
                 self.owned(&session, fence)?;
                 return Ok(Some((session, events)));
             }
-            Write::PutSession(record) => self.put_session(*record, fence)?,
+            Write::PutSession(record) => self.put_session(*record, fence, at)?,
             Write::PutTurn(turn) => {
                 self.owned(&turn.session, fence)?;
                 self.turns.insert((turn.session.clone(), turn.number), turn);
@@ -404,11 +408,14 @@ impl Tables {
                 replace(&mut self.workspaces, workspace, |w| w.id);
             }
             Write::DeleteWorkspace(id) => self.workspaces.retain(|workspace| workspace.id != id),
-            Write::PutTree { tree, limits } => self.trees.entry(tree).or_default().limits = limits,
+            Write::PutTree { tree, limits } => {
+                let new = Ledger { began_at: Some(at), ..Ledger::default() };
+                self.trees.entry(tree).or_insert(new).limits = limits;
+            }
             Write::Reserve { charge, tree, session, amount } => {
                 self.owned(&session, fence)?;
                 let ledger = self.trees.get_mut(&tree).ok_or_else(|| missing("tree", &tree))?;
-                *ledger = ledger.reserve(amount).map_err(StoreError::OverLimit)?;
+                *ledger = ledger.reserve(amount, at).map_err(StoreError::OverLimit)?;
                 self.charges.push(OpenCharge { charge, tree, session, amount });
             }
             Write::Settle { charge, used } => self.settle(charge, used),
@@ -436,7 +443,12 @@ impl Tables {
         if exists { Ok(()) } else { Err(missing("project", id)) }
     }
 
-    fn put_session(&mut self, record: SessionRecord, fence: Option<Epoch>) -> Result<(), StoreError> {
+    fn put_session(
+        &mut self,
+        record: SessionRecord,
+        fence: Option<Epoch>,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         if self.sessions.contains_key(&record.id) {
             self.owned(&record.id, fence)?;
             let row = self.session_mut(&record.id)?;
@@ -447,13 +459,31 @@ impl Tables {
         if !self.workspaces.iter().any(|workspace| workspace.id == record.workspace) {
             return Err(missing("workspace", record.workspace));
         }
-        if !self.trees.contains_key(&record.tree) {
-            return Err(missing("tree", &record.tree));
-        }
+        self.join(&record, at)?;
         self.last_session_order += 1;
         let row = SessionRow { order: self.last_session_order, owner: fence, record };
         self.sessions.insert(row.record.id.clone(), row);
         Ok(())
+    }
+
+    /// Lets a session into its tree, below its parent if it has one.
+    fn join(&self, record: &SessionRecord, at: Timestamp) -> Result<(), StoreError> {
+        let in_tree = || self.sessions.values().map(|row| &row.record).filter(|r| r.tree == record.tree);
+        let mut depth = 0;
+        let mut above = record.parent.as_ref();
+        while let Some(id) = above {
+            let parent = in_tree().find(|row| row.id == *id).ok_or_else(|| missing("session", id))?;
+            if depth == 0 && parent.core.state.takes_no_children() {
+                return Err(StoreError::ParentOver { parent: id.clone() });
+            }
+            depth += 1;
+            above = parent.parent.as_ref();
+        }
+        let ledger = self.trees.get(&record.tree).ok_or_else(|| missing("tree", &record.tree))?;
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let agents = count(in_tree().count());
+        let live = count(in_tree().filter(|row| !row.core.state.is_over()).count());
+        ledger.join(Joining { depth, agents, live }, at).map_err(StoreError::OverLimit)
     }
 
     fn put_project(&mut self, mut project: ProjectRecord) {

@@ -48,7 +48,8 @@ async fn events_are_numbered_from_zero_and_the_bell_tells_how_far() {
 
 #[tokio::test]
 async fn a_refused_commit_leaves_no_trace() {
-    let (store, record) = seeded(TreeLimits { max_tokens: Some(10), max_cost: None }).await;
+    let (store, record) =
+        seeded(TreeLimits { max_tokens: Some(10), max_cost: None, ..TreeLimits::default() }).await;
     let reserve = Write::Reserve {
         charge: ChargeId::from_uuid(uuid(1)),
         tree: record.tree.clone(),

@@ -137,6 +137,7 @@ impl Bench {
         };
         let session = GateSession {
             id: SessionId::new(Timestamp::default(), self.number),
+            project: ob_core::ProjectId::from_uuid(Default::default()),
             tree: TreeId::new(Timestamp::default(), self.number),
             model: ModelRef {
                 provider: "none".to_owned(),

@@ -200,6 +200,7 @@ fn bar(name: &str, figures: &BTreeMap<String, Figure>) -> Option<(f64, bool)> {
         "events_durable_depth1_per_s" => Some((40_000.0, false)),
         "append_alone_p50" => Some((3.0 * value("fdatasync_p50")? + 1.0, true)),
         "append_to_subscriber_p99" => Some((3.0 * value("fdatasync_p99")? + 2.0, true)),
+        "tree_overshoot" => Some((0.0, true)),
         "cli_start" => Some((10.0, true)),
         "cli_list" => Some((60.0, true)),
         "start_empty" => Some((50.0, true)),

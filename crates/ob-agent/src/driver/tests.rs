@@ -29,7 +29,15 @@ impl Script {
 
     fn with(resume: Option<&str>, autonomy: Autonomy, mode: Option<&str>) -> Self {
         let (resume, mode) = (resume.map(str::to_owned), mode.map(str::to_owned));
-        Self { driver: Driver::new(DriverOptions { cwd: "/workspace".to_owned(), resume, autonomy, mode }) }
+        Self {
+            driver: Driver::new(DriverOptions {
+                cwd: "/workspace".to_owned(),
+                resume,
+                autonomy,
+                mode,
+                tools: None,
+            }),
+        }
     }
 
     /// An agent that is ready, and has taken everything.
@@ -94,6 +102,35 @@ fn events(outputs: &[Output]) -> Vec<&EventBody> {
             _ => None,
         })
         .collect()
+}
+
+#[test]
+fn an_agent_is_told_of_its_sessions_tools_if_it_takes_servers_over_http() {
+    let url = "http://127.0.0.1:4000/mcp";
+    let told = |capabilities: Value, resume: Option<&str>| {
+        let mut script = Script::new(resume);
+        script.driver.state.tools = Some(url.to_owned());
+        script.heard();
+        let hello = json!({
+            "jsonrpc": "2.0", "id": 1, "result": { "protocolVersion": 1, "agentCapabilities": capabilities },
+        });
+        script.says(&hello.to_string());
+        // As after a crash in between.
+        script.driver = Driver::restore(&script.driver.save()).expect("our own");
+        script.heard()[0].clone()
+    };
+    let server = json!([{ "type": "http", "name": "oubliette", "url": url, "headers": [] }]);
+    let new = told(json!({ "mcpCapabilities": { "http": true } }), None);
+    assert_eq!((&new["method"], &new["params"]["mcpServers"]), (&json!("session/new"), &server));
+    let load = told(json!({ "loadSession": true, "mcpCapabilities": { "http": true } }), Some("s0"));
+    assert_eq!((&load["method"], &load["params"]["mcpServers"]), (&json!("session/load"), &server));
+    for capabilities in [json!({}), json!({ "mcpCapabilities": { "http": false, "sse": true } })] {
+        assert_eq!(
+            told(capabilities, None)["params"]["mcpServers"],
+            json!([]),
+            "it would refuse the session"
+        );
+    }
 }
 
 /// One short line for each output.

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use ob_agent::Driver;
 use ob_component::Permit;
 use ob_core::Refusal;
+use ob_core::link::GATE_PORT;
 use ob_core::model::ModelRef;
 use ob_core::resource::Enforcement;
 use ob_gate::OpenGate;
@@ -157,6 +158,11 @@ impl Live {
     /// The working directory, as processes inside see it.
     pub(super) fn workspace(&self) -> &str {
         &self.place.workspace
+    }
+
+    /// Where processes inside find the tools of the session; nothing where the gate has no port of its own for that.
+    pub(super) fn tools(&self) -> Option<String> {
+        self.backend.isolates().then(|| format!("http://127.0.0.1:{GATE_PORT}/mcp"))
     }
 
     /// What holds the sandbox from within.

@@ -120,7 +120,13 @@ impl Actor {
                 let resume = live.resume.clone();
                 let cwd = live.workspace().to_owned();
                 let autonomy = self.record.agent_options.autonomy;
-                Driver::new(DriverOptions { cwd, resume, autonomy, mode: live.mode.clone() })
+                Driver::new(DriverOptions {
+                    cwd,
+                    resume,
+                    autonomy,
+                    mode: live.mode.clone(),
+                    tools: live.tools(),
+                })
             }
         };
         let waits = matches!(self.record.core.state, SessionState::Starting);

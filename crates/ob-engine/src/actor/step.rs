@@ -31,6 +31,7 @@ use super::RESTART_PAUSE;
 use super::STORE_RETRY;
 use super::live;
 use super::live::SavedDriver;
+use crate::family;
 
 /// What a step has gathered so far.
 #[derive(Default)]
@@ -41,6 +42,7 @@ pub(super) struct Step {
     driver_changed: bool,
     start_sandbox: bool,
     end_sandbox: bool,
+    ends_children: bool,
 }
 
 /// What to go back to if a command's commit is refused.
@@ -142,6 +144,7 @@ impl Actor {
         }
         if before != after {
             step.session_changed = true;
+            step.ends_children |= after.takes_no_children() && !before.takes_no_children();
             self.record.updated_at = self.shared.now();
             step.event(status_event(&self.record));
             if after.is_over() {
@@ -324,6 +327,12 @@ impl Actor {
     /// Does what follows from a step that is durable.
     pub(super) async fn after(&mut self, step: Step) {
         self.after_effects(&step);
+        if step.ends_children
+            && let Some(actors) = self.place.actors()
+        {
+            let ending = family::end_children(Arc::clone(&self.shared), actors, self.record.clone());
+            self.shared.tracker.spawn(ending);
+        }
         reach(CrashPoint::StepEffects);
         if let (Some(driver), Some(live)) = (&self.driver, &mut self.live) {
             live.flush(driver);

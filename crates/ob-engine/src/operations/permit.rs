@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use ob_core::Principal;
 use ob_core::ProjectId;
 use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::audit;
 use ob_core::audit::Asker;
 use ob_core::audit::AuditEntry;
+use ob_core::authorize::Kin;
 use ob_core::authorize::Target;
 use ob_core::authorize::authorize;
 use ob_core::operation::Access;
@@ -88,12 +90,38 @@ impl Engine {
         let unknown =
             || Refusal::not_found("session", session).fix("list them with `oubliette session list`");
         let found = found.ok_or_else(unknown)?;
-        let project = record(&found).project;
-        if !asked.asker.principal.may_see(project) {
+        let SessionRecord { id, project, parent, .. } = record(&found);
+        let (id, project, parent) = (id.clone(), *project, parent.clone());
+        let principal = &asked.asker.principal;
+        let kin = self.kin(principal, id, parent).await?;
+        let hidden = matches!(principal, Principal::Session { .. }) && kin == Kin::Other;
+        if hidden || !principal.may_see(project) {
             return Err(unknown());
         }
-        self.permit(asked, Target::Project(project)).await?;
+        self.permit(asked, Target::Session { project, kin }).await?;
         Ok(found)
+    }
+
+    /// What a session is to whoever asks, as the store has it: nothing that is said in a request counts.
+    async fn kin(
+        &self,
+        principal: &Principal,
+        session: SessionId,
+        parent: Option<SessionId>,
+    ) -> Result<Kin, Refusal> {
+        let Principal::Session { id: asker, .. } = principal else { return Ok(Kin::Other) };
+        if *asker == session {
+            return Ok(Kin::Oneself);
+        }
+        let mut above = parent;
+        while let Some(id) = above {
+            if id == *asker {
+                return Ok(Kin::Below);
+            }
+            let found = self.shared.store.session(&id).await.map_err(|error| error.refusal())?;
+            above = found.and_then(|record| record.parent);
+        }
+        Ok(Kin::Other)
     }
 
     /// Writes a refusal into the audit. That it cannot be written does not make it less of one.

@@ -11,6 +11,7 @@ use ob_core::operation::WorkspaceDeleted;
 use ob_core::operation::WorkspaceTarget;
 use ob_core::record::ProjectAgent;
 use ob_core::record::ProjectRecord;
+use ob_core::record::ProjectTrees;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
 use ob_core::resource::check_limits;
@@ -19,6 +20,7 @@ use ob_crash::CrashPoint;
 use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::SessionFilter;
+use ob_store::StoreError;
 use ob_store::Write;
 
 use crate::Engine;
@@ -29,6 +31,7 @@ const NAME_MAX: usize = 200;
 impl Engine {
     pub(super) async fn project_create(&self, params: ProjectCreate) -> Result<ProjectRecord, Refusal> {
         self.refuse_while_draining()?;
+        let trees = trees(&params)?;
         let name = params.name.trim();
         if name.is_empty() || name.chars().count() > NAME_MAX || name.chars().any(char::is_control) {
             return Err(Refusal::invalid("the name is empty, too long or has control characters")
@@ -90,6 +93,7 @@ impl Engine {
             source,
             max_cost,
             model: params.model,
+            trees,
             limits: params.limits,
             agent,
             created_at: self.shared.now(),
@@ -165,6 +169,7 @@ impl Engine {
             let filter = SessionFilter {
                 projects: Some(vec![project]),
                 status: Some(SessionStatus::Active),
+                tree: None,
                 before: before.take(),
                 limit: 1000,
             };
@@ -179,12 +184,44 @@ impl Engine {
     }
 
     pub(super) async fn write(&self, writes: Vec<Write>) -> Result<(), Refusal> {
-        let commit = Commit { writes, fence: None };
+        self.record(Commit { writes, fence: None }).await.map_err(|error| error.refusal())
+    }
+
+    /// Makes changes durable that nothing else follows from.
+    pub(super) async fn record(&self, commit: Commit) -> Result<(), StoreError> {
         reach(CrashPoint::RecordBefore);
-        self.shared.store.commit(commit).await.map_err(|error| error.refusal())?;
+        self.shared.store.commit(commit).await?;
         reach(CrashPoint::RecordCommitted);
         Ok(())
     }
+}
+
+/// What the project's trees may be.
+fn trees(params: &ProjectCreate) -> Result<ProjectTrees, Refusal> {
+    let ProjectCreate { max_recursion_depth, max_agents_per_session, max_live_agents, max_wall_s, .. } =
+        params;
+    for (name, value, bounds) in [
+        ("max_recursion_depth", max_recursion_depth.map(u64::from), 0..=100),
+        ("max_agents_per_session", max_agents_per_session.map(u64::from), 1..=1_000_000),
+        ("max_live_agents", max_live_agents.map(u64::from), 1..=1_000_000),
+        ("max_wall_s", *max_wall_s, 1..=31_536_000),
+    ] {
+        if let Some(value) = value
+            && !bounds.contains(&value)
+        {
+            return Err(Refusal::invalid(format!("{name} {value} is out of bounds")).fix(format!(
+                "use {} to {}",
+                bounds.start(),
+                bounds.end()
+            )));
+        }
+    }
+    Ok(ProjectTrees {
+        max_depth: *max_recursion_depth,
+        max_agents: *max_agents_per_session,
+        max_live: *max_live_agents,
+        max_wall_ms: max_wall_s.map(|seconds| seconds * 1000),
+    })
 }
 
 /// A page size within its bounds; 100 if unset.

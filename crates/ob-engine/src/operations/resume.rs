@@ -24,7 +24,7 @@ impl Engine {
         mut params: SessionSpawn,
     ) -> Result<SessionAccepted, Refusal> {
         if params.in_place || (params.create_workspace && params.workspace_id.is_none()) {
-            return self.session_spawn(params).await;
+            return self.session_spawn(params, None).await;
         }
         self.refuse_while_draining()?;
         let project = self.shared.project(params.project_id).await?;
@@ -32,7 +32,7 @@ impl Engine {
             params.workspace_id = self.first_workspace(&params).await?;
         }
         if params.new_session {
-            return self.session_spawn(params).await;
+            return self.session_spawn(params, None).await;
         }
         let place = params.workspace_id.map_or_else(|| project.id.as_uuid(), |id| id.as_uuid());
         let _starts_alone = self.starts.alone("workspace", place)?;
@@ -55,7 +55,7 @@ impl Engine {
                 answer => return answer.map(|accepted| SessionAccepted { resumed: true, ..accepted }),
             }
         }
-        self.session_spawn(params).await
+        self.session_spawn(params, None).await
     }
 
     /// The project's own workspace: the first clone that was made of it.
@@ -74,6 +74,7 @@ impl Engine {
             let filter = SessionFilter {
                 projects: Some(vec![params.project_id]),
                 status: Some(SessionStatus::Active),
+                tree: None,
                 before: before.take(),
                 limit: 1000,
             };

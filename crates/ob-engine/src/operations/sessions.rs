@@ -17,7 +17,6 @@ use ob_core::TurnNumber;
 use ob_core::WorkspaceId;
 use ob_core::audit::Asker;
 use ob_core::event::Role;
-use ob_core::ledger::TreeLimits;
 use ob_core::operation::EventPage;
 use ob_core::operation::EventView;
 use ob_core::operation::Operation;
@@ -41,6 +40,7 @@ use ob_crash::reach;
 use ob_store::Commit;
 use ob_store::SessionFilter;
 use ob_store::SessionSummary;
+use ob_store::StoreError;
 use ob_store::Write;
 use ob_telemetry::SessionCreated;
 use serde_json::Value;
@@ -48,7 +48,10 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::Asked;
+use super::children;
+use super::limits::tree_limits;
 use super::projects::page_size;
+use super::result::result_wait;
 use crate::Engine;
 use crate::actor::Actor;
 use crate::actor::Begin;
@@ -70,13 +73,16 @@ const VIEWS: usize = 16;
 const WAIT_MAX: u32 = 60_000;
 
 impl Engine {
+    /// Starts a session, below `parent` if it has one.
     pub(super) async fn session_spawn(
         self: &Arc<Self>,
         params: SessionSpawn,
+        parent: Option<&SessionRecord>,
     ) -> Result<SessionAccepted, Refusal> {
         self.refuse_while_draining()?;
         let shared = &self.shared;
         check_message(&params.message)?;
+        result_wait(params.wait_ms)?;
         let _project_is_used = self.claims.uses("project", params.project_id.as_uuid())?;
         let _workspace_is_used =
             params.workspace_id.map(|id| self.claims.uses("workspace", id.as_uuid())).transpose()?;
@@ -85,13 +91,16 @@ impl Engine {
         let backend = shared.backend()?;
         backend.check().await?;
         backend.holds(&shared.project_limits(&project))?;
-        let model = shared.catalogue.resolve(params.model.as_deref().or(project.model.as_deref())).await?;
+        let model = match (&params.model, parent) {
+            (None, Some(parent)) => parent.model.clone(),
+            (asked, _) => shared.catalogue.resolve(asked.as_deref().or(project.model.as_deref())).await?,
+        };
         let shown = shared.sandbox.get();
         let (agent, agent_options) = shared.agents.choose(&params, &project.agent, &shown.read_only).await?;
         let now = shared.now();
         let place = self.new_place().await?;
         let id = place.session().clone();
-        let tree = TreeId::new(now, self.random_u32());
+        let tree = parent.map_or_else(|| TreeId::new(now, self.random_u32()), |parent| parent.tree.clone());
         let (workspace, new_workspace) = self.workspace_for(&params, &project, &id).await?;
         let first = TurnNumber::default().next();
         let record = SessionRecord {
@@ -99,7 +108,7 @@ impl Engine {
             project: project.id,
             workspace: workspace.id,
             tree: tree.clone(),
-            parent: None,
+            parent: parent.map(|parent| parent.id.clone()),
             core: Session::new(Some(first)),
             agent,
             agent_options,
@@ -123,9 +132,10 @@ impl Engine {
             created_at: now,
             ended_at: None,
         };
-        let max_cost = project.max_cost.unwrap_or_else(|| *shared.max_cost.get());
-        let limits = TreeLimits { max_cost: Some(max_cost), max_tokens: None };
-        let mut writes = vec![Write::PutTree { tree, limits }];
+        let mut writes = Vec::new();
+        if parent.is_none() {
+            writes.push(Write::PutTree { tree, limits: tree_limits(&project, &shared.limits.get()) });
+        }
         writes.extend(new_workspace.then(|| Write::PutWorkspace(workspace.clone())));
         writes.push(Write::PutSession(Box::new(record.clone())));
         writes.push(Write::PutTurn(turn.clone()));
@@ -137,9 +147,15 @@ impl Engine {
                 EventBody::new(EventKind::Message).turn(first).role(Role::User).text(params.message),
             ],
         });
+        writes.extend(parent.map(|parent| children::started(parent, &record)));
         reach(CrashPoint::SpawnBefore);
         let commit = Commit { writes, fence: Some(shared.epoch) };
-        shared.store.commit(commit).await.map_err(|error| error.refusal())?;
+        if let Err(error) = shared.store.commit(commit).await {
+            if let (Some(parent), StoreError::OverLimit(over)) = (parent, &error) {
+                self.tell_of_limit(parent, *over).await;
+            }
+            return Err(error.refusal());
+        }
         reach(CrashPoint::SpawnCommitted);
         SessionCreated { session: &id, project: project.id }.emit(&shared.metrics);
         let actor = Actor::new(Arc::clone(shared), place, record, vec![turn]);
@@ -152,6 +168,7 @@ impl Engine {
             last_index: -1,
             model,
             resumed: false,
+            result: None,
         })
     }
 
@@ -171,6 +188,7 @@ impl Engine {
             last_index,
             model: record.model,
             resumed: false,
+            result: None,
         })
     }
 
@@ -179,6 +197,7 @@ impl Engine {
         record: SessionRecord,
     ) -> Result<SessionInterrupted, Refusal> {
         self.ask(&record, |reply| Command::Interrupt { reply }).await?;
+        self.interrupt_below(&record).await?;
         Ok(SessionInterrupted { session_id: record.id, interrupted: true })
     }
 
@@ -199,7 +218,7 @@ impl Engine {
     }
 
     /// Asks the session's actor; one that is not driven is taken over first.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         record: &SessionRecord,
         command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
@@ -236,6 +255,9 @@ impl Engine {
         params: SessionList,
     ) -> Result<Vec<SessionView>, Refusal> {
         let limit = page_size(params.limit)?;
+        if let Principal::Session { id, .. } = principal {
+            return self.list_below(id, params, limit).await;
+        }
         let projects = match (params.project_id, principal) {
             (Some(project), _) if principal.may_see(project) => Some(vec![project]),
             (Some(project), _) => {
@@ -254,11 +276,16 @@ impl Engine {
             let asked = Asked::new(principal.into(), Operation::SessionGet, &Value::Null);
             self.permit_session(&asked, before).await?;
         }
-        let filter = SessionFilter { projects, status: params.status, before: params.before, limit };
+        let filter =
+            SessionFilter { projects, status: params.status, tree: None, before: params.before, limit };
         let records = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
+        self.views(records).await
+    }
+
+    /// What is shown of sessions. One that was deleted meanwhile is left out.
+    pub(super) async fn views(&self, records: Vec<SessionRecord>) -> Result<Vec<SessionView>, Refusal> {
         let summary = async |record: SessionRecord| {
             let summary = self.shared.store.summary(&record.id).await.map_err(|error| error.refusal())?;
-            // One that was deleted meanwhile is left out.
             Ok::<_, Refusal>(summary.map(view_of))
         };
         let views: Vec<_> = stream::iter(records).map(summary).buffered(VIEWS).try_collect().await?;

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
 
 mod audit;
+mod children;
 mod churn;
 mod cleanup;
 mod doors;

@@ -136,7 +136,8 @@ async fn a_later_server_takes_over_and_the_earlier_one_lets_go() {
 async fn a_model_call_that_a_crash_cut_off_is_booked_as_reserved_and_told() {
     let world = World::new().await;
     let record = seeded(1);
-    let limits = TreeLimits { max_cost: Some(MicroUsd(1_000_000)), max_tokens: None };
+    let limits =
+        TreeLimits { max_cost: Some(MicroUsd(1_000_000)), max_tokens: None, ..TreeLimits::default() };
     world.store.seed_session(&record, limits).await.expect("a session");
     let epoch = world.store.new_epoch().await.expect("an epoch");
     world.store.claim(&record.id, epoch).await.expect("claimed");

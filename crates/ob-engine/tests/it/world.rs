@@ -12,6 +12,7 @@ use ob_component::Domain;
 use ob_component::Registry;
 use ob_config::AgentSettings;
 use ob_config::CleanupSettings;
+use ob_config::LimitSettings;
 use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
@@ -150,7 +151,7 @@ impl World {
                 idle: self.idle,
                 ..SandboxSettings::default()
             },
-            max_cost: MicroUsd(10_000_000),
+            limits: LimitSettings::default(),
             cleanup: CleanupSettings::default(),
             gates: Gates::new(Arc::clone(&store), Arc::clone(&models), ob_telemetry::Metrics::new("test")),
             store,

@@ -10,6 +10,7 @@ use ob_component::Domain;
 use ob_component::Registry;
 use ob_config::AgentSettings;
 use ob_config::CleanupSettings;
+use ob_config::LimitSettings;
 use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
@@ -87,7 +88,7 @@ impl Server {
                 idle: IDLE,
                 ..SandboxSettings::default()
             },
-            max_cost: MicroUsd(2_000_000),
+            limits: LimitSettings { max_cost: MicroUsd(2_000_000), ..LimitSettings::default() },
             cleanup: CleanupSettings::default(),
             store,
             files: Arc::new(SimFiles(Arc::clone(life))),

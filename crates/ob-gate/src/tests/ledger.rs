@@ -18,7 +18,7 @@ use crate::GateOptions;
 
 #[tokio::test]
 async fn a_call_over_the_limit_is_refused_before_it_is_sent_and_the_log_tells_it_once() {
-    let limits = TreeLimits { max_cost: Some(MicroUsd(1000)), max_tokens: None };
+    let limits = TreeLimits { max_cost: Some(MicroUsd(1000)), max_tokens: None, ..TreeLimits::default() };
     let world = World::with(limits, GateOptions::default()).await;
     for _ in 0..3 {
         let answered = world.chat(&hello()).await;
@@ -41,7 +41,7 @@ async fn a_call_over_the_limit_is_refused_before_it_is_sent_and_the_log_tells_it
 
 #[tokio::test]
 async fn a_token_limit_counts_input_and_output() {
-    let limits = TreeLimits { max_cost: None, max_tokens: Some(500) };
+    let limits = TreeLimits { max_cost: None, max_tokens: Some(500), ..TreeLimits::default() };
     let world = World::with(limits, GateOptions::default()).await;
     let mut request = hello();
     request["max_tokens"] = json!(400);
@@ -54,7 +54,7 @@ async fn a_token_limit_counts_input_and_output() {
 async fn fifty_calls_at_once_never_overshoot() {
     let limit = MicroUsd(250_000);
     let world = World::with(TreeLimits::default(), GateOptions::default()).await;
-    let limits = TreeLimits { max_cost: Some(limit), max_tokens: None };
+    let limits = TreeLimits { max_cost: Some(limit), max_tokens: None, ..TreeLimits::default() };
     let put = Write::PutTree { tree: world.record.tree.clone(), limits };
     world.store.commit(Commit { writes: vec![put], fence: None }).await.expect("a tree");
     // All that are let through wait inside the provider until every one has been decided.

@@ -327,7 +327,7 @@ async fn a_call_is_tried_again_as_long_as_nothing_was_delivered() {
 
 #[tokio::test]
 async fn each_try_is_within_the_limits() {
-    let limits = TreeLimits { max_cost: Some(MicroUsd(150_000)), max_tokens: None };
+    let limits = TreeLimits { max_cost: Some(MicroUsd(150_000)), max_tokens: None, ..TreeLimits::default() };
     let world = World::with(limits, GateOptions::default()).await;
     world.put(|provider| Provider { wires: vec![Wire::Messages], retries: 10, ..provider });
     // What was read is told before there is anything for the agent, and is paid for.

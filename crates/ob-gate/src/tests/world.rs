@@ -105,8 +105,14 @@ impl World {
             Gates::with_options(Arc::new(store.clone()), Arc::clone(&models), Metrics::new("test"), options);
         let dir = tempfile::tempdir().expect("a folder");
         let peer_uid = std::fs::metadata(dir.path()).expect("it was made").uid();
-        let session =
-            GateSession { id: record.id.clone(), tree: record.tree.clone(), model, epoch, peer_uid };
+        let session = GateSession {
+            id: record.id.clone(),
+            project: record.project,
+            tree: record.tree.clone(),
+            model,
+            epoch,
+            peer_uid,
+        };
         let mut world = Self { store, models, gates, provider, gate: None, session, record, dir };
         world.gate = Some(world.open(&world.gate_dir()).await);
         world

@@ -146,7 +146,8 @@ impl ServerHandler for Answers {
         let caller = caller(&context)?;
         let span = tracing::info_span!("mcp", id = %caller.request.0, tool = %request.name);
         let result = async {
-            let (operation, params) = match tools::call(&request.name, request.arguments) {
+            let called = tools::call(&caller.asker.principal, &request.name, request.arguments);
+            let (operation, params) = match called {
                 Ok(call) => call,
                 Err(NoCall::Refused(refusal)) => return Ok(outcome::refused(&refusal)),
                 Err(NoCall::UnknownTool(name)) => {

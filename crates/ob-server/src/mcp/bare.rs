@@ -63,7 +63,7 @@ async fn perform(site: &Site, caller: Caller, body: &[u8]) -> Result<Response, R
             Ok(Json(json!({ "tools": tools::tools_of(&caller.asker.principal) })).into_response())
         }
         "tools/call" => {
-            let called = tools::call(&call.params.name, call.params.arguments);
+            let called = tools::call(&caller.asker.principal, &call.params.name, call.params.arguments);
             let (operation, params) = called.map_err(|no| match no {
                 NoCall::Refused(refusal) => refusal,
                 NoCall::UnknownTool(name) => {

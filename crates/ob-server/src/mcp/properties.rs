@@ -24,7 +24,7 @@ pub(crate) fn of(data: &[u8]) -> Option<Refusal> {
         return None;
     }
     let call: Call = serde_json::from_slice(body).ok()?;
-    match tools::call(&call.params.name, call.params.arguments) {
+    match tools::call(&ob_core::Principal::Operator, &call.params.name, call.params.arguments) {
         Ok((operation, params)) => {
             let schema = (operation.spec().parameters)();
             let known = schema.get("properties").and_then(Value::as_object);

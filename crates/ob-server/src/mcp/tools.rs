@@ -39,6 +39,18 @@ const ALSO: &[(&str, &str)] = &[("prompt", "message")];
 const UNLESS_GIVEN: &[(Operation, &str, bool)] =
     &[(Operation::SessionSpawn, "create_workspace", false), (Operation::SessionSpawn, "new_session", false)];
 
+/// What an agent means by leaving a parameter out: its child takes the place of a tool that it calls, and is gone with
+/// its answer.
+const INSIDE: &[(Operation, &str, bool)] =
+    &[(Operation::SessionSpawn, "new_session", true), (Operation::SessionSpawn, "end_when_idle", true)];
+
+/// What its tool is for, to an agent in a sandbox.
+const ABOUT_INSIDE: &str = "\
+Sessions below yours: other agents that work for you, each in a sandbox, in your workspace or with `create_workspace` in one of \
+their own. Start one with `spawn` and say in `message` all that it has to know; `project_id` is yours and may be left out. \
+With `wait_ms` the answer has what came of it in `result`; as long as that says that it is not `done`, ask again with `result`. \
+How many you may start says `config_limits`, with your own `session_id`.";
+
 /// Tools in words: name, title, what it is for.
 const TITLES: &[(&str, &str, &str)] = &[
     (
@@ -113,7 +125,11 @@ pub fn tools_of(principal: &Principal) -> Vec<Tool> {
 }
 
 /// The operation that a call means, and its parameters under the operation's names.
-pub(super) fn call(tool: &str, arguments: Option<JsonObject>) -> Result<(Operation, Value), NoCall> {
+pub(super) fn call(
+    asker: &Principal,
+    tool: &str,
+    arguments: Option<JsonObject>,
+) -> Result<(Operation, Value), NoCall> {
     let row = ROWS.iter().find(|row| row.name == tool);
     let row = row.ok_or_else(|| NoCall::UnknownTool(short(tool)))?;
     let mut arguments = arguments.unwrap_or_default();
@@ -121,6 +137,14 @@ pub(super) fn call(tool: &str, arguments: Option<JsonObject>) -> Result<(Operati
     arguments.retain(|_, value| !value.is_null());
     let action = row.action(&mut arguments).map_err(NoCall::Refused)?;
     let mut params = action.params(arguments).map_err(NoCall::Refused)?;
+    if let Principal::Session { project, .. } = asker {
+        if action.operation == Operation::SessionSpawn {
+            params.entry("project_id").or_insert_with(|| project.to_string().into());
+        }
+        for (_, name, value) in INSIDE.iter().filter(|(operation, ..)| *operation == action.operation) {
+            params.entry(*name).or_insert_with(|| (*value).into());
+        }
+    }
     for (_, name, value) in UNLESS_GIVEN.iter().filter(|(operation, ..)| *operation == action.operation) {
         params.entry(*name).or_insert_with(|| (*value).into());
     }
@@ -140,6 +164,8 @@ impl Row {
             .iter()
             .find(|(name, ..)| *name == self.name)
             .map_or((self.name, ""), |(_, title, about)| (*title, *about));
+        let is_inside = matches!(principal, Principal::Session { .. }) && self.name == "session";
+        let about = if is_inside { ABOUT_INSIDE } else { about };
         let lines = actions.iter().map(|action| {
             let spec = action.operation.spec();
             format!("- `{}`: {}", spec.action, spec.doc.trim())
@@ -347,7 +373,11 @@ mod tests {
 
     fn of(tool: &str, arguments: Value) -> Result<(Operation, Value), String> {
         let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
-        call(tool, Some(arguments)).map_err(|no| match no {
+        of_asker(&Principal::Operator, tool, arguments)
+    }
+
+    fn of_asker(asker: &Principal, tool: &str, arguments: JsonObject) -> Result<(Operation, Value), String> {
+        call(asker, tool, Some(arguments)).map_err(|no| match no {
             NoCall::UnknownTool(name) => format!("unknown tool {name}"),
             NoCall::Refused(refusal) => refusal.to_string(),
         })
@@ -402,7 +432,10 @@ mod tests {
                 .filter_map(|a| a.as_str().map(ToOwned::to_owned))
                 .collect()
         };
-        assert_eq!(actions(Scope::ProjectReadOnly(project), "session"), ["get", "list", "events", "diff"]);
+        assert_eq!(
+            actions(Scope::ProjectReadOnly(project), "session"),
+            ["get", "list", "events", "result", "diff"]
+        );
         assert!(actions(Scope::Project(project), "session").contains(&"spawn".to_owned()));
         assert!(actions(Scope::Project(project), "token").is_empty());
         assert!(actions(Scope::AdminReadOnly, "token").is_empty());
@@ -442,6 +475,24 @@ mod tests {
                 json!({ "project_id": PROJECT, "message": "go", "create_workspace": false, "new_session": true })
             ))
         );
+    }
+
+    #[test]
+    fn an_agent_is_shown_what_it_may_do_below_it_and_its_project_goes_without_saying() {
+        let project: ProjectId = PROJECT.parse().expect("an id");
+        let agent = Principal::Session { id: ID.parse().expect("an id"), project };
+        let tools = tools_of(&agent);
+        let names: Vec<_> = tools.iter().map(|tool| &*tool.name).collect();
+        assert_eq!(names, ["session", "config_limits"]);
+        let schema = tools[0].schema_as_json_value();
+        let actions = &schema["properties"]["action"]["enum"];
+        let expected = ["spawn", "message", "interrupt", "end", "get", "list", "events", "result", "diff"];
+        assert_eq!(actions, &json!(expected));
+        let Value::Object(arguments) = json!({ "action": "spawn", "message": "go" }) else { unreachable!() };
+        let expected = json!({
+            "message": "go", "project_id": PROJECT, "create_workspace": false, "new_session": true, "end_when_idle": true,
+        });
+        assert_eq!(of_asker(&agent, "session", arguments), Ok((Operation::SessionSpawn, expected)));
     }
 
     #[test]

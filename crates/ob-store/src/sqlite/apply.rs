@@ -173,7 +173,8 @@ impl Applier {
                     match self.writable(connection, &record.id, commit.fence) {
                         Ok(head) => record::update_session(connection, head.key, record, json)?,
                         Err(Fault::Refused(StoreError::Missing { .. })) => {
-                            let key = record::insert_session(connection, record, json, commit.fence)?;
+                            let key =
+                                record::insert_session(connection, self, record, json, commit.fence, at)?;
                             let head = SessionHead { key, next: 0, epoch: commit.fence };
                             self.touched.push(record.id.clone());
                             self.sessions.insert(record.id.clone(), head);
@@ -216,7 +217,7 @@ impl Applier {
                 Ok(())
             }
             Write::DeleteWorkspace(workspace) => record::delete_workspace(connection, *workspace),
-            Write::PutTree { tree, limits } => ledger::put_tree(connection, self, tree, *limits),
+            Write::PutTree { tree, limits } => ledger::put_tree(connection, self, tree, *limits, at),
             Write::Reserve { charge, tree, session, amount } => {
                 let head = self.writable(connection, session, fence)?;
                 ledger::reserve(connection, self, (*charge, tree, head.key), *amount, at)

@@ -6,6 +6,7 @@ use ob_core::TreeId;
 use ob_core::check_invariant;
 use ob_core::id::ChargeId;
 use ob_core::ledger::Amount;
+use ob_core::ledger::Joining;
 use ob_core::ledger::Ledger;
 use ob_core::ledger::TreeLimits;
 use rusqlite::Connection;
@@ -21,12 +22,21 @@ use crate::StoreError;
 
 /// The columns that [`read`] reads, after one that the caller may choose.
 pub(crate) const COLUMNS: &str =
-    "max_cost, max_tokens, reserved_cost, reserved_tokens, used_cost, used_tokens";
+    "max_cost, max_tokens, reserved_cost, reserved_tokens, used_cost, used_tokens, max_depth, max_agents, max_live,
+     max_wall_ms, began_at";
 
-/// The books in columns 1 to 6 of a row.
+/// The books in columns 1 to 11 of a row.
 pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Ledger> {
     Ok(Ledger {
-        limits: TreeLimits { max_cost: row.get::<_, Option<u64>>(1)?.map(MicroUsd), max_tokens: row.get(2)? },
+        limits: TreeLimits {
+            max_cost: row.get::<_, Option<u64>>(1)?.map(MicroUsd),
+            max_tokens: row.get(2)?,
+            max_depth: row.get(7)?,
+            max_agents: row.get(8)?,
+            max_live: row.get(9)?,
+            max_wall_ms: row.get(10)?,
+        },
+        began_at: row.get::<_, Option<i64>>(11)?.map(Timestamp::from_micros),
         reserved: Amount::new(row.get(4)?, MicroUsd(row.get(3)?)),
         used: Amount::new(row.get(6)?, MicroUsd(row.get(5)?)),
     })
@@ -43,25 +53,64 @@ fn storable(amount: Amount) -> Amount {
     Amount::new(amount.tokens.min(most), MicroUsd(amount.cost.0.min(most)))
 }
 
-/// Makes a tree, or changes its limits.
+/// Makes a tree, or changes its limits. When it began stays.
 pub(crate) fn put_tree(
     connection: &Connection,
     applier: &mut Applier,
     tree: &TreeId,
     limits: TreeLimits,
+    at: Timestamp,
 ) -> Result<(), Fault> {
     connection
         .prepare_cached(
-            "INSERT INTO trees (id, max_cost, max_tokens) VALUES (?1, ?2, ?3)
-             ON CONFLICT (id) DO UPDATE SET max_cost = excluded.max_cost, max_tokens = excluded.max_tokens",
+            "INSERT INTO trees (id, max_cost, max_tokens, max_depth, max_agents, max_live, max_wall_ms, began_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (id) DO UPDATE SET max_cost = excluded.max_cost, max_tokens = excluded.max_tokens,
+               max_depth = excluded.max_depth, max_agents = excluded.max_agents, max_live = excluded.max_live,
+               max_wall_ms = excluded.max_wall_ms",
         )?
         .execute(params![
             tree.as_str(),
             limits.max_cost.map(|cost| signed(cost.0)),
-            limits.max_tokens.map(signed)
+            limits.max_tokens.map(signed),
+            limits.max_depth,
+            limits.max_agents,
+            limits.max_live,
+            limits.max_wall_ms.map(signed),
+            at.as_micros()
         ])?;
     applier.trees.remove(tree);
     Ok(())
+}
+
+/// Lets a session into its tree, below `parent` if it has one, or says which limit forbids it; the tree's key. Nothing
+/// counts who is in the tree but the rows of its sessions, so no crash and no mistake can let the two differ.
+pub(crate) fn join(
+    connection: &Connection,
+    applier: &mut Applier,
+    tree: &TreeId,
+    parent: Option<i64>,
+    at: Timestamp,
+) -> Result<i64, Fault> {
+    let (tree_key, ledger) = books(connection, applier, tree)?;
+    let (agents, live) = connection
+        .prepare_cached(
+            "SELECT count(*), count(*) FILTER (WHERE status = 'active') FROM sessions WHERE tree_key = ?1",
+        )?
+        .query_row([tree_key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let depth = match parent {
+        None => 0,
+        Some(parent) => connection
+            .prepare_cached(
+                "WITH RECURSIVE above (key, depth) AS (
+                   SELECT ?1, 1 UNION ALL
+                   SELECT parent_key, depth + 1 FROM sessions JOIN above USING (key) WHERE parent_key IS NOT NULL
+                 ) SELECT max(depth) FROM above",
+            )?
+            .query_row([parent], |row| row.get(0))?,
+    };
+    ledger.join(Joining { depth, agents, live }, at).map_err(StoreError::OverLimit)?;
+    Ok(tree_key)
 }
 
 /// Reserves for a call, once: a charge that is known already changes nothing.
@@ -79,7 +128,7 @@ pub(crate) fn reserve(
         return Ok(());
     }
     let amount = storable(amount);
-    let ledger = ledger.reserve(amount).map_err(StoreError::OverLimit)?;
+    let ledger = ledger.reserve(amount, at).map_err(StoreError::OverLimit)?;
     let committed = ledger.used.cost.plus(ledger.reserved.cost);
     check_invariant!(
         LimitsHold,

@@ -32,6 +32,7 @@ pub(crate) struct Migration {
 pub(crate) const MAIN: &[Migration] = &[
     Migration { name: "0001_first", sql: include_str!("sql/main/0001_first.sql") },
     Migration { name: "0002_tail", sql: include_str!("sql/main/0002_tail.sql") },
+    Migration { name: "0003_family", sql: include_str!("sql/main/0003_family.sql") },
 ];
 
 /// The schema of `auth.db`.
@@ -245,6 +246,7 @@ mod tests {
                 vec![
                     "f57456f69bb0dea8caf8efbc2f3ff8602acdd99ee0044a12fd9e5bc53d686af5",
                     "61c92127d8baaa7bf6bc1d2c201a16fe836fb0dba4f8b7432fba73ea9b8caa0c",
+                    "fc618dd7dc8bc4102e64fb66bc9f179b1ed7955c60b4597cb178a595170fae53",
                 ],
             ),
             (AUTH, vec!["496dca31287057fdd7f264d9311724a49e752058ddaec82253f52163caac7866"]),

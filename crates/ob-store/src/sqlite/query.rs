@@ -199,6 +199,10 @@ pub(crate) fn sessions(connection: &Connection, filter: &SessionFilter) -> Resul
             ob_core::session::SessionStatus::Failed => " AND status = 'failed'",
         });
     }
+    if let Some(tree) = &filter.tree {
+        select.push_str(" AND tree_key = (SELECT key FROM trees WHERE id = ?)");
+        parameters.push(Value::Text(tree.as_str().to_owned()));
+    }
     if let Some(before) = &filter.before {
         let key: i64 = connection
             .prepare_cached("SELECT key FROM sessions WHERE id = ?1")?

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use ob_core::ProjectId;
 use ob_core::SessionId;
 use ob_core::Timestamp;
+use ob_core::TreeId;
 use ob_core::WorkspaceId;
 use ob_core::id::ChargeId;
 use ob_core::ledger::Amount;
@@ -12,6 +13,7 @@ use ob_core::record::ProjectRecord;
 use ob_core::record::SessionRecord;
 use ob_core::record::TurnRecord;
 use ob_core::record::WorkspaceRecord;
+use ob_core::session::SessionState;
 use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
 use rusqlite::params;
@@ -148,27 +150,25 @@ pub(crate) fn delete_workspace(connection: &Connection, workspace: WorkspaceId) 
     Ok(())
 }
 
-/// Makes a session, owned by the epoch of the commit if it has one, and returns its key.
+/// Makes a session, owned by the epoch of the commit if it has one, and returns its key. It is let into its tree here.
 pub(crate) fn insert_session(
     connection: &Connection,
+    applier: &mut Applier,
     session: &SessionRecord,
     json: &str,
     owner: Option<Epoch>,
+    at: Timestamp,
 ) -> Result<i64, Fault> {
     let project =
         project_key(connection, session.project)?.ok_or_else(|| missing("project", session.project))?;
     let workspace =
         key(connection, "SELECT key FROM workspaces WHERE id = ?1", &session.workspace.to_string())?
             .ok_or_else(|| missing("workspace", session.workspace))?;
-    let tree = key(connection, "SELECT key FROM trees WHERE id = ?1", session.tree.as_str())?
-        .ok_or_else(|| missing("tree", &session.tree))?;
     let parent = match &session.parent {
         None => None,
-        Some(parent) => Some(
-            key(connection, "SELECT key FROM sessions WHERE id = ?1", parent.as_str())?
-                .ok_or_else(|| missing("session", parent))?,
-        ),
+        Some(parent) => Some(parent_key(connection, parent, &session.tree)?),
     };
+    let tree = ledger::join(connection, applier, &session.tree, parent, at)?;
     let state = session.core.state;
     connection
         .prepare_cached(
@@ -187,6 +187,23 @@ pub(crate) fn insert_session(
             json
         ])
         .map_err(Fault::from)
+}
+
+/// The key of a parent in this tree. One that is over, or about to be, has no more children: whoever ends them after it
+/// finds them all.
+fn parent_key(connection: &Connection, parent: &SessionId, tree: &TreeId) -> Result<i64, Fault> {
+    let found: Option<(i64, String)> = connection
+        .prepare_cached(
+            "SELECT sessions.key, state FROM sessions JOIN trees ON trees.key = tree_key
+             WHERE sessions.id = ?1 AND trees.id = ?2",
+        )?
+        .query_row([parent.as_str(), tree.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (key, state) = found.ok_or_else(|| missing("session", parent))?;
+    if SessionState::parse(&state).is_none_or(SessionState::takes_no_children) {
+        return Err(StoreError::ParentOver { parent: parent.clone() }.into());
+    }
+    Ok(key)
 }
 
 /// Replaces a session's record. Where it belongs (project, workspace, tree, parent) never changes.

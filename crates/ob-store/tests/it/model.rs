@@ -6,6 +6,7 @@ use std::collections::btree_map::Entry;
 
 use ob_core::MicroUsd;
 use ob_core::ProjectId;
+use ob_core::Timestamp;
 use ob_core::TreeId;
 use ob_core::TurnNumber;
 use ob_core::WorkspaceId;
@@ -157,7 +158,7 @@ impl Model {
                 let ledger = self.trees.get_mut(&(session % PROJECTS)).ok_or(No::Missing)?;
                 if let Entry::Vacant(vacant) = self.charges.entry(charge) {
                     let amount = Amount::new(tokens, MicroUsd(tokens));
-                    *ledger = ledger.reserve(amount).map_err(|_| No::OverLimit)?;
+                    *ledger = ledger.reserve(amount, Timestamp::default()).map_err(|_| No::OverLimit)?;
                     vacant.insert((session, amount, true));
                 }
             }
@@ -250,7 +251,10 @@ impl Names {
             let expected: Vec<WorkspaceId> =
                 model.workspaces.contains(&n).then_some(self.workspaces[n].id).into_iter().collect();
             assert_eq!(workspaces, expected);
-            assert_eq!(store.ledger(&self.trees[n]).await.expect("read"), model.trees.get(&n).copied());
+            let ledger = store.ledger(&self.trees[n]).await.expect("read");
+            // The model has no clock.
+            let ledger = ledger.map(|ledger| Ledger { began_at: None, ..ledger });
+            assert_eq!(ledger, model.trees.get(&n).copied());
         }
         for (n, names) in self.sessions.iter().enumerate() {
             let found = store.session(&names.id).await.expect("read");
@@ -282,7 +286,7 @@ impl Names {
 }
 
 fn limits(tokens: u64) -> TreeLimits {
-    TreeLimits { max_tokens: Some(tokens), max_cost: None }
+    TreeLimits { max_tokens: Some(tokens), max_cost: None, ..TreeLimits::default() }
 }
 
 fn op() -> impl Strategy<Value = Op> {

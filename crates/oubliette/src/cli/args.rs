@@ -368,7 +368,8 @@ pub(crate) enum ProjectCommand {
         /// A tool that its agents may never use, by the agent's own name. May be given again
         #[arg(long = "deny-tool", value_name = "TOOL")]
         denied: Vec<String>,
-        /// What its sandboxes may use instead of the server's limit: memory=8G, cpu=1.5, disk=40G, wall_time=3600, …
+        /// What its sandboxes and its trees of sessions may use instead of the server's limit: memory=8G, cpu=1.5, disk=40G,
+        /// wall_time=3600, depth=2, agents=10, live_agents=5, time=7200, …
         #[arg(long = "limit", value_name = "NAME=N")]
         limits: Vec<String>,
     },

@@ -1,6 +1,8 @@
 //! `oubliette project`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::str::FromStr;
 
 use ob_core::ProjectId;
 use ob_core::Refusal;
@@ -51,18 +53,25 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
                 }
                 None => None,
             };
-            let params = ProjectCreate {
+            let mut params = ProjectCreate {
                 name,
                 description: description.unwrap_or_default(),
                 source,
                 max_cost_usd,
                 model,
-                limits: limits.iter().map(|text| parse_limit(text)).collect::<Result<_, _>>()?,
+                max_recursion_depth: None,
+                max_agents_per_session: None,
+                max_live_agents: None,
+                max_wall_s: None,
+                limits: BTreeMap::new(),
                 agent_runtime: agent,
                 autonomy: run::level(autonomy.as_deref())?,
                 reasoning: run::level(reasoning.as_deref())?,
                 disabled_tools: denied,
             };
+            for limit in &limits {
+                set_limit(&mut params, limit)?;
+            }
             let record: ProjectRecord = hub.client.call(Operation::ProjectCreate, &params).await?;
             output.data(&record, || format!("{}\n", record.id));
         }
@@ -94,13 +103,35 @@ pub(crate) async fn command(command: ProjectCommand, hub: &Hub, output: &Output)
     Ok(OK)
 }
 
+/// Sets a limit of the project's trees, by the name that `config_limits` has for it, or of its sandboxes.
+fn set_limit(params: &mut ProjectCreate, text: &str) -> Result<(), Refusal> {
+    fn number<T: FromStr>(text: &str, amount: &str) -> Result<Option<T>, Refusal> {
+        amount.parse().map(Some).map_err(|_| no_limit(text))
+    }
+    match text.split_once('=') {
+        Some(("depth", levels)) => params.max_recursion_depth = number(text, levels)?,
+        Some(("agents", agents)) => params.max_agents_per_session = number(text, agents)?,
+        Some(("live_agents", agents)) => params.max_live_agents = number(text, agents)?,
+        Some(("time", seconds)) => params.max_wall_s = number(text, seconds)?,
+        _ => {
+            let (resource, amount) = parse_limit(text)?;
+            params.limits.insert(resource, amount);
+        }
+    }
+    Ok(())
+}
+
+fn no_limit(text: &str) -> Refusal {
+    let names = Resource::ALL.map(Resource::as_str).join(", ");
+    Refusal::invalid(format!("`{}` is no limit", text::one_line(text))).fix(format!(
+        "write NAME=N, as in disk=40G or cpu=1.5; the names are depth, agents, live_agents and time of a tree of sessions, \
+         and {names} of a sandbox"
+    ))
+}
+
 /// A limit as people write it: `disk=40G`, `cpu=1.5`, `wall_time=3600` in seconds.
 fn parse_limit(text: &str) -> Result<(Resource, u64), Refusal> {
-    let wrong = || {
-        let names = Resource::ALL.map(Resource::as_str).join(", ");
-        Refusal::invalid(format!("`{}` is no limit", text::one_line(text)))
-            .fix(format!("write NAME=N, as in disk=40G or cpu=1.5; the names are {names}"))
-    };
+    let wrong = || no_limit(text);
     let (name, amount) = text.split_once('=').ok_or_else(wrong)?;
     let resource = Resource::ALL.into_iter().find(|resource| resource.as_str() == name).ok_or_else(wrong)?;
     let amount = match resource {

@@ -53,6 +53,7 @@ pub(crate) async fn command(run: RunArgs, hub: &Hub, output: &Output) -> Result<
         reasoning_level: level(run.told.reasoning.as_deref())?,
         tools_allowed: run.told.allowed.clone(),
         tools_disallowed: run.told.denied.clone(),
+        wait_ms: None,
     };
     let accepted: SessionAccepted = hub.client.call(Operation::SessionSpawn, &spawn).await?;
     announce(&accepted, run.detach, output);
@@ -112,6 +113,10 @@ async fn project_of(hub: &Hub, folder: &Path, output: &Output) -> Result<Project
         source: Some(folder.to_path_buf()),
         max_cost_usd: None,
         model: None,
+        max_recursion_depth: None,
+        max_agents_per_session: None,
+        max_live_agents: None,
+        max_wall_s: None,
         limits: Default::default(),
         agent_runtime: None,
         autonomy: None,

@@ -38,6 +38,7 @@ use ob_engine::Configuration;
 use ob_engine::SystemClock;
 use ob_server::Authentication;
 use ob_server::Binding;
+use ob_server::Inside;
 use ob_server::Limits;
 use ob_server::Listener;
 use ob_server::Phase;
@@ -182,6 +183,7 @@ async fn serve(
     let listener = |binding, authentication| Listener { binding, routes: RouteGroups::ALL, authentication };
     let mut listeners = vec![listener(Binding::Unix(control), Authentication::Operator)];
     listeners.extend(tcp.into_iter().map(|tcp| listener(Binding::Tcp(tcp), Authentication::Bearer)));
+    let inside = Inside::new(&options, shutdown.clone());
     let mut serving = tokio::spawn(ob_server::serve(options, listeners, shutdown.clone()));
 
     let progress = |reason: &str| {
@@ -189,7 +191,7 @@ async fn serve(
         phase.send_replace(Phase::Starting { reason: reason.to_owned() });
     };
     let built = tokio::select! {
-        built = wire::build(context, &loaded, &holder, &telemetry, &progress) => built.map(Some),
+        built = wire::build(context, &loaded, &holder, &telemetry, inside, &progress) => built.map(Some),
         // Nothing was started that would have to be parked: what the store holds is recovered by the next server.
         () = signals.until_stop() => Ok(None),
         never = notifier.ask_for_time() => match never {},

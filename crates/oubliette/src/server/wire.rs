@@ -7,9 +7,14 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::Request;
+use http::Response;
 use ob_component::Domain;
 use ob_component::Registry;
 use ob_config::Loaded;
+use ob_core::Principal;
 use ob_core::Refusal;
 use ob_core::redact::Redactor;
 use ob_core::resource::UNSAFE_BACKEND;
@@ -22,6 +27,7 @@ use ob_engine::EngineOptions;
 use ob_engine::HostFiles;
 use ob_engine::SystemClock;
 use ob_gate::Gates;
+use ob_gate::Tools;
 use ob_gate::models::Models;
 use ob_sandbox::Backend;
 use ob_sandbox::namespace::GuestImage;
@@ -29,6 +35,7 @@ use ob_sandbox::namespace::NamespaceBackend;
 use ob_sandbox::namespace::NamespaceOptions;
 use ob_sandbox::process::ProcessBackend;
 use ob_sandbox::process::ProcessOptions;
+use ob_server::Inside;
 use ob_server::MetricsText;
 use ob_server::ObserveRequest;
 use ob_store::sqlite::SqliteOptions;
@@ -109,6 +116,7 @@ pub(crate) async fn build(
     loaded: &Loaded,
     holder: &Holder,
     telemetry: &Telemetry,
+    inside: Inside,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Arc<Engine>, Refusal> {
     let (home, settings) = (&loaded.home, &loaded.settings);
@@ -132,9 +140,10 @@ pub(crate) async fn build(
     let engine = Engine::start(EngineOptions {
         home: home.clone(),
         sandbox: settings.sandbox.clone(),
-        max_cost: settings.limits.max_cost,
+        limits: settings.limits,
         cleanup: settings.cleanup.clone(),
-        gates: Gates::new(Arc::clone(&store), Arc::clone(&models), telemetry.counted.clone()),
+        gates: Gates::new(Arc::clone(&store), Arc::clone(&models), telemetry.counted.clone())
+            .with_tools(Arc::new(AgentsDoor(inside))),
         store,
         files: Arc::new(HostFiles),
         tokens,
@@ -151,6 +160,16 @@ pub(crate) async fn build(
     })
     .await?;
     Ok(Arc::clone(telemetry.engine.get_or_init(|| engine)))
+}
+
+/// What agents find behind their gates: the MCP server of the edge.
+struct AgentsDoor(Inside);
+
+impl Tools for AgentsDoor {
+    fn answer(&self, asker: Principal, request: Request<Bytes>) -> BoxFuture<'static, Response<Bytes>> {
+        let inside = self.0.clone();
+        Box::pin(async move { inside.answer(asker, request).await })
+    }
 }
 
 /// The sandbox backend that is configured.

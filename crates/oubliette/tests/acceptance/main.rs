@@ -8,6 +8,7 @@
 mod agents;
 mod audit;
 mod bombs;
+mod children;
 mod client;
 mod config;
 mod crash;

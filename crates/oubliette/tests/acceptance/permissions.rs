@@ -66,6 +66,7 @@ const ROWS: &[Row] = &[
     Row("session.get", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
     Row("session.list", Kind::GlobalRead, |_| json!({})),
     Row("session.events", Kind::ProjectRead, |at| json!({ "session_id": at.active, "limit": 1 })),
+    Row("session.result", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
     Row("session.diff", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
     Row("config_limits.get", Kind::ProjectRead, |at| json!({ "project_id": at.project })),
     Row("agent.list", Kind::GlobalRead, |_| json!({})),

@@ -70,6 +70,14 @@ curl -X POST "http://localhost:8080/mcp" \
   -d '{"method":"tools/call","params":{"name":"project","arguments":{"action":"list"}}}'
 ```
 
+## From within a sandbox
+
+An agent finds the tools of its session at `http://127.0.0.1:4000/mcp`, without a token: who asks is known by the gate that it asks
+through. An agent that takes MCP servers over HTTP is told of it when its session begins. It may start children (`session` `spawn`, where
+`project_id` goes without saying and a child ends with its answer unless `end_when_idle` is false), look at itself and those below it, and
+message, interrupt and end those below it. Nobody else is there for it. There are no MCP sessions and no pushed messages: `wait_ms` waits, and `session`
+`result` says what came of a child. [Children](design/children.md) says what bounds them.
+
 Not there yet: the tasks extension, `subscriptions/listen`, input that a tool asks for, and tools of the caller.
 
 ## Tools

@@ -282,6 +282,7 @@ fn real(before: &[String], after: &[String]) -> Seen {
         resume: None,
         autonomy: Autonomy::High,
         mode: None,
+        tools: None,
     });
     let mut seen = Seen::default();
     let take = |outputs: Vec<Output>, seen: &mut Seen| {
