@@ -121,6 +121,11 @@ async fn a_child_is_in_its_parents_tree_and_in_its_workspace_or_a_new_one() {
     assert_eq!(shared_view["workspace_id"], parent["workspace_id"]);
     assert_ne!(apart_view["workspace_id"], parent["workspace_id"]);
     assert_eq!(parent["parent_id"], Value::Null);
+    let again = json!({
+        "project_id": own, "message": "more", "workspace_id": parent["workspace_id"], "new_session": false,
+    });
+    let resumed = ask(&engine, Operation::SessionSpawn, again).await;
+    assert_eq!(resumed["session_id"], json!(root), "a message to the workspace is none to a child there");
     let log = world.store.log(&root);
     let told: Vec<_> = log.iter().filter_map(|event| event.body.data.as_ref()?.get("child")).collect();
     assert_eq!(told, [&json!(shared), &json!(apart)], "the parent's log tells of both");
