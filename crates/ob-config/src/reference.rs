@@ -80,7 +80,7 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     (
         "defaults.limits.max_live_agents",
         None,
-        "How many of them may be there at once, that is not be over; as many as it may ever have if unset.",
+        "How many of its sessions may be active, that is not over, at the same time; as many as it may ever have if unset.",
     ),
     (
         "defaults.limits.max_wall_s",

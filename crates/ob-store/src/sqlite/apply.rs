@@ -141,7 +141,7 @@ impl Applier {
         }
         for change in &commit.changes {
             let session = match change {
-                Change::Append { session, .. } | Change::Plain(Write::PutDriver { session, .. }) => session,
+                Change::Append { session, .. } | Change::PutDriver { session, .. } => session,
                 Change::PutTurn(record, _) => &record.session,
                 Change::PutSession(record, _) => &record.id,
                 Change::PutWorkspace(..) | Change::Plain(_) => return Ok(true),
@@ -186,6 +186,10 @@ impl Applier {
                     let head = self.writable(connection, &record.session, commit.fence)?;
                     record::put_turn(connection, head.key, record, json)?;
                 }
+                Change::PutDriver { session, state } => {
+                    let head = self.writable(connection, session, commit.fence)?;
+                    record::put_driver(connection, head.key, state)?;
+                }
                 Change::PutWorkspace(record, json) => record::put_workspace(connection, record, json)?,
                 Change::Plain(write) => self.plain(connection, write, commit.fence, at)?,
             }
@@ -201,10 +205,6 @@ impl Applier {
         at: Timestamp,
     ) -> Result<(), Fault> {
         match write {
-            Write::PutDriver { session, state } => {
-                let head = self.writable(connection, session, fence)?;
-                record::put_driver(connection, head.key, state)
-            }
             Write::PutProject(project) => record::put_project(connection, project),
             Write::DeleteProject(project) => {
                 let gone = record::delete_project(connection, self, *project, at)?;
@@ -224,9 +224,11 @@ impl Applier {
             }
             Write::Settle { charge, used } => ledger::settle(connection, self, *charge, *used, at),
             // These are encoded before they come here.
-            Write::Append { .. } | Write::PutSession(_) | Write::PutTurn(_) | Write::PutWorkspace(_) => {
-                Err(Fault::engine("a write that was not encoded"))
-            }
+            Write::Append { .. }
+            | Write::PutSession(_)
+            | Write::PutTurn(_)
+            | Write::PutDriver { .. }
+            | Write::PutWorkspace(_) => Err(Fault::engine("a write that was not encoded")),
         }
     }
 

@@ -51,8 +51,10 @@ pub(crate) enum Change {
     PutTurn(Box<TurnRecord>, String),
     /// Makes or replaces a workspace, with its JSON.
     PutWorkspace(Box<WorkspaceRecord>, String),
+    /// Replaces a driver's state.
+    PutDriver { session: SessionId, state: Vec<u8> },
     /// What needs no work before.
-    Plain(Write),
+    Plain(Box<Write>),
 }
 
 /// A [`Commit`] that is encoded.
@@ -112,9 +114,9 @@ impl Prepared {
                 }
                 Write::PutDriver { session, state } => {
                     prepared.bytes += state.len();
-                    Change::Plain(Write::PutDriver { session, state })
+                    Change::PutDriver { session, state }
                 }
-                plain => Change::Plain(plain),
+                plain => Change::Plain(Box::new(plain)),
             };
             prepared.changes.push(change);
         }
