@@ -2,6 +2,7 @@
 
 use ob_config::LimitSettings;
 use ob_core::Refusal;
+use ob_core::TreeId;
 use ob_core::ledger::Ledger;
 use ob_core::ledger::TreeLimits;
 use ob_core::operation::ConfigLimits;
@@ -12,6 +13,7 @@ use ob_core::record::ProjectRecord;
 use ob_core::record::SessionRecord;
 use ob_core::resource::Resource;
 use ob_store::StoreError;
+use ob_store::Write;
 
 use super::Asked;
 use crate::Engine;
@@ -81,6 +83,22 @@ impl Engine {
             of_tree("live_agents", SESSIONS, limits.max_live.map(u64::from), number(family.live()), 0),
             of_tree("time", "ms", limits.max_wall_ms, ledger.age_ms(self.shared.now()).unwrap_or(0), 0),
         ])
+    }
+
+    /// A tree that an earlier version made knows no limits of its sessions: it gets today's with its first child, and keeps
+    /// what it may spend.
+    pub(super) async fn late_limits(
+        &self,
+        tree: &TreeId,
+        project: &ProjectRecord,
+    ) -> Result<Option<Write>, Refusal> {
+        let ledger = self.shared.store.ledger(tree).await.map_err(|error| error.refusal())?;
+        let Some(Ledger { limits: known @ TreeLimits { max_agents: None, .. }, .. }) = ledger else {
+            return Ok(None);
+        };
+        let TreeLimits { max_cost, max_tokens, .. } = known;
+        let limits = TreeLimits { max_cost, max_tokens, ..tree_limits(project, &self.shared.limits.get()) };
+        Ok(Some(Write::PutTree { tree: tree.clone(), limits }))
     }
 
     fn limits_of_new_trees(&self, project: &ProjectRecord) -> Vec<LimitShown> {

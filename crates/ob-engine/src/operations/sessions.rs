@@ -133,8 +133,11 @@ impl Engine {
             ended_at: None,
         };
         let mut writes = Vec::new();
-        if parent.is_none() {
-            writes.push(Write::PutTree { tree, limits: tree_limits(&project, &shared.limits.get()) });
+        match parent {
+            None => {
+                writes.push(Write::PutTree { tree, limits: tree_limits(&project, &shared.limits.get()) });
+            }
+            Some(_) => writes.extend(self.late_limits(&tree, &project).await?),
         }
         writes.extend(new_workspace.then(|| Write::PutWorkspace(workspace.clone())));
         writes.push(Write::PutSession(Box::new(record.clone())));

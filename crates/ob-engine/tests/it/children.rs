@@ -6,11 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ob_core::Epoch;
 use ob_core::EventKind;
+use ob_core::MicroUsd;
 use ob_core::Principal;
 use ob_core::ProjectId;
 use ob_core::Refusal;
 use ob_core::RefusalCode;
 use ob_core::SessionId;
+use ob_core::ledger::TreeLimits;
 use ob_core::operation::Operation;
 use ob_core::session::SessionState;
 use ob_engine::Engine;
@@ -203,6 +205,28 @@ async fn depth_counts_from_the_root_and_what_is_left_is_shown_to_each_session() 
         (&json!(4), &json!(46)),
         "children and grandchildren"
     );
+    held.let_go();
+    engine.shutdown(false).await;
+}
+
+/// Trees of before there were limits of sessions have none in the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_an_earlier_version_made_is_limited_from_its_first_child_on() {
+    let world = World::new().await;
+    let held = Held::new();
+    let engine = world.engine(Arc::clone(&held) as Arc<dyn Backend>).await;
+    let own = project(&engine, json!({ "max_agents_per_session": 2 })).await;
+    let root = spawn(&engine, own, json!({})).await;
+    let tree = world.store.session(&root).await.expect("read").expect("there").tree;
+    let limits = TreeLimits { max_cost: Some(MicroUsd(7)), ..TreeLimits::default() };
+    let old = Commit { writes: vec![Write::PutTree { tree: tree.clone(), limits }], fence: None };
+    world.store.commit(old).await.expect("as an earlier version left it");
+    child(&engine, &root, own, json!({})).await;
+    let params = child_params(own, json!({}));
+    let refusal = refused_to(&engine, &agent(&root, own), Operation::SessionSpawn, params).await;
+    assert_eq!(refusal.code, RefusalCode::LimitExceeded, "{refusal}");
+    let ledger = world.store.ledger(&tree).await.expect("read").expect("there");
+    assert_eq!(ledger.limits.max_cost, Some(MicroUsd(7)), "what it may spend stays");
     held.let_go();
     engine.shutdown(false).await;
 }
