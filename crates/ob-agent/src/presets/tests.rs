@@ -129,10 +129,10 @@ fn the_built_in_agent_has_the_tools_that_its_autonomy_allows() {
     };
     assert_eq!(argv(Autonomy::High, &[], &[]), "");
     assert_eq!(argv(Autonomy::Medium, &[], &[]), "");
-    assert_eq!(argv(Autonomy::Low, &[], &[]), "--tools read,write,edit,list,search,plan");
+    assert_eq!(argv(Autonomy::Low, &[], &[]), "--tools read,write,edit,patch,list,search,plan");
     assert_eq!(argv(Autonomy::Off, &[], &[]), "--tools read,list,search,plan");
     assert_eq!(argv(Autonomy::Off, &["run", "read"], &[]), "--tools read");
-    assert_eq!(argv(Autonomy::High, &[], &["run", "plan"]), "--tools read,write,edit,list,search");
+    assert_eq!(argv(Autonomy::High, &[], &["run", "plan"]), "--tools read,write,edit,patch,list,search");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn the_built_in_agent_refuses_tools_that_it_has_not_and_being_left_without() {
     let unknown = AgentOptions { tools_allowed: vec!["bash".to_owned()], ..AgentOptions::default() };
     assert_eq!(
         refused(unknown),
-        "the agent `builtin` has no tool `bash`; its tools are read, write, edit, list, search, run, plan"
+        "the agent `builtin` has no tool `bash`; its tools are read, write, edit, patch, list, search, run, plan"
     );
     let nothing = AgentOptions {
         autonomy: Autonomy::Off,
