@@ -149,16 +149,20 @@ proptest! {
         let text = |lines: &[String], ends: bool| lines.join("\n") + if ends { "\n" } else { "" };
         let (before, after) = (text(&before, ends.0), text(&after, ends.1));
         prop_assume!(before != after && !before.is_empty() && !after.is_empty());
-        let folder = folder(&[("f", &before)]);
         let diff = similar::TextDiff::from_lines(&before, &after)
-            .unified_diff().context_radius(around).header("a/f", "b/f").to_string();
-        prop_assert!(apply_to(&folder, &diff).is_ok(), "{diff}");
-        prop_assert_eq!(content(&folder, "f"), after);
+            .unified_diff()
+            .context_radius(around)
+            .header("a/f", "b/f")
+            .to_string();
+        let patches = parse::parse(&diff).map_err(TestCaseError::fail)?;
+        let applied = apply("f", &before, &patches[0].hunks);
+        prop_assert_eq!(applied, Ok(after), "{}", diff);
     }
 
     #[test]
     fn nothing_makes_it_panic(text in "(--- f\n\\+\\+\\+ f\n@@[ -,0-9+@]{0,9}\n)?([ +\\\\@-]?[ab]{0,2}\n){0,12}") {
-        let folder = folder(&[("f", "a\nb\nab\n")]);
-        let _refused = apply_to(&folder, &text);
+        for patch in parse::parse(&text).unwrap_or_default() {
+            let _refused = apply("f", "a\nb\nab\n", &patch.hunks);
+        }
     }
 }
