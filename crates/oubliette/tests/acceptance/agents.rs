@@ -148,8 +148,9 @@ fn repairs(driven: &Driven, home: &Home, model: &ModelServer) {
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = door.local_addr().unwrap().port();
     std::net::TcpStream::connect(("127.0.0.1", port)).expect("the control: it is open");
+    // What it prints does not stand in the command.
     let knock = format!(
-        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null && echo knock-open || echo knock-wall"
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null && echo open-$((6*7)) || echo wall-$((6*7))"
     );
     let test = "cargo test --offline --quiet 2>&1 | tail -n 3; echo tests: done";
     let coder = Coder::new(&[&knock, test, MEND, test], DONE);
@@ -160,8 +161,6 @@ fn repairs(driven: &Driven, home: &Home, model: &ModelServer) {
     let told = serde_json::to_string(&events).unwrap();
     assert_eq!(view["last_stop"], "end_turn", "{view}: {told}");
     assert_eq!(view["agent"], driven.agent);
-    assert!(told.contains("knock-wall") && !told.contains("\"knock-open"), "{told}");
-    assert!(told.contains("test result: FAILED") || told.contains("2 failed"), "red before: {told}");
     // W17: what an agent's tools did was lost.
     for kind in ["tool_call", "tool_result", "message", "completion", "usage"] {
         assert!(events.iter().any(|event| event["type"] == kind), "no {kind}: {told}");
@@ -171,13 +170,14 @@ fn repairs(driven: &Driven, home: &Home, model: &ModelServer) {
     let diff = home.json(&["session", "diff", &session]);
     assert!(diff["patch"].as_str().unwrap().contains("+        self.start < other.end"), "{diff}");
     // W18: what it cost was thrown away.
-    assert!(
-        view["ledger"]["used"]["tokens"].as_u64().unwrap_or(0) > 0
-            || view["ledger"].to_string().contains("15")
-    );
+    assert!(view["ledger"]["used"]["tokens"].as_u64().unwrap() > 0, "{view}");
 
     let requests = model.requests();
-    assert!(!requests.is_empty());
+    // What commands printed is what the model was told; not every agent tells it to us.
+    let heard: String = requests.iter().map(|request| request.body.to_string()).collect();
+    assert!(heard.contains("wall-42") && !heard.contains("open-42"), "{heard}");
+    assert!(heard.contains("test result: FAILED"), "red before: {heard}");
+    assert!(heard.contains("test result: ok"), "green after: {heard}");
     for request in &requests {
         let headers = format!("{:?}", request.headers);
         assert!(headers.contains(KEY), "the key is added outside: {headers}");
