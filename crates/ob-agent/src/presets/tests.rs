@@ -30,6 +30,16 @@ fn names_are_unique_and_the_built_in_agents_is_not_taken() {
 }
 
 #[test]
+fn a_version_that_is_called_tested_is_the_one_that_make_agents_installs() {
+    let installed = include_str!("../../../../scripts/agents.sh");
+    for preset in PRESETS {
+        let Some(version) = preset.tested else { continue };
+        let line = installed.lines().find(|line| line.starts_with(&format!("install {} ", preset.name)));
+        assert!(line.is_some_and(|line| line.ends_with(&format!("@{version}"))), "{}: {line:?}", preset.name);
+    }
+}
+
+#[test]
 fn every_preset_leads_to_the_gate_and_keeps_its_reports_to_itself() {
     for preset in PRESETS {
         let start = start(preset, &AgentOptions::default());

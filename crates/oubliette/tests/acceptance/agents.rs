@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::Instant;
 
 use ob_testkit::Answer;
 use ob_testkit::Coder;
@@ -117,11 +118,20 @@ impl Driven {
 
 /// How the session's turn stopped, and everything that happened in it.
 fn turn(home: &Home, session: &str) -> (Value, Vec<Value>) {
-    until_in(PATIENCE, "the turn", || {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
         let view = home.json(&["session", "get", session]);
-        view["last_stop"].is_string() || view["status"] == "failed"
-    });
-    (home.json(&["session", "get", session]), home.events(session))
+        let events = home.events(session);
+        if view["last_stop"].is_string() || view["status"] == "failed" {
+            return (view, events);
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the turn has no end: {}",
+            serde_json::to_string(&events).unwrap()
+        );
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
 }
 
 /// The repair, a turn with faults, a turn that is stopped.
@@ -150,7 +160,7 @@ fn repairs(driven: &Driven, home: &Home, model: &ModelServer) {
     std::net::TcpStream::connect(("127.0.0.1", port)).expect("the control: it is open");
     // What it prints does not stand in the command.
     let knock = format!(
-        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null && echo open-$((6*7)) || echo wall-$((6*7))"
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null && printf 'door-%s' open || printf 'door-%s' shut"
     );
     let test = "cargo test --offline --quiet 2>&1 | tail -n 3; echo tests: done";
     let coder = Coder::new(&[&knock, test, MEND, test], DONE);
@@ -175,7 +185,7 @@ fn repairs(driven: &Driven, home: &Home, model: &ModelServer) {
     let requests = model.requests();
     // What commands printed is what the model was told; not every agent tells it to us.
     let heard: String = requests.iter().map(|request| request.body.to_string()).collect();
-    assert!(heard.contains("wall-42") && !heard.contains("open-42"), "{heard}");
+    assert!(heard.contains("door-shut") && !heard.contains("door-open"), "{heard}");
     assert!(heard.contains("test result: FAILED"), "red before: {heard}");
     assert!(heard.contains("test result: ok"), "green after: {heard}");
     for request in &requests {
