@@ -11,6 +11,7 @@ use ob_core::operation::WorkspaceDeleted;
 use ob_core::operation::WorkspaceTarget;
 use ob_core::record::ProjectAgent;
 use ob_core::record::ProjectRecord;
+use ob_core::record::SessionRecord;
 use ob_core::record::WorkspaceKind;
 use ob_core::record::WorkspaceRecord;
 use ob_core::resource::check_limits;
@@ -158,8 +159,20 @@ impl Engine {
     async fn refuse_if_active(
         &self,
         project: ProjectId,
-        concerns: impl Fn(&ob_core::record::SessionRecord) -> bool,
+        concerns: impl Fn(&SessionRecord) -> bool,
     ) -> Result<(), Refusal> {
+        self.newest_active(project, concerns).await?.map_or(Ok(()), |session| {
+            Err(Refusal::conflict(format!("it has active sessions, such as `{}`", session.id))
+                .fix("end them first with `oubliette session end ID`"))
+        })
+    }
+
+    /// The newest session of a project that is not over and that something concerns.
+    pub(super) async fn newest_active(
+        &self,
+        project: ProjectId,
+        concerns: impl Fn(&SessionRecord) -> bool,
+    ) -> Result<Option<SessionRecord>, Refusal> {
         let mut before = None;
         loop {
             let filter = SessionFilter {
@@ -169,12 +182,11 @@ impl Engine {
                 limit: 1000,
             };
             let active = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
-            if let Some(session) = active.iter().find(|session| concerns(session)) {
-                return Err(Refusal::conflict(format!("it has active sessions, such as `{}`", session.id))
-                    .fix("end them first with `oubliette session end ID`"));
-            }
-            let Some(last) = active.last() else { return Ok(()) };
+            let Some(last) = active.last() else { return Ok(None) };
             before = Some(last.id.clone());
+            if let Some(found) = active.into_iter().find(&concerns) {
+                return Ok(Some(found));
+            }
         }
     }
 

@@ -12,8 +12,6 @@ use ob_core::operation::SessionAccepted;
 use ob_core::operation::SessionSpawn;
 use ob_core::record::SessionRecord;
 use ob_core::record::WorkspaceKind;
-use ob_core::session::SessionStatus;
-use ob_store::SessionFilter;
 
 use crate::Engine;
 
@@ -37,7 +35,8 @@ impl Engine {
         let place = params.workspace_id.map_or_else(|| project.id.as_uuid(), |id| id.as_uuid());
         let _starts_alone = self.starts.alone("workspace", place)?;
         if let Some(workspace) = params.workspace_id
-            && let Some(record) = self.newest_active(&params, workspace).await?
+            && let Some(record) =
+                self.newest_active(params.project_id, |session| session.workspace == workspace).await?
         {
             if let Some(model) = &params.model
                 && self.shared.catalogue.resolve(Some(model)).await? != record.model
@@ -62,28 +61,6 @@ impl Engine {
     async fn first_workspace(&self, params: &SessionSpawn) -> Result<Option<WorkspaceId>, Refusal> {
         let all = self.shared.store.workspaces(params.project_id).await.map_err(|error| error.refusal())?;
         Ok(all.into_iter().rfind(|workspace| workspace.kind == WorkspaceKind::Clone).map(|first| first.id))
-    }
-
-    async fn newest_active(
-        &self,
-        params: &SessionSpawn,
-        workspace: WorkspaceId,
-    ) -> Result<Option<SessionRecord>, Refusal> {
-        let mut before = None;
-        loop {
-            let filter = SessionFilter {
-                projects: Some(vec![params.project_id]),
-                status: Some(SessionStatus::Active),
-                before: before.take(),
-                limit: 1000,
-            };
-            let active = self.shared.store.sessions(filter).await.map_err(|error| error.refusal())?;
-            let Some(last) = active.last() else { return Ok(None) };
-            before = Some(last.id.clone());
-            if let Some(found) = active.into_iter().find(|session| session.workspace == workspace) {
-                return Ok(Some(found));
-            }
-        }
     }
 }
 
