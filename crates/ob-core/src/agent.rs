@@ -11,10 +11,11 @@ use serde::Serialize;
 pub const BUILTIN: &str = "builtin";
 
 /// The tools of the built-in agent, and what each does.
-pub const BUILTIN_TOOLS: [(&str, Act); 7] = [
+pub const BUILTIN_TOOLS: [(&str, Act); 8] = [
     ("read", Act::Look),
     ("write", Act::Change),
     ("edit", Act::Change),
+    ("patch", Act::Change),
     ("list", Act::Look),
     ("search", Act::Look),
     ("run", Act::Run),

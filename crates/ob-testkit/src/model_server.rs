@@ -241,8 +241,9 @@ pub fn message_chunks(
     for word in text.unwrap_or_default().split_inclusive(' ') {
         chunks.push(delta(json!({"content": word})));
     }
+    let before = Wire::Chat.calls_before(request);
     for (index, (name, arguments)) in calls.iter().enumerate() {
-        let id = format!("call_{index}");
+        let id = format!("call_{}", before + index);
         let function = json!({"name": name, "arguments": ""});
         chunks.push(delta(json!({"tool_calls": [
             {"index": index, "id": id, "type": "function", "function": function}
@@ -269,9 +270,9 @@ pub(crate) fn whole_message(
 ) -> Value {
     let tool_calls: Vec<Value> = calls
         .iter()
-        .enumerate()
-        .map(|(index, (name, arguments))| {
-            json!({"id": format!("call_{index}"), "type": "function",
+        .zip(Wire::Chat.calls_before(request)..)
+        .map(|((name, arguments), number)| {
+            json!({"id": format!("call_{number}"), "type": "function",
                    "function": {"name": name, "arguments": arguments.to_string()}})
         })
         .collect();

@@ -123,7 +123,8 @@ impl Wire {
         }
     }
 
-    /// What is said, as the pieces of a stream or as one body.
+    /// What is said, as the pieces of a stream or as one body. A call has the number that it has in the conversation: agents
+    /// take two calls of one name for the same.
     pub fn answer(self, request: &Recorded, said: Said<'_>) -> Vec<Bytes> {
         let body = &request.body;
         let streams = self.streams(request);
@@ -161,13 +162,14 @@ fn tokens(said: Said<'_>) -> (u64, u64) {
     (count("prompt_tokens"), count("completion_tokens"))
 }
 
-fn response_items(said: Said<'_>) -> Vec<Value> {
+fn response_items(request: &Value, said: Said<'_>) -> Vec<Value> {
     let text = said.text.map(|text| {
         json!({ "type": "message", "id": "msg_1", "role": "assistant", "status": "completed",
             "content": [{ "type": "output_text", "text": text, "annotations": [] }] })
     });
-    let calls = said.calls.iter().enumerate().map(|(index, (name, arguments))| {
-        json!({ "type": "function_call", "id": format!("fc_{index}"), "call_id": format!("call_{index}"),
+    let numbers = Wire::Responses.calls_before(request)..;
+    let calls = said.calls.iter().zip(numbers).map(|((name, arguments), number)| {
+        json!({ "type": "function_call", "id": format!("fc_{number}"), "call_id": format!("call_{number}"),
             "name": name, "arguments": arguments.to_string(), "status": "completed" })
     });
     text.into_iter().chain(calls).collect()
@@ -177,7 +179,7 @@ fn response(request: &Value, said: Said<'_>) -> Value {
     let (input, output) = tokens(said);
     json!({
         "id": "resp_test", "object": "response", "created_at": 1_795_000_000, "status": "completed",
-        "model": request["model"], "output": response_items(said),
+        "model": request["model"], "output": response_items(request, said),
         "usage": {
             "input_tokens": input, "input_tokens_details": { "cached_tokens": 0 },
             "output_tokens": output, "output_tokens_details": { "reasoning_tokens": 0 },
@@ -196,7 +198,7 @@ fn responses(request: &Value, said: Said<'_>) -> Vec<Value> {
         json!({ "type": "response.created", "response": begun }),
         json!({ "type": "response.in_progress", "response": begun }),
     ];
-    for (index, item) in response_items(said).into_iter().enumerate() {
+    for (index, item) in response_items(request, said).into_iter().enumerate() {
         let at = |kind: &str, fields: Value| {
             let mut event = json!({ "type": kind, "output_index": index, "item_id": item["id"] });
             for (name, value) in fields.as_object().into_iter().flatten() {
@@ -236,10 +238,11 @@ fn responses(request: &Value, said: Said<'_>) -> Vec<Value> {
     all
 }
 
-fn message_blocks(said: Said<'_>) -> Vec<Value> {
+fn message_blocks(request: &Value, said: Said<'_>) -> Vec<Value> {
     let text = said.text.map(|text| json!({ "type": "text", "text": text }));
-    let calls = said.calls.iter().enumerate().map(|(index, (name, arguments))| {
-        json!({ "type": "tool_use", "id": format!("toolu_{index}"), "name": name, "input": arguments })
+    let numbers = Wire::Messages.calls_before(request)..;
+    let calls = said.calls.iter().zip(numbers).map(|((name, arguments), number)| {
+        json!({ "type": "tool_use", "id": format!("toolu_{number}"), "name": name, "input": arguments })
     });
     text.into_iter().chain(calls).collect()
 }
@@ -248,7 +251,7 @@ fn message(request: &Value, said: Said<'_>) -> Value {
     let (input, output) = tokens(said);
     json!({
         "id": "msg_test", "type": "message", "role": "assistant", "model": request["model"],
-        "content": message_blocks(said), "stop_sequence": null,
+        "content": message_blocks(request, said), "stop_sequence": null,
         "stop_reason": if said.calls.is_empty() { "end_turn" } else { "tool_use" },
         "usage": {
             "input_tokens": input, "output_tokens": output,
@@ -264,7 +267,7 @@ fn messages(request: &Value, said: Said<'_>) -> Vec<Value> {
     begun["stop_reason"] = Value::Null;
     begun["usage"]["output_tokens"] = 1.into();
     let mut all = vec![json!({ "type": "message_start", "message": begun })];
-    for (index, block) in message_blocks(said).into_iter().enumerate() {
+    for (index, block) in message_blocks(request, said).into_iter().enumerate() {
         let (empty, delta) = if block["type"] == "text" {
             let delta = json!({ "type": "text_delta", "text": block["text"] });
             (json!({ "type": "text", "text": "" }), delta)
@@ -361,6 +364,14 @@ mod tests {
         ] {
             assert_eq!(wire.calls_before(&conversation), 2, "{wire:?}");
             assert_eq!(wire.calls_before(&json!({})), 0, "{wire:?}");
+            let calls = [("bash".to_owned(), json!({}))];
+            let said = Said { text: None, calls: &calls, usage: None };
+            let answer = wire.answer(&recorded("/", conversation), said);
+            // Google's calls have no names of their own.
+            assert!(
+                wire == Wire::Google || String::from_utf8_lossy(&answer[0]).contains("_2\""),
+                "{answer:?}"
+            );
         }
     }
 }

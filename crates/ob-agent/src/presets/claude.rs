@@ -21,7 +21,7 @@ pub(super) const PRESET: Preset = Preset {
     protocol: AgentProtocol::Acp,
     install: "npm install -g @agentclientprotocol/claude-agent-acp",
     needs: &["node"],
-    tested: None,
+    tested: Some("0.100.0"),
     can: Can { autonomy: ALL_LEVELS, reasoning: true, tools_allowed: false, tools_disallowed: true },
     mode: None,
     start,

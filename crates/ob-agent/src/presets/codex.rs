@@ -25,7 +25,7 @@ pub(super) const PRESET: Preset = Preset {
     protocol: AgentProtocol::Acp,
     install: "npm install -g @agentclientprotocol/codex-acp",
     needs: &["node"],
-    tested: None,
+    tested: Some("2.6.0"),
     // Its milder modes ask about what its own sandbox stops, and that one is off.
     can: Can { autonomy: &[Autonomy::High], reasoning: true, tools_allowed: false, tools_disallowed: false },
     mode: Some("agent-full-access"),

@@ -30,7 +30,7 @@ pub(super) const PRESET: Preset = Preset {
     protocol: AgentProtocol::Acp,
     install: "npm install -g opencode-ai",
     needs: &["node"],
-    tested: None,
+    tested: Some("1.18.33"),
     can: Can { autonomy: ALL_LEVELS, reasoning: true, tools_allowed: true, tools_disallowed: true },
     mode: None,
     start,

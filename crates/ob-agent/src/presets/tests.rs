@@ -30,6 +30,16 @@ fn names_are_unique_and_the_built_in_agents_is_not_taken() {
 }
 
 #[test]
+fn a_version_that_is_called_tested_is_the_one_that_make_agents_installs() {
+    let installed = include_str!("../../../../scripts/agents.sh");
+    for preset in PRESETS {
+        let Some(version) = preset.tested else { continue };
+        let line = installed.lines().find(|line| line.starts_with(&format!("install {} ", preset.name)));
+        assert!(line.is_some_and(|line| line.ends_with(&format!("@{version}"))), "{}: {line:?}", preset.name);
+    }
+}
+
+#[test]
 fn every_preset_leads_to_the_gate_and_keeps_its_reports_to_itself() {
     for preset in PRESETS {
         let start = start(preset, &AgentOptions::default());
@@ -129,10 +139,10 @@ fn the_built_in_agent_has_the_tools_that_its_autonomy_allows() {
     };
     assert_eq!(argv(Autonomy::High, &[], &[]), "");
     assert_eq!(argv(Autonomy::Medium, &[], &[]), "");
-    assert_eq!(argv(Autonomy::Low, &[], &[]), "--tools read,write,edit,list,search,plan");
+    assert_eq!(argv(Autonomy::Low, &[], &[]), "--tools read,write,edit,patch,list,search,plan");
     assert_eq!(argv(Autonomy::Off, &[], &[]), "--tools read,list,search,plan");
     assert_eq!(argv(Autonomy::Off, &["run", "read"], &[]), "--tools read");
-    assert_eq!(argv(Autonomy::High, &[], &["run", "plan"]), "--tools read,write,edit,list,search");
+    assert_eq!(argv(Autonomy::High, &[], &["run", "plan"]), "--tools read,write,edit,patch,list,search");
 }
 
 #[test]
@@ -143,7 +153,7 @@ fn the_built_in_agent_refuses_tools_that_it_has_not_and_being_left_without() {
     let unknown = AgentOptions { tools_allowed: vec!["bash".to_owned()], ..AgentOptions::default() };
     assert_eq!(
         refused(unknown),
-        "the agent `builtin` has no tool `bash`; its tools are read, write, edit, list, search, run, plan"
+        "the agent `builtin` has no tool `bash`; its tools are read, write, edit, patch, list, search, run, plan"
     );
     let nothing = AgentOptions {
         autonomy: Autonomy::Off,

@@ -1,7 +1,11 @@
 //! The context window: which part of a transcript the model is given.
 //!
 //! The whole transcript, until it outgrows the budget. Then, oldest first: results of tools give way, then the arguments
-//! of calls, then what the model said in between; last, what is left of the results is shortened. Prompts always stay.
+//! of calls, then what the model said in between; last, what is left of the results is shortened. Prompts always stay, and so
+//! do the last plan and the last notes: the task, the open work and what was decided.
+//!
+//! The budget is in tokens, which only the provider can count. Each answer says how many the request was, so after the
+//! first one the size of a token is measured.
 //!
 //! Invariants:
 //! - Every call in the messages is followed by exactly one result, whatever the transcript lacks.
@@ -22,8 +26,11 @@ use super::text;
 use super::transcript::Call;
 use super::transcript::Item;
 
-/// Bytes to a token, roughly, for text and code in most models.
-const BYTES_PER_TOKEN: usize = 4;
+/// Bytes to 100 tokens, roughly, for text and code in most models. A count that says more is not believed: some providers
+/// leave out of it what they had kept from the last request.
+const BYTES_PER_100_TOKENS: usize = 400;
+/// The least that is believed.
+const LEAST_BYTES_PER_100_TOKENS: usize = 100;
 /// What a message costs beside its text.
 const OVERHEAD: usize = 48;
 /// The last items are left alone as long as possible: the model is working with them.
@@ -36,10 +43,20 @@ const SMALL: usize = 256;
 const INTERRUPTED: &str =
     "interrupted: the agent was stopped before this call ended; it may have done part of its work";
 
+/// The tool whose last calls always stay.
+const PLAN: &str = "plan";
+
 /// What is left out at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
-    budget: usize,
+    /// The most tokens of a request.
+    tokens: usize,
+    /// The size of a token, as far as it is known.
+    bytes_per_100_tokens: usize,
+    /// The size of the last request in bytes.
+    sent: usize,
+    /// The items with the last plan and the last notes.
+    pinned: [Option<usize>; 2],
     /// Results of items before this index are left out.
     results: usize,
     /// Arguments of calls before this index are left out.
@@ -56,7 +73,10 @@ impl Window {
     /// A window of this many tokens.
     pub(crate) fn new(tokens: usize) -> Self {
         Self {
-            budget: tokens.saturating_mul(BYTES_PER_TOKEN),
+            tokens,
+            bytes_per_100_tokens: BYTES_PER_100_TOKENS,
+            sent: 0,
+            pinned: [None; 2],
             results: 0,
             arguments: 0,
             texts: 0,
@@ -66,7 +86,9 @@ impl Window {
 
     /// The messages for the model. `fixed` is the size in bytes of what goes along: system prompt and tools.
     pub(crate) fn messages(&mut self, items: &[Item], fixed: usize) -> Vec<Message> {
+        self.pinned = pinned(items);
         self.narrow(items, fixed);
+        self.sent = self.size(items) + fixed;
         let mut results = HashMap::new();
         for (index, item) in items.iter().enumerate() {
             if let Item::Tool { call_id, .. } = item {
@@ -85,6 +107,28 @@ impl Window {
             }
         }
         messages
+    }
+
+    /// Takes note of how many tokens the last request was, by the provider's count.
+    pub(crate) fn measured(&mut self, tokens: u64) {
+        let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
+        if let Some(measured) = self.sent.saturating_mul(100).checked_div(tokens) {
+            self.bytes_per_100_tokens = measured.clamp(LEAST_BYTES_PER_100_TOKENS, BYTES_PER_100_TOKENS);
+        }
+    }
+
+    /// Takes note that the last request was longer than the model takes.
+    pub(crate) fn overflowed(&mut self) {
+        self.tokens = self.tokens.min(self.sent.saturating_mul(100) / self.bytes_per_100_tokens) / 4 * 3;
+    }
+
+    /// The size of the last request in bytes.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent
+    }
+
+    fn budget(&self) -> usize {
+        self.tokens.saturating_mul(self.bytes_per_100_tokens) / 100
     }
 
     fn answer(
@@ -118,10 +162,11 @@ impl Window {
 
     /// Leaves out more if it is too much, until it is well under the budget.
     fn narrow(&mut self, items: &[Item], fixed: usize) {
-        if self.size(items) + fixed <= self.budget {
+        let budget = self.budget();
+        if self.size(items) + fixed <= budget {
             return;
         }
-        let target = (self.budget / 4 * 3).saturating_sub(fixed);
+        let target = (budget / 4 * 3).saturating_sub(fixed);
         let old = items.len().saturating_sub(RECENT);
         let stages: [fn(&mut Self) -> &mut usize; 3] =
             [|window| &mut window.results, |window| &mut window.arguments, |window| &mut window.texts];
@@ -174,7 +219,8 @@ impl Window {
 
     /// Always a JSON object: providers refuse a history with anything else.
     fn arguments<'a>(&self, index: usize, call: &'a Call) -> Cow<'a, str> {
-        let is_left_out = index < self.arguments && call.arguments.len() > SMALL;
+        let is_pinned = call.name == PLAN && self.pinned.contains(&Some(index));
+        let is_left_out = index < self.arguments && call.arguments.len() > SMALL && !is_pinned;
         if !is_left_out && is_object(&call.arguments) {
             return Cow::Borrowed(&call.arguments);
         }
@@ -197,6 +243,21 @@ impl Window {
             Cow::Borrowed(said)
         }
     }
+}
+
+/// The items with the last plan, and with the last plan that has notes.
+fn pinned(items: &[Item]) -> [Option<usize>; 2] {
+    let last = |is_it: fn(&Call) -> bool| {
+        items
+            .iter()
+            .rposition(|item| matches!(item, Item::Assistant { calls, .. } if calls.iter().any(is_it)))
+    };
+    let has_notes = |call: &Call| {
+        let arguments: Option<Value> = serde_json::from_str(&call.arguments).ok();
+        call.name == PLAN
+            && arguments.is_some_and(|plan| plan["notes"].as_str().is_some_and(|text| !text.is_empty()))
+    };
+    [last(|call| call.name == PLAN), last(has_notes)]
 }
 
 fn is_object(arguments: &str) -> bool {
@@ -260,7 +321,7 @@ mod tests {
         let before = window.clone();
         items.extend(turn(40, 500));
         window.messages(&items, 0);
-        assert_eq!(window, before);
+        assert_eq!(window, Window { sent: window.sent, ..before });
     }
 
     #[test]
@@ -284,6 +345,65 @@ mod tests {
         let messages = Window::new(1000).messages(&items, 0);
         let text = serde_json::to_string(&messages).expect("messages are JSON");
         assert!(text.contains("interrupted") && text.contains(r#""arguments":"{}""#), "{text}");
+    }
+
+    fn plan(number: usize, arguments: &Value) -> [Item; 2] {
+        let id = format!("plan_{number}");
+        let call = Call { id: id.clone(), name: PLAN.to_owned(), arguments: arguments.to_string() };
+        [
+            Item::Assistant { text: String::new(), calls: vec![call] },
+            Item::Tool { call_id: id, ok: true, text: "shown".to_owned() },
+        ]
+    }
+
+    #[test]
+    fn the_task_the_open_work_and_the_decisions_stay_whatever_goes() {
+        let step = |text: &str| json!([{"content": text, "status": "pending"}]);
+        let decided = "the cache is keyed by tenant ".repeat(50);
+        let mut items: Vec<Item> = Vec::new();
+        items.extend(plan(0, &json!({"steps": step("first"), "notes": "older notes ".repeat(100)})));
+        items.extend(plan(1, &json!({"steps": step("second"), "notes": &decided})));
+        items.extend(plan(2, &json!({"steps": step(&"the open work ".repeat(30))})));
+        items.extend((0..100).flat_map(|number| turn(number, 4000)));
+        let messages = Window::new(6000).messages(&items, 0);
+        let text = serde_json::to_string(&messages).expect("messages are JSON");
+        assert!(text.len() < 45_000, "{}", text.len());
+        assert!(text.contains(&decided) && text.contains(&"the open work ".repeat(30)));
+        assert!(!text.contains(&"older notes ".repeat(100)), "the control: older notes do give way");
+        for number in 0..100 {
+            assert!(text.contains(&format!("task {number}\"")));
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_token_is_measured_and_no_count_makes_it_larger_than_usual() {
+        let items: Vec<Item> = (0..40).flat_map(|number| turn(number, 1000)).collect();
+        let mut window = Window::new(20_000);
+        let whole = size(&window.messages(&items, 0));
+        // Two bytes to a token: what seemed half of the window is more than all of it.
+        window.measured(window.sent() as u64 / 2);
+        let narrowed = size(&window.messages(&items, 0));
+        assert!(narrowed < whole && narrowed < 40_000, "{whole} {narrowed}");
+
+        for tokens in [0, 1, u64::MAX] {
+            let mut window = Window::new(20_000);
+            window.messages(&items, 0);
+            window.measured(tokens);
+            assert!((20_000..=80_000).contains(&window.budget()), "{tokens}: {}", window.budget());
+        }
+    }
+
+    #[test]
+    fn a_model_that_takes_less_than_was_thought_is_given_less_each_time() {
+        let items: Vec<Item> = (0..40).flat_map(|number| turn(number, 4000)).collect();
+        let mut window = Window::new(1_000_000);
+        let mut last = size(&window.messages(&items, 0));
+        for _ in 0..4 {
+            window.overflowed();
+            let next = size(&window.messages(&items, 0));
+            assert!(next < last, "{next} {last}");
+            last = next;
+        }
     }
 
     proptest! {

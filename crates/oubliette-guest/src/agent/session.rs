@@ -40,6 +40,8 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     /// Where it works.
     pub(crate) cwd: PathBuf,
+    /// Where outputs are kept that are too long to be shown.
+    pub(crate) outputs: PathBuf,
     /// What happened.
     pub(crate) transcript: Transcript,
     /// What of it the model is given.
@@ -58,7 +60,7 @@ impl Session {
         // Unique, not secret: a name that is taken is refused by the file system.
         let id = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
         let transcript = Transcript::create(&folder(home), &id)?;
-        Ok(Self::new(id, cwd, transcript, tokens))
+        Ok(Self::new(home, id, cwd, transcript, tokens))
     }
 
     /// A conversation from before. Calls that were under way when its agent ended are noted as interrupted.
@@ -75,11 +77,12 @@ impl Session {
                 .append(Item::Tool { call_id, ok: false, text: text.to_owned() })
                 .map_err(|source| OpenError::Io { path: folder.clone(), source })?;
         }
-        Ok(Self::new(id.to_owned(), cwd, transcript, tokens))
+        Ok(Self::new(home, id.to_owned(), cwd, transcript, tokens))
     }
 
-    fn new(id: String, cwd: PathBuf, transcript: Transcript, tokens: usize) -> Self {
+    fn new(home: &Path, id: String, cwd: PathBuf, transcript: Transcript, tokens: usize) -> Self {
         Self {
+            outputs: home.join(".agent").join("outputs").join(&id),
             id: SessionId::new(id),
             cwd,
             transcript,
@@ -212,7 +215,7 @@ pub(crate) fn announcement(call: &Call, tool: Option<&Tool>, cwd: &Path) -> Tool
 fn result(call_id: &str, outcome: &Outcome) -> SessionUpdate {
     let status = if outcome.ok { ToolCallStatus::Completed } else { ToolCallStatus::Failed };
     let mut content = vec![ToolCallContent::from(outcome.text.clone())];
-    content.extend(outcome.diff.clone().map(ToolCallContent::from));
+    content.extend(outcome.diffs.iter().cloned().map(ToolCallContent::from));
     let fields = ToolCallUpdateFields::new().status(status).content(content);
     let update = ToolCallUpdate::new(call_id.to_owned(), fields);
     // There is no field for it, and whole raw output beside the content would be the same text twice.

@@ -34,6 +34,7 @@ use super::model::Message;
 use super::model::ModelError;
 use super::model::Piece;
 use super::model::Request;
+use super::model::StreamOptions;
 use super::options::Options;
 use super::prompt;
 use super::repetition;
@@ -43,6 +44,7 @@ use super::rpc::Outbox;
 use super::session;
 use super::session::Session;
 use super::tools::Outcome;
+use super::tools::Place;
 use super::tools::Tool;
 use super::transcript::Call;
 use super::transcript::Item;
@@ -113,22 +115,44 @@ impl Turn<'_> {
         Ok(StopReason::MaxTurnRequests)
     }
 
-    /// Gets a whole answer. A call that failed in passing is repeated: nothing was done because of it yet.
+    /// Gets a whole answer. A conversation that is longer than the model takes is shortened, as long as that helps.
     async fn ask(self, session: &mut Session, system: &str) -> Result<Answer, TurnError> {
         let tools = &*self.options.schema();
         let fixed = system.len() + tools.to_string().len();
-        let mut messages = vec![Message::System { content: system.to_owned() }];
-        messages.extend(session.window.messages(session.transcript.items(), fixed));
-        let request = Request {
-            model: &self.options.model,
-            messages: &messages,
-            tools,
-            reasoning_effort: self.options.reasoning.as_deref(),
-            stream: true,
-        };
-        // Strings and numbers only; this cannot fail.
-        let request = Bytes::from(serde_json::to_vec(&request).map_err(io::Error::other)?);
-        drop(messages);
+        let mut refused = usize::MAX;
+        loop {
+            let mut messages = vec![Message::System { content: system.to_owned() }];
+            messages.extend(session.window.messages(session.transcript.items(), fixed));
+            let request = Request {
+                model: &self.options.model,
+                messages: &messages,
+                tools,
+                reasoning_effort: self.options.reasoning.as_deref(),
+                stream: true,
+                stream_options: StreamOptions { include_usage: true },
+            };
+            // Strings and numbers only; this cannot fail.
+            let request = Bytes::from(serde_json::to_vec(&request).map_err(io::Error::other)?);
+            drop(messages);
+            match self.persist(session, request).await {
+                Ok(answer) => {
+                    session.window.measured(answer.request_tokens);
+                    return Ok(answer);
+                }
+                Err(error) if error.is_overflow() && session.window.sent() < refused => {
+                    refused = session.window.sent();
+                    session.window.overflowed();
+                    let note =
+                        session.chunk(format!("{error}; asking again with less of the conversation\n"));
+                    self.out.update(&session.id, SessionUpdate::AgentThoughtChunk(note)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Asks until there is an answer. A call that failed in passing is repeated: nothing was done because of it yet.
+    async fn persist(self, session: &mut Session, request: Bytes) -> Result<Answer, ModelError> {
         let mut retries = 0;
         let mut unreachable_since = None;
         let mut waits = Backoff::new(self.options.retry_wait);
@@ -140,14 +164,14 @@ impl Turn<'_> {
             if error.is_unreachable() {
                 let since = *unreachable_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= self.options.patience {
-                    return Err(error.into());
+                    return Err(error);
                 }
                 sleep(waits.next()).await;
                 continue;
             }
             unreachable_since = None;
             if !error.is_transient() || retries == MAX_RETRIES {
-                return Err(error.into());
+                return Err(error);
             }
             retries += 1;
             let note = format!("{error}; asking again ({retries} of {MAX_RETRIES})\n");
@@ -209,13 +233,13 @@ impl Turn<'_> {
                 let update = ToolCallUpdate::new(call.id.clone(), fields);
                 self.out.update(&session.id, SessionUpdate::ToolCallUpdate(update)).await;
             }
-            let cwd = &session.cwd.clone();
+            let place = &Place { cwd: session.cwd.clone(), outputs: session.outputs.clone() };
             let mut outcomes = stream::iter(together)
                 .map(|(call, tool)| async move {
                     let title = tool.as_ref().map_or_else(|_| call.name.clone(), Tool::title);
                     let plan = tool.as_ref().ok().and_then(Tool::plan);
                     let outcome = match tool {
-                        Ok(tool) => tool.call(cwd.clone()).await,
+                        Ok(tool) => tool.call(place.clone()).await,
                         Err(text) => Outcome { text, ..Outcome::default() },
                     };
                     (call, title, plan, outcome)
@@ -225,6 +249,10 @@ impl Turn<'_> {
                 let verdict = repetition.observe(&call.name, &call.arguments, &outcome.text);
                 if verdict == Verdict::Tell {
                     outcome.text.push_str(&told());
+                }
+                if let Some(rest) = outcome.rest.take() {
+                    outcome.text.push('\n');
+                    outcome.text.push_str(&rest);
                 }
                 session.settle(self.out, &call.id, &outcome).await?;
                 if let Some(plan) = plan {

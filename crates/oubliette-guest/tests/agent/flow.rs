@@ -167,23 +167,6 @@ fn calls_that_make_no_sense_are_explained_to_the_model_which_goes_on() {
 }
 
 #[test]
-fn huge_and_strange_output_reaches_the_model_bounded_and_clean() {
-    let model = Model::new([
-        calls(&[(
-            "run",
-            json!({"command": "printf '\\377\\033[31mred\\n'; yes 0123456789 | head -c 30000000"}),
-        )]),
-        said("ok"),
-    ]);
-    let (mut agent, session) = Bench::new(&model).session_kept();
-    agent.turn(&session, "go");
-    let text = contents(&model.requests()[1], "tool").remove(0);
-    assert!(text.starts_with("\u{fffd}red\n0123456789\n"), "{}", &text[..40]);
-    assert!(text.contains("bytes left out ...]") && text.ends_with("\nexit code: 0"));
-    assert!(text.len() < 70_000);
-}
-
-#[test]
 fn a_model_that_goes_round_in_circles_is_told_and_then_stopped() {
     let model = Model::new((0..20).map(|_| calls(&[("list", json!({}))])));
     let (mut agent, session) = Bench::new(&model).session_kept();
@@ -247,25 +230,5 @@ fn the_model_is_told_the_place_the_projects_rules_and_only_text_of_the_prompt() 
         "Look at this:\n\n[a.rs](file:///a.rs)\n\n<resource uri=\"file:///b.rs\">\nfn b() {}\n</resource>";
     assert_eq!(user, expected);
     assert_eq!(request["model"], "some-model");
-    assert_eq!(request["tools"].as_array().map(Vec::len), Some(7));
-}
-
-#[test]
-fn a_long_conversation_is_kept_within_the_context() {
-    let text = "x".repeat(20_000);
-    let reads = (0..20).map(|number| calls(&[("read", json!({"path": format!("f{number}")}))]));
-    let model = Model::new(reads.chain([said("ok")]));
-    let bench = Bench::new(&model).with("--context-tokens=20000");
-    for number in 0..20 {
-        bench.write(&format!("f{number}"), format!("{number} {}", text.replace("xxxxxxxxxx", "xxxxxxxxx\n")));
-    }
-    let (mut agent, session) = bench.session();
-    assert_eq!(agent.turn(&session, "read them all")["result"]["stopReason"], "end_turn");
-    for request in model.requests() {
-        assert_valid_history(&request);
-        assert_eq!(contents(&request, "user"), ["read them all"]);
-        assert!(request.to_string().len() < 110_000, "{}", request.to_string().len());
-    }
-    let last = contents(&model.requests()[20], "tool");
-    assert!(last[0].contains("bytes left out to save room") && last[19].contains("xxxx"));
+    assert_eq!(request["tools"].as_array().map(Vec::len), Some(8));
 }

@@ -143,6 +143,15 @@ impl Model {
         model
     }
 
+    /// A model on a loopback port that looks at what it is asked.
+    pub(crate) fn following(follow: impl FnMut(&Value) -> Reply + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let model = Self { url: format!("http://{address}/v1"), requests: Arc::default() };
+        model.serve_with(follow, move || listener.accept().expect("it listens").0);
+        model
+    }
+
     /// A model on a unix socket, as the gate is.
     pub(crate) fn on_socket(path: &Path, script: impl IntoIterator<Item = Reply>) -> Self {
         let listener = UnixListener::bind(path).expect("the path is free");
@@ -154,16 +163,25 @@ impl Model {
     fn serve<S: Read + Write + Send + 'static>(
         &self,
         script: impl IntoIterator<Item = Reply>,
-        mut accept: impl FnMut() -> S + Send + 'static,
+        accept: impl FnMut() -> S + Send + 'static,
     ) {
         let mut script: VecDeque<Reply> = script.into_iter().collect();
+        let over = || status("418 Script Is Over", "", "{}");
+        self.serve_with(move |_request| script.pop_front().unwrap_or_else(over), accept);
+    }
+
+    fn serve_with<S: Read + Write + Send + 'static>(
+        &self,
+        mut reply: impl FnMut(&Value) -> Reply + Send + 'static,
+        mut accept: impl FnMut() -> S + Send + 'static,
+    ) {
         let requests = Arc::clone(&self.requests);
         std::thread::spawn(move || {
             loop {
                 let mut stream = accept();
                 let Some(request) = read_request(&mut stream) else { continue };
+                let reply = reply(&request);
                 requests.lock().expect("no holder panics").push(request);
-                let reply = script.pop_front().unwrap_or_else(|| status("418 Script Is Over", "", "{}"));
                 std::thread::spawn(move || answer(stream, reply));
             }
         });

@@ -7,4 +7,6 @@ mod faults;
 mod flow;
 mod harness;
 mod load;
+mod memory;
 mod protocol;
+mod repairs;

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::Instant;
 
 use ob_testkit::Answer;
 use ob_testkit::Coder;
@@ -29,6 +30,8 @@ struct Driven {
     provider: &'static str,
     wire: &'static str,
     path: &'static str,
+    /// Whether it hangs up on its model when it is stopped; else its end does.
+    hangs_up: bool,
 }
 
 const OPENCODE: Driven = Driven {
@@ -37,6 +40,7 @@ const OPENCODE: Driven = Driven {
     provider: "openai",
     wire: "chat",
     path: "/v1/chat/completions",
+    hangs_up: true,
 };
 const CODEX: Driven = Driven {
     agent: "codex",
@@ -44,6 +48,7 @@ const CODEX: Driven = Driven {
     provider: "openai",
     wire: "responses",
     path: "/v1/responses",
+    hangs_up: true,
 };
 const GEMINI: Driven = Driven {
     agent: "gemini",
@@ -51,6 +56,7 @@ const GEMINI: Driven = Driven {
     provider: "gemini",
     wire: "google",
     path: "/v1/models/m-1:streamGenerateContent?alt=sse",
+    hangs_up: false,
 };
 const CLAUDE: Driven = Driven {
     agent: "claude-code",
@@ -58,6 +64,7 @@ const CLAUDE: Driven = Driven {
     provider: "anthropic",
     wire: "anthropic",
     path: "/v1/messages",
+    hangs_up: true,
 };
 /// The least of these agents takes a second to start, and the heaviest most of a minute where others build.
 const PATIENCE: Duration = Duration::from_secs(400);
@@ -117,11 +124,20 @@ impl Driven {
 
 /// How the session's turn stopped, and everything that happened in it.
 fn turn(home: &Home, session: &str) -> (Value, Vec<Value>) {
-    until_in(PATIENCE, "the turn", || {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
         let view = home.json(&["session", "get", session]);
-        view["last_stop"].is_string() || view["status"] == "failed"
-    });
-    (home.json(&["session", "get", session]), home.events(session))
+        let events = home.events(session);
+        if view["last_stop"].is_string() || view["status"] == "failed" {
+            return (view, events);
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the turn has no end: {}",
+            serde_json::to_string(&events).unwrap()
+        );
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
 }
 
 /// The repair, a turn with faults, a turn that is stopped.
@@ -148,8 +164,9 @@ fn repairs(driven: &Driven, home: &Home, model: &ModelServer) {
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = door.local_addr().unwrap().port();
     std::net::TcpStream::connect(("127.0.0.1", port)).expect("the control: it is open");
+    // What it prints does not stand in the command.
     let knock = format!(
-        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null && echo knock-open || echo knock-wall"
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null && printf 'door-%s' open || printf 'door-%s' shut"
     );
     let test = "cargo test --offline --quiet 2>&1 | tail -n 3; echo tests: done";
     let coder = Coder::new(&[&knock, test, MEND, test], DONE);
@@ -160,8 +177,6 @@ fn repairs(driven: &Driven, home: &Home, model: &ModelServer) {
     let told = serde_json::to_string(&events).unwrap();
     assert_eq!(view["last_stop"], "end_turn", "{view}: {told}");
     assert_eq!(view["agent"], driven.agent);
-    assert!(told.contains("knock-wall") && !told.contains("\"knock-open"), "{told}");
-    assert!(told.contains("test result: FAILED") || told.contains("2 failed"), "red before: {told}");
     // W17: what an agent's tools did was lost.
     for kind in ["tool_call", "tool_result", "message", "completion", "usage"] {
         assert!(events.iter().any(|event| event["type"] == kind), "no {kind}: {told}");
@@ -171,13 +186,14 @@ fn repairs(driven: &Driven, home: &Home, model: &ModelServer) {
     let diff = home.json(&["session", "diff", &session]);
     assert!(diff["patch"].as_str().unwrap().contains("+        self.start < other.end"), "{diff}");
     // W18: what it cost was thrown away.
-    assert!(
-        view["ledger"]["used"]["tokens"].as_u64().unwrap_or(0) > 0
-            || view["ledger"].to_string().contains("15")
-    );
+    assert!(view["ledger"]["used"]["tokens"].as_u64().unwrap() > 0, "{view}");
 
     let requests = model.requests();
-    assert!(!requests.is_empty());
+    // What commands printed is what the model was told; not every agent tells it to us.
+    let heard: String = requests.iter().map(|request| request.body.to_string()).collect();
+    assert!(heard.contains("door-shut") && !heard.contains("door-open"), "{heard}");
+    assert!(heard.contains("test result: FAILED"), "red before: {heard}");
+    assert!(heard.contains("test result: ok"), "green after: {heard}");
     for request in &requests {
         let headers = format!("{:?}", request.headers);
         assert!(headers.contains(KEY), "the key is added outside: {headers}");
@@ -219,8 +235,11 @@ fn stops(driven: &Driven, home: &Home, model: &ModelServer) {
     home.ok(["session", "interrupt", &session]);
     let (view, events) = turn(home, &session);
     assert_eq!(view["last_stop"], "cancelled", "{events:?}");
-    until("the model's client to hang up", || model.hang_ups() > hung_up);
+    if driven.hangs_up {
+        until("the model's client to hang up", || model.hang_ups() > hung_up);
+    }
     home.ok(["session", "end", &session]);
+    until("the model's client to be gone", || model.hang_ups() > hung_up);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

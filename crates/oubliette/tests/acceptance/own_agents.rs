@@ -261,7 +261,7 @@ async fn the_built_in_agent_has_no_tool_that_was_taken_from_it() {
             .iter()
             .map(|t| t["function"]["name"].as_str().unwrap())
             .collect();
-        assert_eq!(names, ["read", "write", "edit", "list", "search", "plan"]);
+        assert_eq!(names, ["read", "write", "edit", "patch", "list", "search", "plan"]);
     })
     .await;
 }

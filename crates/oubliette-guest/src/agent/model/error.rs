@@ -3,6 +3,18 @@
 use std::io;
 use std::time::Duration;
 
+/// By what code, or by which words, providers say that a conversation is longer than their model takes.
+const OVERFLOW_CODES: [&str; 2] = ["context_length_exceeded", "context_window_exceeded"];
+/// See [`OVERFLOW_CODES`]; most have no code of their own for it.
+const OVERFLOW_WORDS: [&str; 7] = [
+    "context length",
+    "context window",
+    "context size",
+    "prompt is too long",
+    "input is too long",
+    "too many tokens",
+    "input token count",
+];
 /// The longest wait that a provider may ask for before we try again.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -99,6 +111,14 @@ impl ModelError {
         }
     }
 
+    /// True if the conversation is longer than the model takes; a shorter one may be taken.
+    pub(crate) fn is_overflow(&self) -> bool {
+        let Self::Status { status: 400..=422, code, message, .. } = self else { return false };
+        let message = message.to_ascii_lowercase();
+        code.as_deref().is_some_and(|code| OVERFLOW_CODES.contains(&code))
+            || OVERFLOW_WORDS.iter().any(|words| message.contains(words))
+    }
+
     /// True if nobody listened; a server that restarts comes back.
     pub(crate) fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
@@ -158,6 +178,21 @@ mod tests {
         ] {
             assert_eq!(error.is_transient(), is_transient, "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_conversation_that_is_too_long_is_known_by_its_code_or_by_its_words() {
+        let refused = |status, code: Option<&str>, message: &str| ModelError::Status {
+            status,
+            code: code.map(str::to_owned),
+            message: message.to_owned(),
+            retry_after: None,
+        };
+        assert!(refused(400, Some("context_length_exceeded"), "").is_overflow());
+        assert!(refused(400, None, "prompt is too long: 210000 tokens > 200000 maximum").is_overflow());
+        assert!(refused(413, None, "This model's maximum context length is 8192 tokens.").is_overflow());
+        assert!(!refused(400, None, "unknown tool").is_overflow());
+        assert!(!refused(429, None, "too many tokens in this minute").is_overflow());
     }
 
     #[test]

@@ -14,3 +14,4 @@ pub(crate) use stream::Piece;
 pub(crate) use wire::Message;
 pub(crate) use wire::MessageCall;
 pub(crate) use wire::Request;
+pub(crate) use wire::StreamOptions;

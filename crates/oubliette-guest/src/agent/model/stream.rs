@@ -62,6 +62,8 @@ pub(crate) struct Answer {
     pub(crate) calls: Vec<Call>,
     /// Why it ends here.
     pub(crate) finish: Finish,
+    /// How many tokens the request was, by the provider's count; 0 if it does not say.
+    pub(crate) request_tokens: u64,
 }
 
 /// An answer that is under way.
@@ -85,6 +87,7 @@ struct Partial {
     call_bytes: usize,
     finish: Option<Finish>,
     is_refusal: bool,
+    request_tokens: u64,
 }
 
 // === impl AnswerStream ===
@@ -178,6 +181,9 @@ impl Partial {
             let (message, code) = wire::error_text(&error);
             return Err(ModelError::Broken { code, message: text::cut(&message, 2048) });
         }
+        if let Some(tokens) = chunk.usage.and_then(|usage| usage.get("prompt_tokens")?.as_u64()) {
+            self.request_tokens = tokens;
+        }
         // We ask for one answer; a second choice has no place to go.
         let Some(choice) = chunk.choices.and_then(|choices| choices.into_iter().next()) else {
             return Ok(());
@@ -262,6 +268,7 @@ impl Partial {
             text: std::mem::take(&mut self.text),
             calls: std::mem::take(&mut self.calls),
             finish: if self.is_refusal { Finish::Refused } else { finish },
+            request_tokens: self.request_tokens,
         };
         Some(answer)
     }
@@ -303,14 +310,14 @@ mod tests {
             delta(json!({"reasoning": "so", "content": "A"})),
             delta(json!({"content": "B"})),
             json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}),
-            json!({"choices": [], "usage": {"prompt_tokens": 1}}),
+            json!({"choices": [], "usage": {"prompt_tokens": 7}}),
         ])
         .expect("it is a stream");
         let text = |text: &str| Piece::Text(text.to_owned());
         let thought = |text: &str| Piece::Thought(text.to_owned());
         assert_eq!(pieces, [thought("hm"), thought("so"), text("A"), text("B")]);
         let answer = partial.finish().expect("it has an end");
-        assert_eq!((answer.text.as_str(), answer.finish), ("AB", Finish::Done));
+        assert_eq!((answer.text.as_str(), answer.finish, answer.request_tokens), ("AB", Finish::Done, 7));
     }
 
     #[test]
@@ -359,6 +366,15 @@ mod tests {
         .expect("it is a stream");
         assert_eq!(partial.finish().map(|answer| answer.finish), Some(Finish::Refused));
         assert!(Partial::default().finish().is_none());
+    }
+
+    #[test]
+    fn a_count_in_a_strange_shape_is_none() {
+        for usage in [json!(null), json!([]), json!({"prompt_tokens": "many"}), json!({"prompt_tokens": -1})]
+        {
+            let (partial, _) = taken(&[json!({"choices": [], "usage": usage})]).expect("it is a stream");
+            assert_eq!(partial.request_tokens, 0, "{usage}");
+        }
     }
 
     #[test]

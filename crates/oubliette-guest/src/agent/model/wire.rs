@@ -18,6 +18,15 @@ pub(crate) struct Request<'a> {
     pub(crate) reasoning_effort: Option<&'a str>,
     /// Always true.
     pub(crate) stream: bool,
+    /// Asks for the count of tokens.
+    pub(crate) stream_options: StreamOptions,
+}
+
+/// What shall come beside the answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct StreamOptions {
+    /// Always true.
+    pub(crate) include_usage: bool,
 }
 
 /// A message of the conversation.
@@ -73,6 +82,9 @@ pub(super) struct Chunk {
     pub(super) choices: Option<Vec<Choice>>,
     #[serde(default)]
     pub(super) error: Option<Value>,
+    // Only counted with; whatever shape it has is no reason to refuse an answer.
+    #[serde(default)]
+    pub(super) usage: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -17,12 +17,13 @@ use serde::Deserialize;
 
 use super::read;
 use super::resolve;
-use crate::agent::text;
+use crate::agent::text::clean;
+use crate::agent::text::cut;
 
 /// The largest file that can be edited, in bytes.
 const MAX_EDIT: u64 = 8 * 1024 * 1024;
 /// The most text on each side of a diff for the client, in bytes.
-const MAX_DIFF: usize = 64 * 1024;
+pub(super) const MAX_DIFF: usize = 64 * 1024;
 /// Lines around a change in a diff.
 const AROUND: usize = 3;
 /// How many lines, and how many bytes of each, are compared to find the one that was meant. The time grows with the
@@ -68,7 +69,7 @@ pub(super) fn write(cwd: &Path, arguments: &WriteArguments) -> Result<(String, D
     replace(&resolved, content.as_bytes()).map_err(failed)?;
     let done = if before.is_some() { "replaced" } else { "made" };
     let summary = format!("{done} `{path}`: {} lines, {} bytes", content.lines().count(), content.len());
-    Ok((summary, Diff::new(resolved, text::cut(content, MAX_DIFF)).old_text(before)))
+    Ok((summary, Diff::new(resolved, cut(content, MAX_DIFF)).old_text(before)))
 }
 
 /// Replaces a text in a file.
@@ -81,18 +82,7 @@ pub(super) fn edit(cwd: &Path, arguments: &EditArguments) -> Result<(String, Dif
         return Err("`old` and `new` are the same".to_owned());
     }
     let failed = |error: io::Error| format!("cannot edit `{path}`: {error}");
-    let file = read::open(cwd, path)?;
-    if file.metadata().map_err(failed)?.len() > MAX_EDIT {
-        return Err(format!("`{path}` is larger than {MAX_EDIT} bytes; change it with `run`"));
-    }
-    let mut content = String::new();
-    match file.take(MAX_EDIT + 1).read_to_string(&mut content) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::InvalidData => {
-            return Err(format!("`{path}` is not UTF-8 text; change it with `run`"));
-        }
-        Err(error) => return Err(failed(error)),
-    }
+    let content = text(cwd, path)?;
     // `read` shows no carriage returns, so the model cannot know of them.
     let (old, new) = if !content.contains(old.as_str()) && content.contains("\r\n") && !old.contains('\r') {
         (old.replace('\n', "\r\n"), new.replace('\n', "\r\n"))
@@ -100,7 +90,7 @@ pub(super) fn edit(cwd: &Path, arguments: &EditArguments) -> Result<(String, Dif
         (old.clone(), new.clone())
     };
     let places: Vec<usize> = content.match_indices(old.as_str()).map(|(at, _)| at).collect();
-    let Some(&first) = places.first() else { return Err(not_found(path, &content, &old)) };
+    let Some(&first) = places.first() else { return Err(not_found("`old`", path, &content, &old)) };
     if places.len() > 1 && !replace_all {
         let lines: Vec<String> =
             places.iter().take(20).map(|&at| line_number(&content, at).to_string()).collect();
@@ -123,13 +113,30 @@ pub(super) fn edit(cwd: &Path, arguments: &EditArguments) -> Result<(String, Dif
     let end = line_end(&content, last + old.len(), AROUND);
     // What follows the change is the same text in both, so it is found by its distance to the end.
     let changed_end = changed.len() - (content.len() - end);
-    let diff = Diff::new(resolved, text::cut(&changed[start..changed_end], MAX_DIFF))
-        .old_text(text::cut(&content[start..end], MAX_DIFF));
+    let diff = Diff::new(resolved, cut(&changed[start..changed_end], MAX_DIFF))
+        .old_text(cut(&content[start..end], MAX_DIFF));
     Ok((summary, diff))
 }
 
+/// All of a file that can be changed.
+pub(super) fn text(cwd: &Path, path: &str) -> Result<String, String> {
+    let failed = |error: io::Error| format!("cannot edit `{path}`: {error}");
+    let file = read::open(cwd, path)?;
+    if file.metadata().map_err(failed)?.len() > MAX_EDIT {
+        return Err(format!("`{path}` is larger than {MAX_EDIT} bytes; change it with `run`"));
+    }
+    let mut content = String::new();
+    match file.take(MAX_EDIT + 1).read_to_string(&mut content) {
+        Ok(_) => Ok(content),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            Err(format!("`{path}` is not UTF-8 text; change it with `run`"))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
 /// Puts a file in the place of another in one step. Keeps its permissions, and follows a link to it.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     struct RemoveOnDrop(Option<PathBuf>);
     impl Drop for RemoveOnDrop {
@@ -167,7 +174,7 @@ fn beginning(path: &Path) -> io::Result<String> {
     let length = file.metadata()?.len();
     let mut bytes = Vec::new();
     file.take(MAX_DIFF as u64).read_to_end(&mut bytes)?;
-    let mut text = text::clean(&bytes);
+    let mut text = clean(&bytes);
     if length > MAX_DIFF as u64 {
         text.push_str("[...]");
     }
@@ -175,7 +182,7 @@ fn beginning(path: &Path) -> io::Result<String> {
 }
 
 /// Why the text is not in the file, as far as can be told, with the lines that come closest.
-fn not_found(path: &str, content: &str, old: &str) -> String {
+pub(super) fn not_found(what: &str, path: &str, content: &str, old: &str) -> String {
     let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let wanted: Vec<String> = old.lines().map(squeeze).collect();
     let lines: Vec<&str> = content.lines().collect();
@@ -184,13 +191,13 @@ fn not_found(path: &str, content: &str, old: &str) -> String {
         let found = squeezed.windows(wanted.len()).position(|window| window == wanted);
         if let Some(start) = found {
             return format!(
-                "`old` is not in `{path}`; it differs only in spaces or tabs from this:\n{}",
+                "{what} is not in `{path}`; it differs only in spaces or tabs from this:\n{}",
                 numbered(&lines, start, start + wanted.len())
             );
         }
     }
     let Some(first) = old.lines().map(str::trim).find(|line| !line.is_empty()) else {
-        return format!("`old` is not in `{path}`");
+        return format!("{what} is not in `{path}`");
     };
     let beginning = |line: &str| line.trim()[..line.trim().floor_char_boundary(MAX_COMPARED_LINE)].to_owned();
     let first = beginning(first);
@@ -205,17 +212,17 @@ fn not_found(path: &str, content: &str, old: &str) -> String {
         Some((ratio, index)) if ratio >= 0.5 => {
             let end = (index + old.lines().count().max(1) + 2).min(lines.len());
             format!(
-                "`old` is not in `{path}`; the nearest lines are:\n{}",
+                "{what} is not in `{path}`; the nearest lines are:\n{}",
                 numbered(&lines, index.saturating_sub(2), end)
             )
         }
-        _ => format!("`old` is not in `{path}`, nor anything like it; `read` the file"),
+        _ => format!("{what} is not in `{path}`, nor anything like it; `read` the file"),
     }
 }
 
 fn numbered(lines: &[&str], start: usize, end: usize) -> String {
     let shown = lines[start..end].iter().take(40).enumerate();
-    shown.map(|(index, line)| format!("{:>6}\t{}\n", start + index + 1, text::cut(line, 500))).collect()
+    shown.map(|(index, line)| format!("{:>6}\t{}\n", start + index + 1, cut(line, 500))).collect()
 }
 
 fn line_number(content: &str, at: usize) -> usize {
@@ -223,12 +230,12 @@ fn line_number(content: &str, at: usize) -> usize {
 }
 
 /// Where the line starts that is `lines` before the one at `at`.
-fn line_start(content: &str, at: usize, lines: usize) -> usize {
+pub(super) fn line_start(content: &str, at: usize, lines: usize) -> usize {
     content[..at].rmatch_indices('\n').nth(lines).map_or(0, |(end, _)| end + 1)
 }
 
 /// Where the line ends that is `lines` after the one at `at`.
-fn line_end(content: &str, at: usize, lines: usize) -> usize {
+pub(super) fn line_end(content: &str, at: usize, lines: usize) -> usize {
     content[at..].match_indices('\n').nth(lines).map_or(content.len(), |(end, _)| at + end + 1)
 }
 

@@ -1,10 +1,12 @@
-//! What the model can do: read, write, edit, list, search, run, plan.
+//! What the model can do: read, write, edit, patch, list, search, run, plan.
 //!
 //! The sandbox is the boundary, so tools take any path; relative ones start at the working directory. Arguments are
 //! strict: an unknown one is refused by name, since a model that invents arguments has another tool in mind. All results
 //! are bounded and clean text.
 
 mod file;
+mod kept;
+mod patch;
 mod plan;
 mod read;
 mod run;
@@ -31,6 +33,15 @@ use super::text;
 /// The longest title of a call, in bytes.
 const MAX_TITLE: usize = 120;
 
+/// Where a session's tools work.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The working directory.
+    pub(crate) cwd: PathBuf,
+    /// Holds what is too long to be shown.
+    pub(crate) outputs: PathBuf,
+}
+
 /// A call that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Tool {
@@ -40,6 +51,8 @@ pub(crate) enum Tool {
     Write(file::WriteArguments),
     /// A change of a file.
     Edit(file::EditArguments),
+    /// Changes of several places or files.
+    Patch(patch::Arguments),
     /// The files of a folder.
     List(walk::ListArguments),
     /// Lines that match.
@@ -59,8 +72,10 @@ pub(crate) struct Outcome {
     pub(crate) text: String,
     /// The exit code of a command that exited.
     pub(crate) exit_code: Option<i32>,
-    /// The change that was made, for the client.
-    pub(crate) diff: Option<Diff>,
+    /// Where the rest is, if the text is not all. It differs from call to call.
+    pub(crate) rest: Option<String>,
+    /// The changes that were made, for the client.
+    pub(crate) diffs: Vec<Diff>,
 }
 
 /// The tools as the model is told of them.
@@ -114,6 +129,19 @@ pub(crate) fn schema() -> &'static Value {
                 &["path", "old", "new"],
             ),
             tool(
+                "patch",
+                "Apply a unified diff to one or several files: all of it, or nothing. Hunks go where their lines are, which \
+must match exactly; line numbers need not be right."
+                    .to_owned(),
+                json!({
+                    "patch": string(
+                        "The diff, with `--- a/FILE` and `+++ b/FILE` before the hunks of each file; /dev/null for a file that is \
+made or removed.",
+                    ),
+                }),
+                &["patch"],
+            ),
+            tool(
                 "list",
                 format!(
                     "List the files and folders under a folder, without what .gitignore names. At most {} entries.",
@@ -158,7 +186,9 @@ At most {} lines.",
             ),
             tool(
                 "plan",
-                "Show the steps of your work and how far each is; replaces the plan that was shown before.".to_owned(),
+                "Show the steps of your work and how far each is; replaces the plan that was shown before. The last plan and the last notes \
+stay before you, also when older parts of the conversation are left out."
+                    .to_owned(),
                 json!({
                     "steps": {
                         "type": "array", "maxItems": plan::MAX_STEPS,
@@ -173,6 +203,7 @@ At most {} lines.",
                             "additionalProperties": false,
                         },
                     },
+                    "notes": string("What you decided and found out that you will need later; all of it, each time."),
                 }),
                 &["steps"],
             ),
@@ -206,12 +237,13 @@ impl Tool {
             "read" => read(name, arguments).map(Self::Read),
             "write" => read(name, arguments).map(Self::Write),
             "edit" => read(name, arguments).map(Self::Edit),
+            "patch" => read(name, arguments).map(Self::Patch),
             "list" => read(name, arguments).map(Self::List),
             "search" => read(name, arguments).map(Self::Search),
             "run" => read(name, arguments).map(Self::Run),
             "plan" => read(name, arguments).map(Self::Plan),
             _ => Err(format!(
-                "there is no tool `{}`; the tools are read, write, edit, list, search, run and plan",
+                "there is no tool `{}`; the tools are read, write, edit, patch, list, search, run and plan",
                 text::cut(name, 64)
             )),
         }
@@ -226,7 +258,7 @@ impl Tool {
     pub(crate) fn kind(&self) -> ToolKind {
         match self {
             Self::Read(_) | Self::List(_) => ToolKind::Read,
-            Self::Write(_) | Self::Edit(_) => ToolKind::Edit,
+            Self::Write(_) | Self::Edit(_) | Self::Patch(_) => ToolKind::Edit,
             Self::Search(_) => ToolKind::Search,
             Self::Run(_) => ToolKind::Execute,
             Self::Plan(_) => ToolKind::Think,
@@ -239,6 +271,7 @@ impl Tool {
             Self::Read(arguments) => format!("Read {}", arguments.path),
             Self::Write(arguments) => format!("Write {}", arguments.path),
             Self::Edit(arguments) => format!("Edit {}", arguments.path),
+            Self::Patch(arguments) => format!("Patch {}", arguments.paths().join(", ")),
             Self::List(arguments) => format!("List {}", arguments.path),
             Self::Search(arguments) => format!("Search {} in {}", arguments.pattern, arguments.path),
             Self::Run(arguments) => format!("Run {}", arguments.command),
@@ -261,6 +294,10 @@ impl Tool {
             Self::Edit(arguments) => (&arguments.path, None),
             Self::List(arguments) => (&arguments.path, None),
             Self::Search(arguments) => (&arguments.path, None),
+            Self::Patch(arguments) => {
+                let location = |path: String| ToolCallLocation::new(resolve(cwd, &path));
+                return arguments.paths().into_iter().map(location).collect();
+            }
             Self::Run(_) | Self::Plan(_) => return Vec::new(),
         };
         vec![ToolCallLocation::new(resolve(cwd, path)).line(line)]
@@ -275,15 +312,17 @@ impl Tool {
     }
 
     /// Does it. Dropping the future stops it: searches end, process groups are killed.
-    pub(crate) async fn call(self, cwd: PathBuf) -> Outcome {
+    pub(crate) async fn call(self, place: Place) -> Outcome {
+        let cwd = place.cwd.clone();
         let result = match self {
             Self::Read(arguments) => aside(move |_stop| read::read(&cwd, &arguments)).await,
             // Changes are made here and now: one that was cancelled half-way would be worse than a short wait.
-            Self::Write(arguments) => return file::write(&cwd, &arguments).into(),
-            Self::Edit(arguments) => return file::edit(&cwd, &arguments).into(),
+            Self::Write(arguments) => return changed(file::write(&cwd, &arguments).map(one)),
+            Self::Edit(arguments) => return changed(file::edit(&cwd, &arguments).map(one)),
+            Self::Patch(arguments) => return changed(patch::patch(&cwd, &arguments)),
             Self::List(arguments) => aside(move |stop| walk::list(&cwd, &arguments, stop)).await,
             Self::Search(arguments) => aside(move |stop| walk::search(&cwd, &arguments, stop)).await,
-            Self::Run(arguments) => return run::run(&cwd, &arguments).await,
+            Self::Run(arguments) => return run::run(&place, &arguments).await,
             Self::Plan(arguments) => arguments.noted(),
         };
         match result {
@@ -293,14 +332,14 @@ impl Tool {
     }
 }
 
-// === impl Outcome ===
+fn one((text, diff): (String, Diff)) -> (String, Vec<Diff>) {
+    (text, vec![diff])
+}
 
-impl From<Result<(String, Diff), String>> for Outcome {
-    fn from(result: Result<(String, Diff), String>) -> Self {
-        match result {
-            Ok((text, diff)) => Self { ok: true, text, diff: Some(diff), exit_code: None },
-            Err(text) => Self { text, ..Self::default() },
-        }
+fn changed(result: Result<(String, Vec<Diff>), String>) -> Outcome {
+    match result {
+        Ok((text, diffs)) => Outcome { ok: true, text, diffs, ..Outcome::default() },
+        Err(text) => Outcome { text, ..Outcome::default() },
     }
 }
 

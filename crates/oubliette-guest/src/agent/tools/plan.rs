@@ -10,6 +10,8 @@ use crate::agent::text;
 
 /// The most steps; a longer plan is no plan.
 pub(super) const MAX_STEPS: usize = 50;
+/// The most bytes of notes; they stay in the conversation for good.
+pub(super) const MAX_NOTES: usize = 8000;
 /// The most bytes of one step.
 const MAX_CONTENT: usize = 1000;
 
@@ -18,6 +20,9 @@ const MAX_CONTENT: usize = 1000;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Arguments {
     steps: Vec<Step>,
+    /// For the model itself, when it cannot see anymore how it came to know something.
+    #[serde(default)]
+    notes: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -42,6 +47,9 @@ impl Arguments {
     pub(super) fn noted(&self) -> Result<String, String> {
         if self.steps.len() > MAX_STEPS {
             return Err(format!("a plan has {MAX_STEPS} steps at most; put several into one"));
+        }
+        if self.notes.len() > MAX_NOTES {
+            return Err(format!("notes have {MAX_NOTES} bytes at most; keep what matters"));
         }
         let done = self.steps.iter().filter(|step| step.status == Status::Completed).count();
         Ok(format!("shown: {done} of {} done", self.steps.len()))

@@ -15,8 +15,9 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::Outcome;
+use super::Place;
+use super::kept::Output;
 use super::resolve;
-use crate::agent::text::Ends;
 use crate::group;
 use crate::group::Group;
 
@@ -43,11 +44,11 @@ pub(crate) struct Arguments {
 }
 
 /// Runs it to its end.
-pub(super) async fn run(cwd: &Path, arguments: &Arguments) -> Outcome {
+pub(super) async fn run(place: &Place, arguments: &Arguments) -> Outcome {
     let seconds = arguments.timeout_s.unwrap_or(DEFAULT_TIMEOUT).clamp(1, MAX_TIMEOUT);
     let folder = match &arguments.cwd {
-        Some(folder) => resolve(cwd, folder),
-        None => cwd.to_path_buf(),
+        Some(folder) => resolve(&place.cwd, folder),
+        None => place.cwd.clone(),
     };
     if !folder.is_dir() {
         return failure(format!("cannot run it: `{}` is not a folder", folder.display()));
@@ -59,16 +60,16 @@ pub(super) async fn run(cwd: &Path, arguments: &Arguments) -> Outcome {
     let Some(group) = Group::of(&child) else {
         return failure("cannot run it: it has no process".to_owned());
     };
-    let mut ends = Ends::new(HEAD, TAIL);
+    let mut printed = Output::new(&place.outputs, HEAD, TAIL);
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let status = tokio::select! {
-        status = finish(&mut child, &mut output, &mut ends) => Some(status),
+        status = finish(&mut child, &mut output, &mut printed) => Some(status),
         () = tokio::time::sleep_until(deadline) => None,
     };
     // What it left in the background goes too, and then the pipe has an end.
     drop(group);
-    let _open = tokio::time::timeout(DRAIN, read(&mut output, &mut ends)).await;
-    let mut text = ends.finish();
+    let _open = tokio::time::timeout(DRAIN, read(&mut output, &mut printed)).await;
+    let (mut text, rest) = printed.finish();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
@@ -78,7 +79,7 @@ pub(super) async fn run(cwd: &Path, arguments: &Arguments) -> Outcome {
         None => (false, format!("killed: it took longer than {seconds} s"), None),
     };
     text.push_str(&end);
-    Outcome { ok, text, exit_code, diff: None }
+    Outcome { ok, text, exit_code, rest, ..Outcome::default() }
 }
 
 fn start(command: &str, folder: &Path) -> std::io::Result<(Child, Receiver)> {
@@ -106,14 +107,18 @@ fn start(command: &str, folder: &Path) -> std::io::Result<(Child, Receiver)> {
 }
 
 /// Reads until the command has ended.
-async fn finish(child: &mut Child, output: &mut Receiver, ends: &mut Ends) -> std::io::Result<ExitStatus> {
+async fn finish(
+    child: &mut Child,
+    output: &mut Receiver,
+    printed: &mut Output<'_>,
+) -> std::io::Result<ExitStatus> {
     let mut is_open = true;
     let mut buffer = vec![0; 16 * 1024];
     loop {
         tokio::select! {
             count = output.read(&mut buffer), if is_open => match count {
                 Ok(0) | Err(_) => is_open = false,
-                Ok(count) => ends.push(&buffer[..count]),
+                Ok(count) => printed.push(&buffer[..count]),
             },
             status = child.wait() => return status,
         }
@@ -121,10 +126,10 @@ async fn finish(child: &mut Child, output: &mut Receiver, ends: &mut Ends) -> st
 }
 
 /// Reads until the pipe has ended.
-async fn read(output: &mut Receiver, ends: &mut Ends) {
+async fn read(output: &mut Receiver, printed: &mut Output<'_>) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = output.read(&mut buffer).await {
-        ends.push(&buffer[..count]);
+        printed.push(&buffer[..count]);
     }
 }
 
@@ -148,7 +153,9 @@ mod tests {
 
     async fn run_with(arguments: serde_json::Value) -> Outcome {
         let arguments = serde_json::from_value(arguments).expect("they are arguments");
-        run(Path::new("/tmp"), &arguments).await
+        let outputs = tempfile::tempdir().expect("a temporary folder");
+        let place = Place { cwd: "/tmp".into(), outputs: outputs.path().to_owned() };
+        run(&place, &arguments).await
     }
 
     fn is_running(pid: &str) -> bool {
@@ -162,8 +169,12 @@ mod tests {
     #[tokio::test]
     async fn output_comes_in_order_and_with_its_exit_code() {
         let outcome = run_with(serde_json::json!({"command": "echo out; echo err >&2; exit 3"})).await;
-        let expected =
-            Outcome { ok: true, text: "out\nerr\nexit code: 3".to_owned(), exit_code: Some(3), diff: None };
+        let expected = Outcome {
+            ok: true,
+            text: "out\nerr\nexit code: 3".to_owned(),
+            exit_code: Some(3),
+            ..Outcome::default()
+        };
         assert_eq!(outcome, expected);
     }
 
@@ -204,6 +215,7 @@ mod tests {
         assert!(outcome.text.contains("bytes left out ...]"));
         assert!(outcome.text.ends_with("last\nexit code: 0"));
         assert!(outcome.text.len() <= HEAD + TAIL + 100);
+        assert!(outcome.rest.is_some_and(|rest| rest.contains("the first 8388608 bytes of 500000")));
     }
 
     #[tokio::test]

@@ -1,0 +1,3 @@
+from .split import split
+
+__all__ = ["split"]
