@@ -22,6 +22,7 @@ use serde_json::json;
 
 use crate::Principal;
 use crate::ProjectId;
+use crate::QuestionId;
 use crate::RefusalCode;
 use crate::Scope;
 use crate::SessionId;
@@ -192,6 +193,7 @@ pub fn about(params: &Value) -> BTreeMap<String, String> {
             "project_id" => is::<ProjectId>(text),
             "workspace_id" => is::<WorkspaceId>(text),
             "session_id" => is::<SessionId>(text),
+            "question_id" => is::<QuestionId>(text),
             "token" => is::<TokenId>(text).or_else(|| token_name(text)),
             "name" => token_name(text).filter(|_| params.contains_key("scope")),
             "scope" => is::<Scope>(text),

@@ -192,6 +192,14 @@ pub fn decide(principal: &Principal, operation: Operation, target: Target) -> De
 
 fn rule(principal: &Principal, operation: Operation, target: Target) -> (bool, &'static str) {
     let spec = operation.spec();
+    if spec.access == Access::Inside {
+        return match (principal, target) {
+            (Principal::Session { .. }, Target::Session { kin: Kin::Oneself, .. }) => {
+                (true, "a session's agent may, for its own session")
+            }
+            _ => (false, "only a session's agent may, for its own session"),
+        };
+    }
     match (spec.target, target.project()) {
         (TargetKind::Global, None) | (TargetKind::Project, Some(_)) => {}
         _ => return (false, "the operation's kind of target and the target given do not match"),
@@ -203,7 +211,7 @@ fn rule(principal: &Principal, operation: Operation, target: Target) -> (bool, &
     };
     match (scope, spec.access, target.project()) {
         (Scope::Admin, _, _) => (true, "`admin` may do everything"),
-        (_, Access::Admin, _) => (false, "this needs the scope `admin`"),
+        (_, Access::Admin | Access::Inside, _) => (false, "this needs the scope `admin`"),
         (Scope::AdminReadOnly, Access::Read, _) => (true, "`admin:ro` may read everything"),
         (Scope::AdminReadOnly, Access::Write, _) => (false, "`admin:ro` may only read"),
         (Scope::Project(_) | Scope::ProjectReadOnly(_), Access::Read, None) => {
@@ -240,7 +248,7 @@ fn rule_of_session(own: ProjectId, operation: Operation, target: Target) -> (boo
             Target::Session { kin: Kin::Oneself | Kin::Below, .. },
         ) => (true, "a session may look at itself and at those below it"),
         (
-            O::SessionMessage | O::SessionInterrupt | O::SessionEnd,
+            O::SessionMessage | O::SessionAnswer | O::SessionInterrupt | O::SessionEnd,
             Target::Session { kin: Kin::Below, .. },
         ) => (true, "a session may steer those below it"),
         (_, Target::Session { kin: Kin::Oneself, .. }) => (false, "a session does not steer itself"),
@@ -257,7 +265,8 @@ pub fn may_ever(principal: &Principal, operation: Operation) -> bool {
         (TargetKind::Global, _) => Target::Global,
         (TargetKind::Project, Principal::Session { project, .. }) => {
             let below = Target::Session { project: *project, kin: Kin::Below };
-            return [below, Target::Project(*project)]
+            let oneself = Target::Session { project: *project, kin: Kin::Oneself };
+            return [below, oneself, Target::Project(*project)]
                 .into_iter()
                 .any(|target| decide(principal, operation, target).allowed);
         }
@@ -283,6 +292,7 @@ pub fn authorize(principal: &Principal, operation: Operation, target: Target) ->
     )
     .fix(match principal {
         Principal::Session { .. } => "leave it to whoever gave you the task",
+        _ if operation.spec().access == Access::Inside => "leave it to the session's agent",
         _ => "ask with a token of a wider scope (`oubliette token create`)",
     }))
 }
@@ -311,6 +321,7 @@ mod tests {
             };
             let global = spec.target == TargetKind::Global;
             let expected = |scope: Scope| match (spec.access, scope) {
+                (Access::Inside, _) => false,
                 (_, Scope::Admin) => true,
                 (Access::Admin, _) => false,
                 (Access::Read, Scope::AdminReadOnly) => true,
@@ -338,7 +349,8 @@ mod tests {
                 assert_eq!(authorize(&token(scope), operation, target).is_ok(), decision.allowed);
                 assert!(may_ever(&token(scope), operation) || !decision.allowed, "{}", spec.name());
             }
-            assert!(decide(&Principal::Operator, operation, target).allowed);
+            let is_inside = spec.access == Access::Inside;
+            assert_eq!(decide(&Principal::Operator, operation, target).allowed, !is_inside);
         }
     }
 
@@ -353,12 +365,14 @@ mod tests {
             let looks =
                 ["session.get", "session.events", "session.diff", "session.result", "config_limits.get"]
                     .contains(&name.as_str());
-            let steers = ["session.message", "session.interrupt", "session.end"].contains(&name.as_str());
+            let steers = ["session.message", "session.answer", "session.interrupt", "session.end"]
+                .contains(&name.as_str());
+            let asks = name == "ask.person";
             let expected = [
                 (Target::Global, name == "session.list"),
                 (Target::Project(own), name == "session.spawn"),
                 (Target::Project(other), false),
-                (kin(own, Kin::Oneself), looks),
+                (kin(own, Kin::Oneself), looks || asks),
                 (kin(own, Kin::Below), looks || steers),
                 (kin(own, Kin::Other), false),
             ];

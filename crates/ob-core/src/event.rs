@@ -35,7 +35,7 @@ pub enum EventKind {
     Error,
     /// The session changed its state.
     Status,
-    /// A permission question, or its answer.
+    /// A question of permission or to a person, or its answer.
     Approval,
     /// Tokens and money were spent.
     Usage,

@@ -225,6 +225,44 @@ impl FromStr for TokenId {
 
 text_serde!(TokenId, "tok_hex12");
 
+/// A question of a session: `q` and its number in the session, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct QuestionId(u32);
+
+impl QuestionId {
+    /// The id after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// True if nothing was asked yet.
+    pub const fn is_none(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for QuestionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "q{}", self.0)
+    }
+}
+
+impl FromStr for QuestionId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        text.strip_prefix('q')
+            // An id has one spelling.
+            .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0'))
+            .and_then(|digits| digits.parse().ok())
+            .map(Self)
+            .ok_or_else(|| InvalidId::new("question id", "q and a number", text))
+    }
+}
+
+text_serde!(QuestionId, "q and its number in the session");
+
 /// The number of a turn in its session, from 1.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Default,
@@ -288,6 +326,15 @@ mod tests {
         let error = "x".repeat(500).parse::<SessionId>().expect_err("not an id");
         assert!(error.to_string().len() < 200);
         assert!(error.to_string().contains("gogol_"));
+    }
+
+    #[test]
+    fn a_question_id_has_one_spelling() {
+        let id = QuestionId::default().next().next();
+        assert_eq!((id.to_string().as_str(), "q2".parse()), ("q2", Ok(id)));
+        for wrong in ["", "q", "q0", "q02", "2", "Q2", "q-2", "q+2", "q99999999999"] {
+            assert!(wrong.parse::<QuestionId>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -14,9 +14,11 @@ use crate::audit::AuditRow;
 use crate::audit::AuditVerdict;
 use crate::authorize::Scope;
 use crate::id::ProjectId;
+use crate::id::QuestionId;
 use crate::id::SessionId;
 use crate::id::TurnNumber;
 use crate::id::WorkspaceId;
+use crate::question::Question;
 use crate::record::ProjectRecord;
 use crate::record::SessionView;
 use crate::record::TokenRecord;
@@ -32,6 +34,8 @@ pub enum Access {
     Write,
     /// Concerns who may do what, or the server itself.
     Admin,
+    /// Changes the session that asks; only its agent may, from within its sandbox.
+    Inside,
 }
 
 /// What an operation is about.
@@ -128,6 +132,8 @@ operations! {
     SessionSpawn = "session" "spawn", Project Write, Post "/sessions", SessionSpawn => SessionAccepted;
     /// Gives a session another task, after what it already has.
     SessionMessage = "session" "message", Project Write, Post "/sessions/{session_id}/message", SessionMessage => SessionAccepted;
+    /// Answers what a session's agent asked.
+    SessionAnswer = "session" "answer", Project Write, Post "/sessions/{session_id}/answer", SessionAnswer => Question;
     /// Stops what the session's agent is doing; the session goes on.
     SessionInterrupt = "session" "interrupt", Project Write, Post "/sessions/{session_id}/interrupt", SessionTarget => SessionInterrupted;
     /// Ends a session, its agent and its sandbox; its events and its workspace stay.
@@ -142,6 +148,8 @@ operations! {
     SessionResult = "session" "result", Project Read, Get "/sessions/{session_id}/result", SessionResult => TurnResult;
     /// Shows what changed in the session's workspace, as a patch.
     SessionDiff = "session" "diff", Project Read, Get "/sessions/{session_id}/diff", SessionTarget => SessionDiff;
+    /// Asks a person, and tells the answer once there is one; only for agents, from within their sandboxes.
+    SessionAsk = "ask" "person", Project Inside, Post "/ask", SessionAsk => Question;
     /// Shows what a project's sessions may use, or what a session's tree may and has: each limit, who sets it, and what is left.
     ConfigLimits = "config_limits" "get", Project Read, Get "/limits", ConfigLimits => LimitsShown;
     /// Lists the agents that sessions can have.
@@ -330,6 +338,41 @@ pub struct SessionMessage {
     /// The task, 1 byte to 256 KiB.
     #[schemars(length(min = 1, max = 262_144))]
     pub message: String,
+}
+
+/// Parameters of `session answer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionAnswer {
+    /// The session.
+    pub session_id: SessionId,
+    /// The question, as the session's `questions` name it; the open one if unset and there is only one.
+    #[serde(default)]
+    pub question_id: Option<QuestionId>,
+    /// The answer, 1 byte to 64 KiB; one of the question's choices if it has any.
+    #[schemars(length(min = 1, max = 65_536))]
+    pub answer: String,
+}
+
+/// Parameters of `ask`. Whose question it is, is said by the gate that it comes through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionAsk {
+    /// What you want to know, 1 byte to 16 KiB, with all that one has to know to answer it.
+    #[schemars(length(min = 1, max = 16_384))]
+    pub question: String,
+    /// Answers to choose from, at most 20 of 200 bytes; if there are none, the answer may be anything.
+    #[serde(default)]
+    #[schemars(length(max = 20))]
+    pub choices: Vec<String>,
+    /// For how many seconds it may be answered, 10 to 604800; a day if unset.
+    #[serde(default)]
+    #[schemars(range(min = 10, max = 604_800))]
+    pub timeout_s: Option<u32>,
+    /// For how many milliseconds this call waits for the answer, at most 60000; 50000 if unset.
+    #[serde(default)]
+    #[schemars(range(max = 60_000))]
+    pub wait_ms: Option<u32>,
 }
 
 /// A session.

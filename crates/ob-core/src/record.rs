@@ -12,6 +12,7 @@ use crate::agent::Autonomy;
 use crate::agent::Reasoning;
 use crate::authorize::Scope;
 use crate::id::ProjectId;
+use crate::id::QuestionId;
 use crate::id::SessionId;
 use crate::id::TokenId;
 use crate::id::TreeId;
@@ -20,6 +21,7 @@ use crate::id::WorkspaceId;
 use crate::ledger::Ledger;
 use crate::ledger::MicroUsd;
 use crate::model::ModelRef;
+use crate::question::Question;
 use crate::resource::Enforcement;
 use crate::resource::Resource;
 use crate::session::Session;
@@ -171,6 +173,12 @@ pub struct SessionRecord {
     pub title: String,
     /// Number of the newest turn.
     pub last_turn: TurnNumber,
+    /// What its agent asked and was not told yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub questions: Vec<Question>,
+    /// The id of its newest question.
+    #[serde(default, skip_serializing_if = "QuestionId::is_none")]
+    pub last_question: QuestionId,
     /// True if the session ends by itself when its queue is empty (`run`).
     #[serde(default)]
     pub end_when_idle: bool,
@@ -181,6 +189,20 @@ pub struct SessionRecord {
     pub created_at: Timestamp,
     /// When its state last changed.
     pub updated_at: Timestamp,
+}
+
+// === impl SessionRecord ===
+
+impl SessionRecord {
+    /// What may be answered, oldest first.
+    pub fn open_questions(&self) -> impl Iterator<Item = &Question> {
+        self.questions.iter().filter(|question| question.is_open())
+    }
+
+    /// True if something may be answered.
+    pub fn has_open_question(&self) -> bool {
+        self.open_questions().next().is_some()
+    }
 }
 
 /// A turn.
@@ -263,6 +285,9 @@ pub struct SessionView {
     /// How the newest turn that is over stopped.
     #[serde(default)]
     pub last_stop: Option<TurnStop>,
+    /// What its agent asked and nobody answered yet, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub questions: Vec<Question>,
     /// The number of the newest event; -1 if there is none.
     pub last_index: i64,
     /// The books of its tree.

@@ -14,7 +14,7 @@
 //!
 //! - `created`: the record and its first turn are durable; nothing runs yet.
 //! - `starting`: a sandbox, a link and an agent are being made. Failure ends in `failed`.
-//! - `running`: the agent works on a turn. `waiting`: it waits for somebody else.
+//! - `running`: the agent works on a turn. `waiting`: it waits for somebody else, such as for an answer to its question.
 //! - `idle`: the agent is there and has nothing to do.
 //! - `asleep`: it had nothing to do for long; its sandbox is ended, nothing of it is in memory, a message wakes it.
 //! - `interrupted`: the sandbox is lost (crash of the machine, drain); it starts again when told to.
@@ -38,6 +38,8 @@ use crate::turn::TurnState;
 pub enum WaitReason {
     /// A person's decision.
     Approval,
+    /// An answer to what the agent asked.
+    Answer,
     /// More money or tokens.
     Budget,
     /// A tool of its caller.
@@ -171,13 +173,14 @@ pub struct Session {
 
 impl SessionState {
     /// Every state, waiting once for each reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Created,
         Self::Starting,
         Self::Running,
         Self::Idle,
         Self::Asleep,
         Self::Waiting(WaitReason::Approval),
+        Self::Waiting(WaitReason::Answer),
         Self::Waiting(WaitReason::Budget),
         Self::Waiting(WaitReason::CallerTool),
         Self::Waiting(WaitReason::Maintenance),
@@ -215,6 +218,7 @@ impl SessionState {
             Self::Idle => "idle",
             Self::Asleep => "asleep",
             Self::Waiting(WaitReason::Approval) => "waiting_approval",
+            Self::Waiting(WaitReason::Answer) => "waiting_answer",
             Self::Waiting(WaitReason::Budget) => "waiting_budget",
             Self::Waiting(WaitReason::CallerTool) => "waiting_caller_tool",
             Self::Waiting(WaitReason::Maintenance) => "waiting_maintenance",

@@ -13,6 +13,7 @@
 mod commands;
 mod handover;
 mod live;
+mod questions;
 mod signals;
 mod step;
 
@@ -21,8 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ob_agent::Driver;
+use ob_core::QuestionId;
 use ob_core::Refusal;
 use ob_core::TurnNumber;
+use ob_core::question::Asked;
+use ob_core::question::Question;
 use ob_core::record::SessionRecord;
 use ob_core::record::TurnRecord;
 use ob_core::resource::LimitHit;
@@ -41,6 +45,7 @@ use tracing::Instrument as _;
 use crate::actors::Place;
 use crate::shared::Shared;
 use live::Live;
+use questions::Waiter;
 
 /// Chunks of output that wait for their commit. Each has up to 64 KiB; the guest holds back the rest.
 const SIGNALS: usize = 32;
@@ -71,6 +76,33 @@ pub(crate) enum Command {
         text: String,
         /// The turn it became, and the number of the newest event before it.
         reply: oneshot::Sender<Result<(TurnNumber, i64), Refusal>>,
+    },
+    /// Its agent asks something. The same thing asked again is the same question until it is told what became of it.
+    Ask {
+        /// What.
+        asked: Asked,
+        /// For how long it may be answered.
+        timeout: Duration,
+        /// The question, when it is durable.
+        reply: oneshot::Sender<Result<Question, Refusal>>,
+    },
+    /// Its agent waits for what becomes of a question.
+    Await {
+        /// Which.
+        question: QuestionId,
+        /// The question once it is closed. What is sent to somebody who is there counts as told.
+        reply: oneshot::Sender<Result<Question, Refusal>>,
+    },
+    /// Somebody answers.
+    Answer {
+        /// Which question; the open one if unset and there is only one.
+        question: Option<QuestionId>,
+        /// The answer.
+        answer: String,
+        /// Who.
+        by: String,
+        /// The question, when that is durable.
+        reply: oneshot::Sender<Result<Question, Refusal>>,
     },
     /// Stop the active turn.
     Interrupt {
@@ -176,6 +208,8 @@ pub(crate) struct Actor {
     last_hit: Option<LimitHit>,
     /// Who asked to stop the turn while the sandbox is being found again; at most [`STOPS`].
     stops: Vec<oneshot::Sender<Result<(), Refusal>>>,
+    /// Calls of the agent that wait for what becomes of a question.
+    waiters: Vec<Waiter>,
     /// The number of the first event of the newest commit.
     first_index: u64,
     /// The session belongs to a later server, or the store is closed.
@@ -199,6 +233,9 @@ impl Command {
         // They may be gone.
         match self {
             Self::Message { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::Ask { reply, .. } | Self::Await { reply, .. } | Self::Answer { reply, .. } => {
+                drop(reply.send(Err(refusal)));
+            }
             Self::Interrupt { reply } | Self::End { reply, .. } => drop(reply.send(Err(refusal))),
             Self::Park { reply, .. } => drop(reply.send(())),
         }
@@ -240,6 +277,7 @@ impl Actor {
             end_asked: None,
             last_hit: None,
             stops: Vec::new(),
+            waiters: Vec::new(),
             first_index: 0,
             dispossessed: false,
         }
@@ -270,7 +308,8 @@ impl Actor {
                 self.interrupt(reply).await;
                 continue;
             }
-            let deadline = self.deadline;
+            let deadline = self.deadline.map(|(at, _)| at);
+            let expiry = self.next_expiry();
             // The deadline comes before the signals: an agent that never stops talking must not hold it up.
             tokio::select! {
                 biased;
@@ -285,6 +324,7 @@ impl Actor {
                     None => return,
                 },
                 () = sleep_until(deadline) => self.on_deadline().await,
+                () = sleep_until(expiry) => self.expire_questions().await,
                 signal = self.signals.recv() => {
                     if let Some(signal) = signal {
                         self.on_signals(signal).await;
@@ -309,14 +349,19 @@ impl Actor {
         }
         let state = self.record.core.state;
         let is_out = self.live.is_none() && self.starting.is_none();
-        is_out && (state.is_over() || (state == SessionState::Asleep && self.place.leave()))
+        is_out && (state.is_over() || (self.may_leave() && self.place.leave()))
+    }
+
+    /// True if it sleeps, and nothing that it asked can come to its time.
+    fn may_leave(&self) -> bool {
+        self.record.core.state == SessionState::Asleep && !self.record.has_open_question()
     }
 
     /// Sees to it that a session which has nothing to do falls asleep in time, and that one which sleeps leaves.
     fn watch_idleness(&mut self) {
         let patience = match self.record.core.state {
             SessionState::Idle => Some(self.shared.sandbox.get().idle),
-            SessionState::Asleep => Some(LEAVE_AGAIN),
+            SessionState::Asleep if self.may_leave() => Some(LEAVE_AGAIN),
             _ => None,
         };
         match (patience, self.deadline) {
@@ -393,9 +438,9 @@ async fn wait_for_store(place: &mut Place, error: &StoreError) -> bool {
     }
 }
 
-async fn sleep_until(deadline: Option<(Instant, Deadline)>) {
+async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
-        Some((at, _)) => tokio::time::sleep_until(at).await,
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

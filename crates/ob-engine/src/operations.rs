@@ -5,6 +5,7 @@ mod children;
 mod limits;
 mod permit;
 mod projects;
+mod questions;
 mod result;
 mod resume;
 mod sessions;
@@ -27,6 +28,8 @@ use ob_core::operation::ServerReload;
 use ob_core::operation::ServerStatus;
 use ob_core::operation::ServerStop;
 use ob_core::operation::ServerStopping;
+use ob_core::operation::SessionAnswer;
+use ob_core::operation::SessionAsk;
 use ob_core::operation::SessionEvents;
 use ob_core::operation::SessionMessage;
 use ob_core::operation::SessionResult;
@@ -54,7 +57,8 @@ impl Engine {
     ) -> Result<Value, Refusal> {
         let began = std::time::Instant::now();
         let asked = Asked::new(asker.into(), operation, &params);
-        let wait = spawn_wait(operation, &params);
+        let wait = wait_after(operation, &params);
+        let principal = asked.asker.principal.clone();
         let outcome = if matches!(operation, Operation::SessionEvents | Operation::SessionResult) {
             // They only read, and may wait for long: they go when their caller goes.
             self.perform_audited(&asked, params).await
@@ -68,8 +72,13 @@ impl Engine {
             })
         };
         let outcome = match (outcome, wait) {
-            // The session is there by now, whoever waits for it.
-            (Ok(accepted), Some(wait)) => self.with_result(accepted, wait).await,
+            // What was asked for is done by now, whoever waits for what comes of it.
+            (Ok(accepted), Some(wait)) => match &principal {
+                Principal::Session { id, .. } if operation == Operation::SessionAsk => {
+                    self.with_answer(id, accepted, wait).await
+                }
+                _ => self.with_result(accepted, wait).await,
+            },
             (outcome, _) => outcome,
         };
         let metrics = &self.shared.metrics;
@@ -126,6 +135,11 @@ impl Engine {
                 let record = self.permit_session(asked, &params.session_id).await?;
                 answer(self.session_message(record, params.message).await?)
             }
+            O::SessionAnswer => {
+                let params: SessionAnswer = parse(params)?;
+                let record = self.permit_session(asked, &params.session_id).await?;
+                answer(self.session_answer(&record, params, principal).await?)
+            }
             O::SessionInterrupt => {
                 let params: SessionTarget = parse(params)?;
                 let record = self.permit_session(asked, &params.session_id).await?;
@@ -163,6 +177,11 @@ impl Engine {
                 let _project_is_used = self.claims.uses("project", record.project.as_uuid())?;
                 let _workspace_is_used = self.claims.uses("workspace", record.workspace.as_uuid())?;
                 answer(crate::diff::diff(&self.shared, &record).await?)
+            }
+            O::SessionAsk => {
+                let params: SessionAsk = parse(params)?;
+                let record = self.permit_oneself(asked).await?;
+                answer(self.session_ask(&record, params).await?)
             }
             O::ConfigLimits => answer(self.config_limits(asked, parse(params)?).await?),
             O::AgentList => {
@@ -254,10 +273,14 @@ impl Engine {
     }
 }
 
-/// For how long a spawn is to wait for what comes of it. What is out of bounds was refused by then.
-fn spawn_wait(operation: Operation, params: &Value) -> Option<u32> {
-    let wait = params.get("wait_ms").filter(|_| operation == Operation::SessionSpawn)?;
-    wait.as_u64().and_then(|wait| u32::try_from(wait).ok())
+/// For how long an operation is to wait for what comes of what it did. What is out of bounds was refused by then.
+fn wait_after(operation: Operation, params: &Value) -> Option<u32> {
+    let given = params.get("wait_ms").and_then(Value::as_u64).and_then(|wait| u32::try_from(wait).ok());
+    match operation {
+        Operation::SessionSpawn => given,
+        Operation::SessionAsk => Some(given.unwrap_or(questions::WAIT_DEFAULT)),
+        _ => None,
+    }
 }
 
 /// Parameters as the operation's type, or a refusal that names what is wrong with them.

@@ -86,7 +86,8 @@ impl Engine {
                 if !self.end_orphan(&record).await {
                     return None;
                 }
-                if record.core.state == SessionState::Asleep {
+                // One that sleeps and waits for an answer is driven, so that nobody waits for longer than was said.
+                if record.core.state == SessionState::Asleep && !record.has_open_question() {
                     sleepers.insert(record.id.suffix().to_owned(), record.id.clone());
                     continue;
                 }

@@ -127,7 +127,8 @@ pub(crate) async fn perform(
     operation: Operation,
     params: Value,
 ) -> Result<Value, Refusal> {
-    if operation.spec().access == Access::Read {
+    // What an agent asks of a person is done as soon as it is durable, and then only waited for.
+    if matches!(operation.spec().access, Access::Read | Access::Inside) {
         let lapsed = params.get("wait_ms").is_some().then(|| doors.lapsed(&asker.principal));
         let answer = doors.call(&asker, operation, params);
         return match lapsed {

@@ -148,6 +148,8 @@ pub fn session(workspace: &WorkspaceRecord, tree: &TreeId) -> SessionRecord {
         backend: "namespace".into(),
         title: "a title with \"quotes\" and umlauts: äöü".into(),
         last_turn: TurnNumber(1),
+        questions: Vec::new(),
+        last_question: Default::default(),
         end_when_idle: false,
         reason: None,
         created_at: Timestamp::from_micros(3),

@@ -79,6 +79,8 @@ pub fn session_record(n: u32, model: ModelRef) -> SessionRecord {
         backend: "namespace".into(),
         title: "a test".into(),
         last_turn: TurnNumber(1),
+        questions: Vec::new(),
+        last_question: Default::default(),
         end_when_idle: false,
         reason: None,
         created_at: at,

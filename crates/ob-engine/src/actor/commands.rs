@@ -6,6 +6,7 @@ use ob_core::Refusal;
 use ob_core::TurnNumber;
 use ob_core::event::Role;
 use ob_core::record::TurnRecord;
+use ob_core::session::Denied;
 use ob_core::session::Input;
 use ob_core::session::SessionState;
 use ob_core::turn::TurnState;
@@ -29,6 +30,15 @@ impl Actor {
                 let outcome = self.message(text).await;
                 drop(reply.send(outcome));
             }
+            Command::Ask { asked, timeout, reply } => {
+                let outcome = self.ask(asked, timeout).await;
+                drop(reply.send(outcome));
+            }
+            Command::Await { question, reply } => self.wait_for_answer(question, reply),
+            Command::Answer { question, answer, by, reply } => {
+                let outcome = self.answer(question, answer, by).await;
+                drop(reply.send(outcome));
+            }
             Command::Interrupt { reply } if self.is_being_found() && self.stops.len() < STOPS => {
                 self.stops.push(reply);
             }
@@ -47,7 +57,9 @@ impl Actor {
     /// True while the sandbox that the session works in is being found again. That the turn is to be stopped is durable
     /// in the driver's state, and there is no driver: who asks for it waits for what is found.
     pub(super) fn is_being_found(&self) -> bool {
-        self.record.core.state == SessionState::Running && self.driver.is_none() && self.starting.is_some()
+        matches!(self.record.core.state, SessionState::Running | SessionState::Waiting(_))
+            && self.driver.is_none()
+            && self.starting.is_some()
     }
 
     pub(super) async fn interrupt(&mut self, reply: oneshot::Sender<Result<(), Refusal>>) {
@@ -62,6 +74,22 @@ impl Actor {
         if self.record.core.state == SessionState::Ending || self.record.core.state.is_over() {
             return Err(self.over());
         }
+        let undo = self.checkpoint();
+        let mut step = Step::default();
+        let number = match self.take_message(&mut step, text) {
+            Ok(number) => number,
+            Err(denied) => {
+                self.undo(undo);
+                return Err(Refusal::conflict(denied.to_string()).fix("see `oubliette session get`"));
+            }
+        };
+        self.commit_or_undo(step, undo).await?;
+        // The gate writes to the same log, so only the commit knows which numbers these events got.
+        Ok((number, i64::try_from(self.first_index).unwrap_or(i64::MAX) - 1))
+    }
+
+    /// Another turn, after those that wait.
+    pub(super) fn take_message(&mut self, step: &mut Step, text: String) -> Result<TurnNumber, Denied> {
         let number = self.record.last_turn.next();
         let turn = TurnRecord {
             session: self.record.id.clone(),
@@ -72,19 +100,12 @@ impl Actor {
             created_at: self.shared.now(),
             ended_at: None,
         };
-        let undo = self.checkpoint();
-        let mut step = Step::default();
         step.event(EventBody::new(EventKind::Message).turn(number).role(Role::User).text(text));
         step.put_turn(turn.clone());
         self.turns.insert(number, turn);
         self.record.last_turn = number;
-        if let Err(denied) = self.apply(&mut step, Input::Message(number)) {
-            self.undo(undo);
-            return Err(Refusal::conflict(denied.to_string()).fix("see `oubliette session get`"));
-        }
-        self.commit_or_undo(step, undo).await?;
-        // The gate writes to the same log, so only the commit knows which numbers these events got.
-        Ok((number, i64::try_from(self.first_index).unwrap_or(i64::MAX) - 1))
+        self.apply(step, Input::Message(number))?;
+        Ok(number)
     }
 
     pub(super) async fn end(&mut self, reason: String, reply: Option<oneshot::Sender<Result<(), Refusal>>>) {

@@ -7,6 +7,7 @@ use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::Refusal;
 use ob_core::TurnNumber;
+use ob_core::question::Question;
 use ob_core::record::SessionRecord;
 use ob_core::record::TurnRecord;
 use ob_core::session::Denied;
@@ -43,6 +44,8 @@ pub(super) struct Step {
     start_sandbox: bool,
     end_sandbox: bool,
     ends_children: bool,
+    /// Questions that the step closes; who waits for them is told once that is durable.
+    closed: Vec<Question>,
 }
 
 /// What to go back to if a command's commit is refused.
@@ -70,6 +73,12 @@ impl Step {
         self.session_changed = true;
     }
 
+    /// A question has its outcome.
+    pub(super) fn question_closed(&mut self, question: Question) {
+        self.session_changed = true;
+        self.closed.push(question);
+    }
+
     pub(super) fn driver_changed(&mut self) {
         self.driver_changed = true;
     }
@@ -95,6 +104,11 @@ impl Actor {
     /// Puts an input through the machine and gathers what follows.
     pub(super) fn apply(&mut self, step: &mut Step, input: Input) -> Result<(), Denied> {
         let before = self.record.core.state;
+        if !self.record.questions.is_empty() {
+            // An input that is denied does nothing to them.
+            self.record.core.clone().step(input)?;
+            self.settle_questions(step, input);
+        }
         let (core, effects) = self.record.core.clone().step(input)?;
         self.record.core = core;
         let after = self.record.core.state;
@@ -157,7 +171,13 @@ impl Actor {
                 .emit(&self.shared.metrics);
             }
         }
-        if after == SessionState::Idle && self.record.end_when_idle && before != SessionState::Idle {
+        let comes_to_rest = before != SessionState::Idle || input == Input::Interrupt;
+        if after == SessionState::Idle
+            && self.record.end_when_idle
+            && comes_to_rest
+            // The answer is its next turn.
+            && !self.record.has_open_question()
+        {
             self.record.reason = Some(match input {
                 Input::TurnStopped(TurnStop::EndTurn) => "the task is done".to_owned(),
                 Input::TurnStopped(stop) => format!("the last turn stopped: {}", stop.as_str()),
@@ -327,6 +347,7 @@ impl Actor {
     /// Does what follows from a step that is durable.
     pub(super) async fn after(&mut self, step: Step) {
         self.after_effects(&step);
+        self.tell_waiters(&step.closed);
         if step.ends_children
             && let Some(actors) = self.place.actors()
         {
@@ -387,8 +408,6 @@ impl Actor {
                 command = self.place.inbox.recv() => {
                     let refusal = error.refusal();
                     match command {
-                        Some(Command::Message { reply, .. }) => { drop(reply.send(Err(refusal))); }
-                        Some(Command::Interrupt { reply }) => { drop(reply.send(Err(refusal))); }
                         Some(Command::End { reply, reason }) => {
                             // Killed at once, and ended when the store can write again.
                             self.end_asked = Some(reason);
@@ -402,6 +421,7 @@ impl Actor {
                             reply.send(()).ok();
                             return;
                         }
+                        Some(command) => command.refuse(refusal),
                         None => return,
                     }
                 }

@@ -79,6 +79,17 @@ impl Engine {
         self.permitted(asked, session, found, |record| record).await
     }
 
+    /// The same for the session that asks. Whoever is none is refused.
+    pub(crate) async fn permit_oneself(&self, asked: &Asked) -> Result<SessionRecord, Refusal> {
+        match &asked.asker.principal {
+            Principal::Session { id, .. } => self.permit_session(asked, id).await,
+            _ => Err(match self.permit(asked, Target::Global).await {
+                Err(refusal) => refusal,
+                Ok(()) => Refusal::internal("there is no session to ask for").fix("report it"),
+            }),
+        }
+    }
+
     /// What was found of a session, for whoever may see it and do this with it.
     pub(crate) async fn permitted<T: Send>(
         &self,

@@ -10,6 +10,7 @@ use futures_util::stream::BoxStream;
 use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::Principal;
+use ob_core::QuestionId;
 use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::TreeId;
@@ -26,6 +27,7 @@ use ob_core::operation::SessionEvents;
 use ob_core::operation::SessionInterrupted;
 use ob_core::operation::SessionList;
 use ob_core::operation::SessionSpawn;
+use ob_core::question::Question;
 use ob_core::record::ProjectRecord;
 use ob_core::record::SessionRecord;
 use ob_core::record::SessionView;
@@ -117,6 +119,8 @@ impl Engine {
             enforcement: None,
             title: title(&params.message),
             last_turn: first,
+            questions: Vec::new(),
+            last_question: QuestionId::default(),
             end_when_idle: params.end_when_idle,
             reason: None,
             created_at: now,
@@ -486,6 +490,7 @@ pub(super) fn view_of(summary: SessionSummary) -> SessionView {
         isolated: is_isolated(&record.backend),
         backend: record.backend,
         enforcement: record.enforcement,
+        questions: record.questions.into_iter().filter(Question::is_open).collect(),
         turns: record.last_turn.0,
         last_stop,
         last_index: i64::try_from(next_index).unwrap_or(i64::MAX) - 1,

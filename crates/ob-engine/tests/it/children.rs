@@ -35,17 +35,17 @@ use super::world::refused_to;
 use super::world::spawn;
 
 /// A backend whose sandboxes are not there before they are let: so long, sessions start and are not over.
-struct Held(watch::Sender<bool>);
+pub(crate) struct Held(watch::Sender<bool>);
 
 // === impl Held ===
 
 impl Held {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(watch::Sender::new(false)))
     }
 
     /// No start takes any longer: each fails.
-    fn let_go(&self) {
+    pub(crate) fn let_go(&self) {
         self.0.send_replace(true);
     }
 }
@@ -78,7 +78,7 @@ impl Backend for Held {
     }
 }
 
-fn agent(session: &SessionId, project: ProjectId) -> Principal {
+pub(crate) fn agent(session: &SessionId, project: ProjectId) -> Principal {
     Principal::Session { id: session.clone(), project }
 }
 
@@ -89,13 +89,13 @@ fn child_params(project: ProjectId, more: Value) -> Value {
 }
 
 /// A child that a session starts.
-async fn child(engine: &Arc<Engine>, parent: &SessionId, project: ProjectId, more: Value) -> SessionId {
+pub(crate) async fn child(engine: &Arc<Engine>, parent: &SessionId, project: ProjectId, more: Value) -> SessionId {
     let params = child_params(project, more);
     let accepted = engine.call(&agent(parent, project), Operation::SessionSpawn, params).await;
     serde_json::from_value(accepted.expect("a child")["session_id"].clone()).expect("an id")
 }
 
-async fn view(engine: &Arc<Engine>, session: &SessionId) -> Value {
+pub(crate) async fn view(engine: &Arc<Engine>, session: &SessionId) -> Value {
     ask(engine, Operation::SessionGet, json!({ "session_id": session })).await
 }
 
@@ -287,16 +287,18 @@ async fn a_session_has_a_say_over_those_below_it_and_finds_nobody_else() {
     let steers = [Operation::SessionMessage, Operation::SessionInterrupt, Operation::SessionEnd];
     let params = |operation: Operation, session: &SessionId| match operation {
         Operation::SessionMessage => json!({ "session_id": session, "message": "more" }),
+        Operation::SessionAnswer => json!({ "session_id": session, "answer": "blue" }),
         _ => json!({ "session_id": session }),
     };
     let asker = agent(&one, own);
-    for operation in looks.into_iter().chain(steers).chain([Operation::SessionDiff]) {
+    let answers = [Operation::SessionDiff, Operation::SessionAnswer];
+    for operation in looks.into_iter().chain(steers).chain(answers) {
         for hidden in [&root, &sibling, &stranger] {
             let refusal = refused_to(&engine, &asker, operation, params(operation, hidden)).await;
             assert_eq!(refusal.code, RefusalCode::NotFound, "{operation:?}: {refusal}");
         }
     }
-    for operation in steers {
+    for operation in steers.into_iter().chain([Operation::SessionAnswer]) {
         let refusal = refused_to(&engine, &asker, operation, params(operation, &one)).await;
         assert_eq!(refusal.code, RefusalCode::Forbidden, "{operation:?} itself: {refusal}");
     }

@@ -13,6 +13,7 @@ mod life;
 mod limits;
 mod owner;
 mod panics;
+mod questions;
 mod resume;
 mod sleep;
 mod standing;

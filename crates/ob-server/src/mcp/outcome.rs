@@ -59,10 +59,24 @@ fn last_error(events: &Value) -> Value {
 
 /// The words that clients look for.
 fn phrase(operation: Operation, data: &Value) -> Option<String> {
-    let session = data["session_id"].as_str()?;
     match operation {
-        Operation::SessionSpawn if data["resumed"] == true => Some(format!("Session {session} resumed.")),
-        Operation::SessionSpawn => Some(format!("New session created: {session}.")),
+        Operation::SessionSpawn => {
+            let session = data["session_id"].as_str()?;
+            let is_resumed = data["resumed"] == true;
+            Some(if is_resumed {
+                format!("Session {session} resumed.")
+            } else {
+                format!("New session created: {session}.")
+            })
+        }
+        Operation::SessionAsk => Some(match data["outcome"]["state"].as_str() {
+            Some("answered") => format!("The answer: {}", data["outcome"]["answer"].as_str().unwrap_or_default()),
+            Some("timed_out") => "Nobody answered in time. Go on as seems best to you.".to_owned(),
+            Some(_) => "The question was withdrawn.".to_owned(),
+            None => "Nobody has answered yet. Ask the same again to wait on, or end your turn: the answer comes as your \
+                     next message."
+                .to_owned(),
+        }),
         _ => None,
     }
 }
@@ -91,6 +105,21 @@ mod tests {
         assert!(text(&new).contains("New session created") && text(&new).contains("gogol_1"));
         let old = done(Operation::SessionSpawn, json!({ "session_id": "gogol_1", "resumed": true }));
         assert!(text(&old).contains("resumed") && text(&old).contains("gogol_1"));
+    }
+
+    #[test]
+    fn an_agent_reads_the_answer_first_or_what_to_do_without_one() {
+        let cases = [
+            (json!({ "state": "answered", "answer": "The blue one." }), "The answer: The blue one."),
+            (json!({ "state": "timed_out" }), "Nobody answered in time"),
+            (json!({ "state": "withdrawn" }), "withdrawn"),
+            (Value::Null, "Nobody has answered yet"),
+        ];
+        for (outcome, words) in cases {
+            let result = done(Operation::SessionAsk, json!({ "question_id": "q1", "outcome": outcome }));
+            assert!(text(&result).starts_with(words) || words == "withdrawn", "{}", text(&result));
+            assert!(text(&result).contains(words) && text(&result).contains("q1"), "{}", text(&result));
+        }
     }
 
     #[test]

@@ -71,6 +71,13 @@ const TITLES: &[(&str, &str, &str)] = &[
          `session_id`, or by `project_id` as in `spawn`; read what happens with `events` (go on from `last_index`; `wait_ms` waits), see its changes with `diff`.",
     ),
     (
+        "ask",
+        "Ask a person",
+        "A question to the people that you work for. The answer is in `outcome`. As long as there is no `outcome`, nobody has answered: \
+         call again with the same `question` to wait on, or end your turn, and the answer comes as your next message. Ask only what you \
+         can not find out or decide yourself.",
+    ),
+    (
         "config_limits",
         "Limits",
         "What a project's sessions may use, or what a session's tree may and has used: give `project_id` or `session_id`.",
@@ -389,7 +396,9 @@ mod tests {
 
     #[test]
     fn every_operation_is_an_action_and_every_parameter_is_advertised() {
-        let tools = tools_of(&Principal::Operator);
+        let project: ProjectId = PROJECT.parse().expect("an id");
+        let mut tools = tools_of(&Principal::Operator);
+        tools.extend(tools_of(&Principal::Session { id: ID.parse().expect("an id"), project }));
         for operation in Operation::ALL {
             let spec = operation.spec();
             let tool = tools.iter().find(|tool| tool.name == spec.tool).expect("its tool");
@@ -398,7 +407,7 @@ mod tests {
                 Some(actions) => {
                     assert!(actions.iter().any(|action| action == spec.action), "{}", spec.name());
                 }
-                None => assert_eq!(spec.tool, "config_limits", "the only one with a single action"),
+                None => assert!(["ask", "config_limits"].contains(&spec.tool), "they have a single action"),
             }
             for (name, _) in &Action::new(*operation).parameters {
                 assert!(properties[*name]["description"].is_string(), "{}: {name}", spec.name());
@@ -483,11 +492,15 @@ mod tests {
         let agent = Principal::Session { id: ID.parse().expect("an id"), project };
         let tools = tools_of(&agent);
         let names: Vec<_> = tools.iter().map(|tool| &*tool.name).collect();
-        assert_eq!(names, ["session", "config_limits"]);
+        assert_eq!(names, ["session", "ask", "config_limits"]);
         let schema = tools[0].schema_as_json_value();
         let actions = &schema["properties"]["action"]["enum"];
-        let expected = ["spawn", "message", "interrupt", "end", "get", "list", "events", "result", "diff"];
+        let expected = 
+            ["spawn", "message", "answer", "interrupt", "end", "get", "list", "events", "result", "diff"];
         assert_eq!(actions, &json!(expected));
+        let asked = of_asker(&agent, "ask", JsonObject::from_iter([("question".to_owned(), "Which?".into())]));
+        assert_eq!(asked, Ok((Operation::SessionAsk, json!({ "question": "Which?" }))));
+        assert!(tools_of(&Principal::Operator).iter().all(|tool| tool.name != "ask"), "it has nobody to ask");
         let Value::Object(arguments) = json!({ "action": "spawn", "message": "go" }) else { unreachable!() };
         let expected = json!({
             "message": "go", "project_id": PROJECT, "create_workspace": false, "new_session": true, "end_when_idle": true,

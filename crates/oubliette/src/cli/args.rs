@@ -441,6 +441,19 @@ pub(crate) enum SessionCommand {
         #[arg(value_hint = ValueHint::Other)]
         message: String,
     },
+    /// Answer what the agent asked
+    #[command(after_help = help::ANSWER)]
+    Answer {
+        /// The session's id, the end of it, or `last`
+        #[arg(add = Ids::Session)]
+        id: String,
+        /// The answer
+        #[arg(value_hint = ValueHint::Other)]
+        answer: String,
+        /// Which question, if there are several
+        #[arg(long, value_name = "ID", value_hint = ValueHint::Other)]
+        question: Option<String>,
+    },
     /// Stop what the agent is doing; the session goes on
     Interrupt {
         /// Its id, the end of it, or `last`

@@ -127,6 +127,17 @@ Examples:
   oubliette session message last \"and now the documents\"
   oubliette session diff 3fa2 | git apply    what it changed";
 
+/// Under the help of `session answer`.
+pub(crate) const ANSWER: &str = "\
+A session that waits for an answer is `waiting_answer`, and `oubliette session get`
+shows what it asks. The answer reaches the agent in the turn that asked, or as the
+next message if that is over.
+
+Examples:
+  oubliette session get last
+  oubliette session answer last \"the staging database\"
+  oubliette session answer 3fa2 yes --question q2";
+
 /// Under the help of `session events`.
 pub(crate) const EVENTS: &str = "\
 --follow goes on over a restart of the server, with nothing lost and nothing

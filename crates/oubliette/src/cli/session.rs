@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 
+use ob_core::QuestionId;
 use ob_core::Refusal;
 use ob_core::SessionId;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionAccepted;
+use ob_core::operation::SessionAnswer;
 use ob_core::operation::SessionDiff;
 use ob_core::operation::SessionList;
 use ob_core::operation::SessionMessage;
 use ob_core::operation::SessionTarget;
+use ob_core::question::Question;
 use ob_core::record::SessionView;
 use ob_core::resource::Enforcement;
 use ob_core::resource::Resource;
@@ -66,6 +69,9 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
         SessionCommand::Get { id } => {
             let view: SessionView = hub.client.call(Operation::SessionGet, &target(hub, &id).await?).await?;
             output.data(&view, || described(&view));
+            if !view.questions.is_empty() {
+                output.hint(&format!("answer with `oubliette session answer {} \"…\"`", view.session_id));
+            }
         }
         SessionCommand::Events { id, follow, cursor } => {
             let session = resolve(hub, &id).await?;
@@ -83,6 +89,15 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
                 let model = text::one_line(&accepted.model.to_string());
                 format!("turn {} of {}; model: {model}\n", accepted.turn, accepted.session_id)
             });
+        }
+        SessionCommand::Answer { id, answer, question } => {
+            let params = SessionAnswer {
+                session_id: resolve(hub, &id).await?,
+                question_id: question.as_deref().map(parse_question).transpose()?,
+                answer,
+            };
+            let question: Question = hub.client.call(Operation::SessionAnswer, &params).await?;
+            output.data(&question, || format!("answered {} of {}\n", question.question_id, params.session_id));
         }
         SessionCommand::Interrupt { id } => {
             change(hub, Operation::SessionInterrupt, &id, "interrupted", output).await?;
@@ -196,6 +211,13 @@ fn choose(typed: &str, ids: Vec<SessionId>) -> Result<SessionId, Refusal> {
     }
 }
 
+fn parse_question(text: &str) -> Result<QuestionId, Refusal> {
+    text.parse().map_err(|_| {
+        Refusal::invalid(format!("`{}` is no id of a question", text::one_line(text)))
+            .fix("see what is open: `oubliette session get`")
+    })
+}
+
 fn parse_status(text: &str) -> Result<SessionStatus, Refusal> {
     serde_json::from_value(text.into()).map_err(|_| {
         Refusal::invalid(format!("`{}` is no status of a session", text::one_line(text)))
@@ -260,7 +282,16 @@ fn described(view: &SessionView) -> String {
         ("changed", text::instant(view.updated_at)),
     ];
     lines.extend(view.parent_id.as_ref().map(|parent| ("parent", parent.to_string())));
+    lines.extend(view.questions.iter().map(|question| ("asks", asks(question))));
     lines.iter().map(|(name, value)| format!("{name:<10} {}\n", text::one_line(value))).collect()
+}
+
+/// A question, what may be answered, and until when.
+fn asks(question: &Question) -> String {
+    let Question { question_id, asked, expires_at, .. } = question;
+    let choices =
+        if asked.choices.is_empty() { String::new() } else { format!(" [{}]", asked.choices.join(" | ")) };
+    format!("{question_id} until {}: {}{choices}", text::instant(*expires_at), asked.text)
 }
 
 /// Whether the limits of its sandbox are held.

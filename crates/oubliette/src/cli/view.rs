@@ -158,6 +158,12 @@ impl View {
                     self.line(&mut lines, Ink::Dim, &format!("· {}", text::one_line(&shown)));
                 }
             }
+            EventKind::Approval if is_closed(event) => {
+                self.end_stream(&mut lines);
+                let by = body.data.as_ref().and_then(|data| data["by"].as_str()).map(text::one_line);
+                let by = by.map(|by| format!("{by} answered: ")).unwrap_or_default();
+                self.line(&mut lines, Ink::Dim, &format!("· {by}{}", text::one_line(&shown)));
+            }
             EventKind::Approval | EventKind::CallerToolRequest => {
                 self.end_stream(&mut lines);
                 let shown = if shown.is_empty() { "a question was answered".to_owned() } else { shown };
@@ -336,6 +342,12 @@ const fn speech(role: Role) -> Ink {
         Role::Agent => Ink::Plain,
         Role::User => Ink::Bold,
     }
+}
+
+/// True if a question to a person has its outcome.
+fn is_closed(event: &EventView) -> bool {
+    let state = event.body.data.as_ref().and_then(|data| data["state"].as_str());
+    state.is_some_and(|state| state != "open")
 }
 
 /// A change of state that what stands around it tells already.

@@ -25,6 +25,7 @@ mod mcp;
 mod own_agents;
 mod permissions;
 mod process;
+mod questions;
 mod refusals;
 mod secrecy;
 mod shells;

@@ -26,6 +26,8 @@ enum Kind {
     ProjectRead,
     /// `admin` and the project's token.
     ProjectWrite,
+    /// Nobody but an agent, from within its sandbox.
+    Inside,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,8 @@ const ROWS: &[Row] = &[
     ),
     Row("session.spawn", Kind::ProjectWrite, |at| json!({ "project_id": at.project, "message": "" })),
     Row("session.message", Kind::ProjectWrite, |at| json!({ "session_id": at.active, "message": "" })),
+    // It asks nothing.
+    Row("session.answer", Kind::ProjectWrite, |at| json!({ "session_id": at.active, "answer": "42" })),
     Row("session.interrupt", Kind::ProjectWrite, |at| json!({ "session_id": at.active })),
     Row("session.end", Kind::ProjectWrite, |at| json!({ "session_id": at.ended })),
     Row("session.get", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
@@ -68,6 +72,7 @@ const ROWS: &[Row] = &[
     Row("session.events", Kind::ProjectRead, |at| json!({ "session_id": at.active, "limit": 1 })),
     Row("session.result", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
     Row("session.diff", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
+    Row("ask.person", Kind::Inside, |_| json!({ "question": "Which?" })),
     Row("config_limits.get", Kind::ProjectRead, |at| json!({ "project_id": at.project })),
     Row("agent.list", Kind::GlobalRead, |_| json!({})),
     Row("agent.check", Kind::GlobalRead, |_| json!({ "agent": "builtin" })),
@@ -89,6 +94,7 @@ const SCOPES: [&str; 6] =
 
 fn expected(kind: Kind, scope: &str) -> Verdict {
     match (kind, scope) {
+        (Kind::Inside, _) => Verdict::Forbidden,
         (_, "admin") | (Kind::GlobalRead, _) | (Kind::ProjectRead, "admin:ro") => Verdict::Allowed,
         (Kind::Admin, _) | (Kind::ProjectWrite, "admin:ro") => Verdict::Forbidden,
         (_, "project:OTHER" | "project:OTHER:ro") => Verdict::Hidden,

@@ -8,6 +8,7 @@ use ob_core::Principal;
 use ob_core::RefusalCode;
 use ob_core::Scope;
 use ob_core::authorize;
+use ob_core::operation::Access;
 use ob_core::operation::Method;
 use ob_core::operation::Operation;
 use ob_core::operation::TargetKind;
@@ -162,6 +163,9 @@ fn route(operation: Operation) -> String {
 
 /// The scopes that the authoriser lets through, asked of the authoriser.
 fn scopes(operation: Operation) -> String {
+    if operation.spec().access == Access::Inside {
+        return "none: only [agents](mcp.md#from-within-a-sandbox)".to_owned();
+    }
     let project = "00000000-0000-4000-8000-000000000001".parse().unwrap();
     let target = match operation.spec().target {
         TargetKind::Global => authorize::Target::Global,

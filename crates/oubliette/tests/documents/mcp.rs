@@ -78,11 +78,15 @@ through. An agent that takes MCP servers over HTTP is told of it when its sessio
 message, interrupt and end those below it. Nobody else is there for it. There are no MCP sessions and no pushed messages: `wait_ms` waits, and `session`
 `result` says what came of a child. [Children](design/children.md) says what bounds them.
 
+It may also ask a person (`ask`). The session is then `waiting_answer`, its `questions` say what it asks, and whoever may give it
+messages may answer: `oubliette session answer`, `session` `answer`. The call waits for up to a minute; who asks the same again waits on. An
+answer that comes when the turn is over is the agent's next message. [Questions](design/questions.md) says what becomes of one.
+
 Not there yet: the tasks extension, `subscriptions/listen`, input that a tool asks for, and tools of the caller.
 
 ## Tools
 
-A client is shown the tools and actions that its token may ever use. Parameters that are not in the table of an action are
+A client is shown the tools and actions that its token may ever use; `ask` is for agents only. Parameters that are not in the table of an action are
 refused by name. `prompt` is taken for `message`; `cursor` and `limit` for `since_index` and `max_events`. A call of `session` without
 `action`, but with `project_id` and `message`, is a `spawn`.
 "#;
@@ -90,7 +94,13 @@ refused by name. `prompt` is taken for `message`; `cursor` and `limit` for `sinc
 #[test]
 fn the_page_of_the_tools_is_what_clients_are_shown() {
     let mut page = HEAD.to_owned();
-    for tool in ob_server::tools_of(&Principal::Operator) {
+    let project = "00000000-0000-4000-8000-000000000001".parse().unwrap();
+    let agent = Principal::Session { id: "gogol_20261118_110640_deadbeef".parse().unwrap(), project };
+    let mut tools = ob_server::tools_of(&Principal::Operator);
+    let outside: Vec<_> = tools.iter().map(|tool| tool.name.clone()).collect();
+    // What only agents are shown, which stands at the end.
+    tools.extend(ob_server::tools_of(&agent).into_iter().filter(|tool| !outside.contains(&tool.name)));
+    for tool in tools {
         let schema = tool.schema_as_json_value();
         writeln!(page, "\n### `{}`\n", tool.name).unwrap();
         writeln!(page, "{}\n", tool.description.as_deref().unwrap_or_default().replacen("\n- ", "\n\n- ", 1))
