@@ -220,8 +220,7 @@ mod tests {
     fn each_outcome_has_its_event_and_all_but_a_withdrawal_are_told_late() {
         let answered = Outcome::Answered { answer: "a".to_owned(), by: "operator".to_owned() };
         let states = [(answered, "answered", true), (Outcome::TimedOut, "timed_out", true)];
-        for (outcome, state, is_told) in
-            states.into_iter().chain([(Outcome::Withdrawn, "withdrawn", false)])
+        for (outcome, state, is_told) in states.into_iter().chain([(Outcome::Withdrawn, "withdrawn", false)])
         {
             let question = question(Some(outcome));
             let event = question.closed_event().expect("it is closed");

@@ -177,8 +177,9 @@ impl Actor {
     pub(super) fn tell_waiters(&mut self, closed: &[Question]) {
         for question in closed {
             let id = question.question_id;
-            let (told, rest) =
-                std::mem::take(&mut self.waiters).into_iter().partition(|waiter: &Waiter| waiter.question == id);
+            let (told, rest) = std::mem::take(&mut self.waiters)
+                .into_iter()
+                .partition(|waiter: &Waiter| waiter.question == id);
             self.waiters = rest;
             for waiter in told {
                 if waiter.reply.send(Ok(question.clone())).is_ok() {

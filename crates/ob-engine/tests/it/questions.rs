@@ -150,9 +150,17 @@ async fn whoever_asks_the_same_again_waits_on_and_is_told_once() {
     let other = asker.refused_answer(json!({ "question_id": "q1", "answer": "that" })).await;
     assert_eq!(other, RefusalCode::Conflict, "an answer is not changed");
     assert_eq!(view(&engine, &asker.session).await["state"], "waiting_answer", "of the other");
-    assert_eq!(asker.asks("Which?").await["outcome"]["answer"], "this", "the call that was to get it was cut");
+    assert_eq!(
+        asker.asks("Which?").await["outcome"]["answer"],
+        "this",
+        "the call that was to get it was cut"
+    );
     let anew = asker.asks("Which?").await;
-    assert_eq!((&anew["question_id"], &anew["outcome"]), (&json!("q3"), &Value::Null), "it was told: a new one");
+    assert_eq!(
+        (&anew["question_id"], &anew["outcome"]),
+        (&json!("q3"), &Value::Null),
+        "it was told: a new one"
+    );
     // A call that is given up takes no answer along.
     let given_up = asker.waits(json!({ "question": "And when?" }));
     world.until(&asker.session, "nothing", |_| true).await;
@@ -181,7 +189,11 @@ async fn an_answer_that_no_call_waits_for_is_the_next_message() {
     let log = world.state(&asker.session, "idle", 1).await;
     assert!(has_text(&log, "You asked: Which?\n\nThe answer: this"), "{:?}", texts(&log));
     assert_eq!(asker.open().await, ["q2"]);
-    assert!(!states(&log).contains(&"ending".to_owned()), "it does not end before its answer: {:?}", states(&log));
+    assert!(
+        !states(&log).contains(&"ending".to_owned()),
+        "it does not end before its answer: {:?}",
+        states(&log)
+    );
     // Answered when it is over.
     asker.answer(json!({ "answer": "at noon" })).await;
     let log = world.state(&asker.session, "ended", 1).await;

@@ -495,10 +495,11 @@ mod tests {
         assert_eq!(names, ["session", "ask", "config_limits"]);
         let schema = tools[0].schema_as_json_value();
         let actions = &schema["properties"]["action"]["enum"];
-        let expected = 
+        let expected =
             ["spawn", "message", "answer", "interrupt", "end", "get", "list", "events", "result", "diff"];
         assert_eq!(actions, &json!(expected));
-        let asked = of_asker(&agent, "ask", JsonObject::from_iter([("question".to_owned(), "Which?".into())]));
+        let asked =
+            of_asker(&agent, "ask", JsonObject::from_iter([("question".to_owned(), "Which?".into())]));
         assert_eq!(asked, Ok((Operation::SessionAsk, json!({ "question": "Which?" }))));
         assert!(tools_of(&Principal::Operator).iter().all(|tool| tool.name != "ask"), "it has nobody to ask");
         let Value::Object(arguments) = json!({ "action": "spawn", "message": "go" }) else { unreachable!() };

@@ -97,7 +97,8 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
                 answer,
             };
             let question: Question = hub.client.call(Operation::SessionAnswer, &params).await?;
-            output.data(&question, || format!("answered {} of {}\n", question.question_id, params.session_id));
+            output
+                .data(&question, || format!("answered {} of {}\n", question.question_id, params.session_id));
         }
         SessionCommand::Interrupt { id } => {
             change(hub, Operation::SessionInterrupt, &id, "interrupted", output).await?;
