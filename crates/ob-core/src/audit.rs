@@ -193,7 +193,7 @@ pub fn about(params: &Value) -> BTreeMap<String, String> {
             "project_id" => is::<ProjectId>(text),
             "workspace_id" => is::<WorkspaceId>(text),
             "session_id" => is::<SessionId>(text),
-            "question_id" => is::<QuestionId>(text),
+            "question_id" | "request_id" => is::<QuestionId>(text),
             "token" => is::<TokenId>(text).or_else(|| token_name(text)),
             "name" => token_name(text).filter(|_| params.contains_key("scope")),
             "scope" => is::<Scope>(text),

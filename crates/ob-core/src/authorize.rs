@@ -367,7 +367,7 @@ mod tests {
                     .contains(&name.as_str());
             let steers = ["session.message", "session.answer", "session.interrupt", "session.end"]
                 .contains(&name.as_str());
-            let asks = name == "ask.person";
+            let asks = ["ask.person", "caller_tool.call"].contains(&name.as_str());
             let expected = [
                 (Target::Global, name == "session.list"),
                 (Target::Project(own), name == "session.spawn"),

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod audit;
 pub mod authorize;
 pub mod cage;
+pub mod caller;
 pub mod check;
 pub mod epoch;
 pub mod event;

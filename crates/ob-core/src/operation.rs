@@ -13,6 +13,7 @@ use crate::agent::Reasoning;
 use crate::audit::AuditRow;
 use crate::audit::AuditVerdict;
 use crate::authorize::Scope;
+use crate::caller::CallerTool;
 use crate::id::ProjectId;
 use crate::id::QuestionId;
 use crate::id::SessionId;
@@ -148,8 +149,12 @@ operations! {
     SessionResult = "session" "result", Project Read, Get "/sessions/{session_id}/result", SessionResult => TurnResult;
     /// Shows what changed in the session's workspace, as a patch.
     SessionDiff = "session" "diff", Project Read, Get "/sessions/{session_id}/diff", SessionTarget => SessionDiff;
+    /// Answers a call of a tool of the session's caller: `result`, or `error` if it could not be done.
+    CallerToolResponse = "caller_tool_response" "send", Project Write, Post "/sessions/{session_id}/caller_tool_response", CallerToolResponse => Question;
     /// Asks a person, and tells the answer once there is one; only for agents, from within their sandboxes.
     SessionAsk = "ask" "person", Project Inside, Post "/ask", SessionAsk => Question;
+    /// Calls a tool of the session's caller, and tells its result once there is one; only for agents, from within their sandboxes.
+    CallerToolCall = "caller_tool" "call", Project Inside, Post "/caller_tool", CallerToolCall => Question;
     /// Shows what a project's sessions may use, or what a session's tree may and has: each limit, who sets it, and what is left.
     ConfigLimits = "config_limits" "get", Project Read, Get "/limits", ConfigLimits => LimitsShown;
     /// Lists the agents that sessions can have.
@@ -327,6 +332,14 @@ pub struct SessionSpawn {
     #[serde(default)]
     #[schemars(range(max = 60_000))]
     pub wait_ms: Option<u32>,
+    /// Who you are to the agent, if you do something for it: 1 to 32 letters, digits, `-` and `_`.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 32))]
+    pub caller_id: Option<String>,
+    /// What you do for the agent, which is offered each as `{caller_id}_{name}`; a call is a `caller_tool_request` event.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub caller_tools: Vec<CallerTool>,
 }
 
 /// Parameters of `session message`.
@@ -338,6 +351,14 @@ pub struct SessionMessage {
     /// The task, 1 byte to 256 KiB.
     #[schemars(length(min = 1, max = 262_144))]
     pub message: String,
+    /// Who you are to the agent, if you do something for it: 1 to 32 letters, digits, `-` and `_`.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 32))]
+    pub caller_id: Option<String>,
+    /// What you do for the agent from now on, in the place of what you declared before.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub caller_tools: Vec<CallerTool>,
 }
 
 /// Parameters of `session answer`.
@@ -352,6 +373,37 @@ pub struct SessionAnswer {
     /// The answer, 1 byte to 64 KiB; one of the question's choices if it has any.
     #[schemars(length(min = 1, max = 65_536))]
     pub answer: String,
+}
+
+/// Parameters of `caller_tool_response`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CallerToolResponse {
+    /// The session.
+    pub session_id: SessionId,
+    /// The call, as its `caller_tool_request` event names it.
+    pub request_id: QuestionId,
+    /// What came of it: a text or any JSON, at most 64 KiB.
+    #[serde(default)]
+    pub result: Option<serde_json::Value>,
+    /// Why it could not be done; instead of `result`.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// Parameters of a call of a caller's tool. Whose call it is, is said by the gate that it comes through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CallerToolCall {
+    /// The tool, as the agent is offered it.
+    pub tool: String,
+    /// What it is called with, at most 32 KiB.
+    #[serde(default)]
+    pub arguments: serde_json::Map<String, serde_json::Value>,
+    /// For how many milliseconds this call waits for its result, at most 60000; 50000 if unset.
+    #[serde(default)]
+    #[schemars(range(max = 60_000))]
+    pub wait_ms: Option<u32>,
 }
 
 /// Parameters of `ask`. Whose question it is, is said by the gate that it comes through.

@@ -11,6 +11,7 @@ use crate::agent::AgentOptions;
 use crate::agent::Autonomy;
 use crate::agent::Reasoning;
 use crate::authorize::Scope;
+use crate::caller::Caller;
 use crate::id::ProjectId;
 use crate::id::QuestionId;
 use crate::id::SessionId;
@@ -173,6 +174,9 @@ pub struct SessionRecord {
     pub title: String,
     /// Number of the newest turn.
     pub last_turn: TurnNumber,
+    /// Who does something for its agent, and what.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub callers: Vec<Caller>,
     /// What its agent asked and was not told yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub questions: Vec<Question>,
@@ -285,6 +289,9 @@ pub struct SessionView {
     /// How the newest turn that is over stopped.
     #[serde(default)]
     pub last_stop: Option<TurnStop>,
+    /// Who does something for its agent, and what; not in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub callers: Vec<Caller>,
     /// What its agent asked and nobody answered yet, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub questions: Vec<Question>,

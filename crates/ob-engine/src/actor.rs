@@ -25,7 +25,9 @@ use ob_agent::Driver;
 use ob_core::QuestionId;
 use ob_core::Refusal;
 use ob_core::TurnNumber;
+use ob_core::caller::Caller;
 use ob_core::question::Asked;
+use ob_core::question::Outcome;
 use ob_core::question::Question;
 use ob_core::record::SessionRecord;
 use ob_core::record::TurnRecord;
@@ -74,6 +76,8 @@ pub(crate) enum Command {
     Message {
         /// The task.
         text: String,
+        /// What whoever gives it does for the agent from now on.
+        caller: Option<Caller>,
         /// The turn it became, and the number of the newest event before it.
         reply: oneshot::Sender<Result<(TurnNumber, i64), Refusal>>,
     },
@@ -95,12 +99,10 @@ pub(crate) enum Command {
     },
     /// Somebody answers.
     Answer {
-        /// Which question; the open one if unset and there is only one.
+        /// Which question; the open one to a person if unset and there is only one.
         question: Option<QuestionId>,
-        /// The answer.
-        answer: String,
-        /// Who.
-        by: String,
+        /// What it is answered.
+        outcome: Outcome,
         /// The question, when that is durable.
         reply: oneshot::Sender<Result<Question, Refusal>>,
     },

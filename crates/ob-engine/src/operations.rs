@@ -22,6 +22,8 @@ use ob_core::Refusal;
 use ob_core::audit::Asker;
 use ob_core::authorize::Target;
 use ob_core::operation::AgentTarget;
+use ob_core::operation::CallerToolCall;
+use ob_core::operation::CallerToolResponse;
 use ob_core::operation::Operation;
 use ob_core::operation::ProjectTarget;
 use ob_core::operation::ServerReload;
@@ -74,7 +76,7 @@ impl Engine {
         let outcome = match (outcome, wait) {
             // What was asked for is done by now, whoever waits for what comes of it.
             (Ok(accepted), Some(wait)) => match &principal {
-                Principal::Session { id, .. } if operation == Operation::SessionAsk => {
+                Principal::Session { id, .. } if operation != Operation::SessionSpawn => {
                     self.with_answer(id, accepted, wait).await
                 }
                 _ => self.with_result(accepted, wait).await,
@@ -125,6 +127,7 @@ impl Engine {
             O::SessionSpawn => {
                 let params: SessionSpawn = parse(params)?;
                 self.permit_project(asked, params.project_id).await?;
+                questions::declared(principal, params.caller_id.clone(), params.caller_tools.clone())?;
                 answer(match principal {
                     Principal::Session { id, .. } => self.session_spawn_child(id, params).await?,
                     _ => self.session_spawn_or_go_on(params).await?,
@@ -133,7 +136,8 @@ impl Engine {
             O::SessionMessage => {
                 let params: SessionMessage = parse(params)?;
                 let record = self.permit_session(asked, &params.session_id).await?;
-                answer(self.session_message(record, params.message).await?)
+                let caller = questions::declared(principal, params.caller_id, params.caller_tools)?;
+                answer(self.session_message(record, params.message, caller).await?)
             }
             O::SessionAnswer => {
                 let params: SessionAnswer = parse(params)?;
@@ -182,6 +186,16 @@ impl Engine {
                 let params: SessionAsk = parse(params)?;
                 let record = self.permit_oneself(asked).await?;
                 answer(self.session_ask(&record, params).await?)
+            }
+            O::CallerToolResponse => {
+                let params: CallerToolResponse = parse(params)?;
+                let record = self.permit_session(asked, &params.session_id).await?;
+                answer(self.caller_tool_response(&record, params, principal).await?)
+            }
+            O::CallerToolCall => {
+                let params: CallerToolCall = parse(params)?;
+                let record = self.permit_oneself(asked).await?;
+                answer(self.caller_tool_call(&record, params).await?)
             }
             O::ConfigLimits => answer(self.config_limits(asked, parse(params)?).await?),
             O::AgentList => {
@@ -278,7 +292,7 @@ fn wait_after(operation: Operation, params: &Value) -> Option<u32> {
     let given = params.get("wait_ms").and_then(Value::as_u64).and_then(|wait| u32::try_from(wait).ok());
     match operation {
         Operation::SessionSpawn => given,
-        Operation::SessionAsk => Some(given.unwrap_or(questions::WAIT_DEFAULT)),
+        Operation::SessionAsk | Operation::CallerToolCall => Some(given.unwrap_or(questions::WAIT_DEFAULT)),
         _ => None,
     }
 }

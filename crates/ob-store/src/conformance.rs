@@ -148,6 +148,7 @@ pub fn session(workspace: &WorkspaceRecord, tree: &TreeId) -> SessionRecord {
         backend: "namespace".into(),
         title: "a title with \"quotes\" and umlauts: äöü".into(),
         last_turn: TurnNumber(1),
+        callers: Vec::new(),
         questions: Vec::new(),
         last_question: Default::default(),
         end_when_idle: false,

@@ -79,6 +79,7 @@ pub fn session_record(n: u32, model: ModelRef) -> SessionRecord {
         backend: "namespace".into(),
         title: "a test".into(),
         last_turn: TurnNumber(1),
+        callers: Vec::new(),
         questions: Vec::new(),
         last_question: Default::default(),
         end_when_idle: false,

@@ -4,6 +4,8 @@ use ob_core::EventBody;
 use ob_core::EventKind;
 use ob_core::Refusal;
 use ob_core::TurnNumber;
+use ob_core::caller;
+use ob_core::caller::Caller;
 use ob_core::event::Role;
 use ob_core::record::TurnRecord;
 use ob_core::session::Denied;
@@ -26,8 +28,8 @@ use super::step::Step;
 impl Actor {
     pub(super) async fn on_command(&mut self, command: Command) {
         match command {
-            Command::Message { text, reply } => {
-                let outcome = self.message(text).await;
+            Command::Message { text, caller, reply } => {
+                let outcome = self.message(text, caller).await;
                 drop(reply.send(outcome));
             }
             Command::Ask { asked, timeout, reply } => {
@@ -35,8 +37,8 @@ impl Actor {
                 drop(reply.send(outcome));
             }
             Command::Await { question, reply } => self.wait_for_answer(question, reply),
-            Command::Answer { question, answer, by, reply } => {
-                let outcome = self.answer(question, answer, by).await;
+            Command::Answer { question, outcome, reply } => {
+                let outcome = self.answer(question, outcome).await;
                 drop(reply.send(outcome));
             }
             Command::Interrupt { reply } if self.is_being_found() && self.stops.len() < STOPS => {
@@ -70,12 +72,20 @@ impl Actor {
         drop(reply.send(outcome));
     }
 
-    pub(super) async fn message(&mut self, text: String) -> Result<(TurnNumber, i64), Refusal> {
+    pub(super) async fn message(
+        &mut self,
+        text: String,
+        caller: Option<Caller>,
+    ) -> Result<(TurnNumber, i64), Refusal> {
         if self.record.core.state == SessionState::Ending || self.record.core.state.is_over() {
             return Err(self.over());
         }
+        let callers = caller.map(|caller| caller::with(&self.record.callers, caller)).transpose()?;
         let undo = self.checkpoint();
         let mut step = Step::default();
+        if let Some(callers) = callers {
+            self.record.callers = callers;
+        }
         let number = match self.take_message(&mut step, text) {
             Ok(number) => number,
             Err(denied) => {

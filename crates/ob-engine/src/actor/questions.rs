@@ -1,4 +1,4 @@
-//! What the session's agent asks: durable until the agent was told what became of it.
+//! What the session's agent asks a person or a caller's tool: durable until the agent was told what became of it.
 //!
 //! The call that asks waits for a while. It may be cut at any moment: its client gives up, the server dies, the sandbox is
 //! lost. So a closed question stays in the record until it is told: to a call that waits, to one that asks the same
@@ -27,6 +27,9 @@ use super::step::Step;
 
 /// Calls that wait for answers of one session: several may ask the same.
 const WAITERS: usize = 32;
+
+/// The longest wait for a question's time before the clock is read again, since clocks are set.
+const CLOCK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A call that waits for what becomes of a question.
 pub(super) struct Waiter {
@@ -73,7 +76,7 @@ impl Actor {
             question
         };
         if state == SessionState::Running {
-            self.input_into(&mut step, Input::Wait(WaitReason::Answer));
+            self.input_into(&mut step, Input::Wait(question.asked.wait_reason()));
         }
         self.commit_or_undo(step, undo).await?;
         Ok(question)
@@ -107,36 +110,36 @@ impl Actor {
     pub(super) async fn answer(
         &mut self,
         question: Option<QuestionId>,
-        answer: String,
-        by: String,
+        outcome: Outcome,
     ) -> Result<Question, Refusal> {
         let found = self.to_answer(question)?;
-        if let Some(Outcome::Answered { answer: given, .. }) = &found.outcome
-            && *given == answer
-        {
+        if found.outcome.as_ref().is_some_and(|given| given.says_the_same_as(&outcome)) {
             // Whoever did not hear that it was taken says it again.
             return Ok(found);
         }
         if !found.is_open() {
             return Err(self.not_open(found.question_id));
         }
-        found.asked.check_answer(&answer)?;
+        found.asked.check_outcome(&outcome)?;
         let undo = self.checkpoint();
         let mut step = Step::default();
-        let closed = self.close(&mut step, found, Outcome::Answered { answer, by });
+        let closed = self.close(&mut step, found, outcome);
         self.commit_or_undo(step, undo).await?;
         Ok(closed)
     }
 
-    /// When the next question comes to its time.
+    /// When the next question comes to its time, or the clock is to be looked at.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         let next = self.record.open_questions().map(|question| question.expires_at).min()?;
-        Some(Instant::now() + next.since(self.shared.now()))
+        Some(Instant::now() + next.since(self.shared.now()).min(CLOCK_AGAIN))
     }
 
     pub(super) async fn expire_questions(&mut self) {
         let now = self.shared.now();
         let due: Vec<_> = self.record.open_questions().filter(|q| q.expires_at <= now).cloned().collect();
+        if due.is_empty() {
+            return;
+        }
         let mut step = Step::default();
         for question in due {
             self.close(&mut step, question, Outcome::TimedOut);
@@ -217,7 +220,9 @@ impl Actor {
     }
 
     fn resume(&mut self, step: &mut Step) {
-        if self.record.core.state == SessionState::Waiting(WaitReason::Answer) {
+        use WaitReason::Answer;
+        use WaitReason::CallerTool;
+        if let SessionState::Waiting(Answer | CallerTool) = self.record.core.state {
             self.input_into(step, Input::Resume);
         }
     }
@@ -233,7 +238,8 @@ impl Actor {
             let found = self.record.questions.iter().find(|known| known.question_id == id);
             return found.cloned().ok_or_else(|| self.not_open(id));
         }
-        let open: Vec<_> = self.record.open_questions().collect();
+        let to_person = |question: &&Question| matches!(question.asked, Asked::Person { .. });
+        let open: Vec<_> = self.record.open_questions().filter(to_person).collect();
         match open[..] {
             [only] => Ok(only.clone()),
             [] => Err(Refusal::conflict(format!("session `{}` asks nothing now", self.record.id))

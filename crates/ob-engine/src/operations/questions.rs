@@ -1,14 +1,20 @@
-//! Questions of agents to people. The session's actor keeps them; here they are asked, waited for and answered.
+//! Questions of agents to people, and their calls of tools of their sessions' callers. The session's actor keeps them; here they are asked, waited for and answered.
 
 use std::time::Duration;
 
 use ob_core::Principal;
 use ob_core::QuestionId;
 use ob_core::Refusal;
+use ob_core::RefusalCode;
 use ob_core::SessionId;
+use ob_core::caller::Caller;
+use ob_core::caller::CallerTool;
+use ob_core::operation::CallerToolCall;
+use ob_core::operation::CallerToolResponse;
 use ob_core::operation::SessionAnswer;
 use ob_core::operation::SessionAsk;
 use ob_core::question::Asked;
+use ob_core::question::Outcome;
 use ob_core::question::Question;
 use ob_core::question::TIMEOUT_BOUNDS;
 use ob_core::question::TIMEOUT_DEFAULT;
@@ -42,7 +48,26 @@ impl Engine {
                     .fix("use 10 to 604800, or leave it out for a day"));
             }
         };
-        let asked = Asked { text: params.question, choices: params.choices };
+        let asked = Asked::Person { text: params.question, choices: params.choices };
+        asked.check()?;
+        self.ask(record, |reply| Command::Ask { asked, timeout, reply }).await
+    }
+
+    /// A call of a caller's tool, as soon as it is durable.
+    pub(super) async fn caller_tool_call(
+        &self,
+        record: &SessionRecord,
+        params: CallerToolCall,
+    ) -> Result<Question, Refusal> {
+        result_wait(params.wait_ms)?;
+        let CallerToolCall { tool, arguments, wait_ms: _ } = params;
+        let found = record.callers.iter().find_map(|caller| caller.tool(&tool));
+        let declared = found.ok_or_else(|| {
+            let shown: String = tool.chars().take(80).collect();
+            Refusal::not_found("tool", shown).fix("list them with the method `tools/list`")
+        })?;
+        let timeout = Duration::from_secs(declared.timeout_s.into());
+        let asked = Asked::CallerTool { tool, arguments };
         asked.check()?;
         self.ask(record, |reply| Command::Ask { asked, timeout, reply }).await
     }
@@ -84,7 +109,50 @@ impl Engine {
         principal: &Principal,
     ) -> Result<Question, Refusal> {
         let SessionAnswer { session_id: _, question_id: question, answer } = params;
-        let by = principal.to_string();
-        self.ask(record, |reply| Command::Answer { question, answer, by, reply }).await
+        let is_to_person = |known: &Question| matches!(known.asked, Asked::Person { .. });
+        if record.questions.iter().any(|known| Some(known.question_id) == question && !is_to_person(known)) {
+            return Err(Refusal::invalid("that is no question to a person, but a call of a caller's tool")
+                .fix("answer it with `caller_tool_response`"));
+        }
+        let outcome = Outcome::Answered { answer: answer.into(), by: principal.to_string() };
+        self.ask(record, |reply| Command::Answer { question, outcome, reply }).await
     }
+
+    /// `caller_tool_response`.
+    pub(super) async fn caller_tool_response(
+        &self,
+        record: &SessionRecord,
+        params: CallerToolResponse,
+        principal: &Principal,
+    ) -> Result<Question, Refusal> {
+        let CallerToolResponse { session_id: _, request_id, result, error } = params;
+        let is_call = |known: &Question| matches!(known.asked, Asked::CallerTool { .. });
+        if record.questions.iter().any(|known| known.question_id == request_id && !is_call(known)) {
+            return Err(
+                Refusal::not_found("request", request_id).fix("answer questions with `session answer`")
+            );
+        }
+        let by = principal.to_string();
+        let outcome = match (result, error) {
+            (Some(_), Some(_)) => {
+                return Err(Refusal::invalid("both `result` and `error` were given").fix("give one of them"));
+            }
+            (_, Some(error)) => Outcome::Failed { error, by },
+            (result, None) => Outcome::Answered { answer: result.unwrap_or_default(), by },
+        };
+        self.ask(record, |reply| Command::Answer { question: Some(request_id), outcome, reply }).await
+    }
+}
+
+/// What whoever asks does for the agent. A session does nothing for others: nobody would tell it of a call.
+pub(super) fn declared(
+    principal: &Principal,
+    caller_id: Option<String>,
+    tools: Vec<CallerTool>,
+) -> Result<Option<Caller>, Refusal> {
+    if matches!(principal, Principal::Session { .. }) && !tools.is_empty() {
+        return Err(Refusal::new(RefusalCode::Forbidden, "a session has no tools for others")
+            .fix("leave `caller_tools` out"));
+    }
+    Caller::declared(caller_id, tools)
 }

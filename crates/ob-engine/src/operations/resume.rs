@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ob_core::Refusal;
 use ob_core::RefusalCode;
 use ob_core::WorkspaceId;
+use ob_core::caller::Caller;
 use ob_core::operation::SessionAccepted;
 use ob_core::operation::SessionSpawn;
 use ob_core::record::SessionRecord;
@@ -51,7 +52,8 @@ impl Engine {
                 .fix("leave `model` out, or ask for `new_session`"));
             }
             refuse_another_agent(&params, &record)?;
-            match self.session_message(record, params.message.clone()).await {
+            let caller = Caller::declared(params.caller_id.clone(), params.caller_tools.clone())?;
+            match self.session_message(record, params.message.clone(), caller).await {
                 // It came to its end meanwhile.
                 Err(refusal) if refusal.code == RefusalCode::Conflict => {}
                 answer => return answer.map(|accepted| SessionAccepted { resumed: true, ..accepted }),

@@ -17,6 +17,8 @@ use ob_core::TreeId;
 use ob_core::TurnNumber;
 use ob_core::WorkspaceId;
 use ob_core::audit::Asker;
+use ob_core::caller;
+use ob_core::caller::Caller;
 use ob_core::event::Role;
 use ob_core::operation::EventPage;
 use ob_core::operation::EventView;
@@ -85,6 +87,8 @@ impl Engine {
         let shared = &self.shared;
         check_message(&params.message)?;
         result_wait(params.wait_ms)?;
+        let caller = Caller::declared(params.caller_id.clone(), params.caller_tools.clone())?;
+        let callers = caller.map_or_else(|| Ok(Vec::new()), |caller| caller::with(&[], caller))?;
         let _project_is_used = self.claims.uses("project", params.project_id.as_uuid())?;
         let _workspace_is_used =
             params.workspace_id.map(|id| self.claims.uses("workspace", id.as_uuid())).transpose()?;
@@ -119,6 +123,7 @@ impl Engine {
             enforcement: None,
             title: title(&params.message),
             last_turn: first,
+            callers,
             questions: Vec::new(),
             last_question: QuestionId::default(),
             end_when_idle: params.end_when_idle,
@@ -183,10 +188,12 @@ impl Engine {
         &self,
         record: SessionRecord,
         message: String,
+        caller: Option<Caller>,
     ) -> Result<SessionAccepted, Refusal> {
         self.refuse_while_draining()?;
         check_message(&message)?;
-        let (turn, last_index) = self.ask(&record, |reply| Command::Message { text: message, reply }).await?;
+        let message = |reply| Command::Message { text: message, caller, reply };
+        let (turn, last_index) = self.ask(&record, message).await?;
         Ok(SessionAccepted {
             session_id: record.id,
             project_id: record.project,
@@ -296,7 +303,8 @@ impl Engine {
             Ok::<_, Refusal>(summary.map(view_of))
         };
         let views: Vec<_> = stream::iter(records).map(summary).buffered(VIEWS).try_collect().await?;
-        Ok(views.into_iter().flatten().collect())
+        // A list is to be looked over: what each tool is like, says the session itself.
+        Ok(views.into_iter().flatten().map(|view| SessionView { callers: Vec::new(), ..view }).collect())
     }
 
     /// A page of the log; waits for a first event if asked to.
@@ -490,6 +498,7 @@ pub(super) fn view_of(summary: SessionSummary) -> SessionView {
         isolated: is_isolated(&record.backend),
         backend: record.backend,
         enforcement: record.enforcement,
+        callers: record.callers,
         questions: record.questions.into_iter().filter(Question::is_open).collect(),
         turns: record.last_turn.0,
         last_stop,

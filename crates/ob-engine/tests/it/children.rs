@@ -89,7 +89,12 @@ fn child_params(project: ProjectId, more: Value) -> Value {
 }
 
 /// A child that a session starts.
-pub(crate) async fn child(engine: &Arc<Engine>, parent: &SessionId, project: ProjectId, more: Value) -> SessionId {
+pub(crate) async fn child(
+    engine: &Arc<Engine>,
+    parent: &SessionId,
+    project: ProjectId,
+    more: Value,
+) -> SessionId {
     let params = child_params(project, more);
     let accepted = engine.call(&agent(parent, project), Operation::SessionSpawn, params).await;
     serde_json::from_value(accepted.expect("a child")["session_id"].clone()).expect("an id")

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ob_core::Event;
+use ob_core::EventKind;
 use ob_core::Principal;
 use ob_core::ProjectId;
 use ob_core::Refusal;
@@ -61,13 +62,20 @@ impl Asker {
     async fn at_work(world: &World, engine: &Arc<Engine>, more: Value) -> (Self, Latch) {
         let latch = Latch::new();
         world.model.push(Answer::text("done").before_head(Step::Wait(latch.clone())));
+        let before = world.model.requests().len();
         let asker = Self::held(engine, more).await;
         world.state(&asker.session, "running", 1).await;
+        // So that no other session gets this answer.
+        world.model.requests_reached(before + 1).await;
         (asker, latch)
     }
 
+    fn agent(&self) -> Principal {
+        agent(&self.session, self.project)
+    }
+
     async fn try_ask(&self, params: Value) -> Result<Value, Refusal> {
-        self.engine.call(&agent(&self.session, self.project), Operation::SessionAsk, params).await
+        self.engine.call(&self.agent(), Operation::SessionAsk, params).await
     }
 
     /// What is answered at once.
@@ -77,7 +85,7 @@ impl Asker {
 
     /// A call that waits for as long as it may.
     fn waits(&self, params: Value) -> JoinHandle<Result<Value, Refusal>> {
-        let (engine, asker) = (Arc::clone(&self.engine), agent(&self.session, self.project));
+        let (engine, asker) = (Arc::clone(&self.engine), self.agent());
         let mut params = params;
         params["wait_ms"] = 60_000.into();
         tokio::spawn(async move { engine.call(&asker, Operation::SessionAsk, params).await })
@@ -120,7 +128,8 @@ async fn the_session_waits_for_its_answer_and_the_call_that_asked_gets_it() {
     let shown = view(&engine, &asker.session).await;
     let question = &shown["questions"][0];
     assert_eq!((&shown["state"], &question["question_id"]), (&json!("waiting_answer"), &json!("q1")));
-    assert_eq!(question["asked"], json!({ "text": "Which colour?", "choices": ["blue", "red"] }));
+    let asked = json!({ "kind": "person", "text": "Which colour?", "choices": ["blue", "red"] });
+    assert_eq!(question["asked"], asked);
     assert_eq!(asker.refused_answer(json!({ "answer": "green" })).await, RefusalCode::InvalidArgument);
     let answered = asker.answer(json!({ "answer": "blue" })).await;
     assert_eq!(answered["outcome"], json!({ "state": "answered", "answer": "blue", "by": "operator" }));
@@ -265,7 +274,7 @@ async fn who_may_give_it_messages_may_answer_and_nobody_asks_for_another() {
     let other = project(&engine, json!({})).await;
     let answer = json!({ "session_id": asker.session, "answer": "this" });
     for (who, code) in [
-        (agent(&asker.session, own), RefusalCode::Forbidden),
+        (asker.agent(), RefusalCode::Forbidden),
         (agent(&below, own), RefusalCode::NotFound),
         (agent(&sibling, own), RefusalCode::NotFound),
         (token(Scope::ProjectReadOnly(own)), RefusalCode::Forbidden),
@@ -383,4 +392,82 @@ async fn questions_outlive_the_server_and_come_to_their_time_under_the_next() {
     after_held.let_go();
     after.shutdown(false).await;
     before.shutdown(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_of_the_caller_is_called_and_what_it_answers_arrives_in_time_or_late() {
+    let world = World::new().await;
+    let Some(backend) = world.sandboxes() else { return };
+    let engine = world.engine(backend).await;
+    let tools = json!({ "caller_id": "crm", "caller_tools": [{ "name": "look_up", "timeout_s": 600 }] });
+    let (asker, latch) = Asker::at_work(&world, &engine, tools).await;
+    let caller = asker.agent();
+    let call = |params: Value| engine.call(&caller, Operation::CallerToolCall, params);
+    let waiting = {
+        let (engine, asker) = (Arc::clone(&engine), asker.agent());
+        let params = json!({ "tool": "crm_look_up", "arguments": { "id": 7 }, "wait_ms": 60_000 });
+        tokio::spawn(async move { engine.call(&asker, Operation::CallerToolCall, params).await })
+    };
+    let log = world.state(&asker.session, "waiting_caller_tool", 1).await;
+    let requests: Vec<_> = log
+        .iter()
+        .filter(|event| event.body.kind == EventKind::CallerToolRequest)
+        .map(|event| &event.body)
+        .collect();
+    let [request] = requests[..] else { panic!("one request: {requests:?}") };
+    assert_eq!(request.tool_name.as_deref(), Some("crm_look_up"));
+    assert_eq!(request.arguments, Some(json!({ "id": 7 })));
+    assert_eq!(request.data.as_ref().expect("details")["request_id"], "q1");
+    // A person's answer is none to it, and does not go to it by mistake.
+    assert_eq!(asker.refused_answer(json!({ "answer": "Ada" })).await, RefusalCode::Conflict);
+    let named = json!({ "question_id": "q1", "answer": "Ada" });
+    assert_eq!(asker.refused_answer(named).await, RefusalCode::InvalidArgument);
+    let respond = |request: &str, what: Value| {
+        let mut params = json!({ "session_id": asker.session, "request_id": request });
+        params.as_object_mut().expect("an object").extend(what.as_object().expect("an object").clone());
+        engine.call(&Principal::Operator, Operation::CallerToolResponse, params)
+    };
+    let both = respond("q1", json!({ "result": 1, "error": "no" })).await.expect_err("one of them");
+    assert_eq!(both.code, RefusalCode::InvalidArgument);
+    let unknown = respond("q7", json!({ "result": 1 })).await.expect_err("nobody asked");
+    assert_eq!(unknown.code, RefusalCode::NotFound);
+    let own = json!({ "session_id": asker.session, "request_id": "q1", "result": "mine" });
+    let itself = refused_to(&engine, &asker.agent(), Operation::CallerToolResponse, own).await;
+    assert_eq!(itself.code, RefusalCode::Forbidden);
+    respond("q1", json!({ "result": { "name": "Ada" } })).await.expect("answered");
+    let answered = waiting.await.expect("no panic").expect("a result");
+    assert_eq!(answered["outcome"]["answer"], json!({ "name": "Ada" }));
+    world.state(&asker.session, "running", 2).await;
+
+    let stranger = call(json!({ "tool": "crm_delete" })).await.expect_err("not declared");
+    assert_eq!(stranger.code, RefusalCode::NotFound);
+    call(json!({ "tool": "crm_look_up", "arguments": { "id": 8 }, "wait_ms": 0 })).await.expect("asked");
+    respond("q2", json!({ "error": "no such customer" })).await.expect("answered");
+    let person = asker.asks("Which?").await["question_id"].clone();
+    let refusal =
+        respond(person.as_str().expect("an id"), json!({ "result": 1 })).await.expect_err("no call");
+    assert_eq!(refusal.code, RefusalCode::NotFound);
+    // What it may call is its own: a child has nobody who would do it.
+    let made = child(&engine, &asker.session, asker.project, json!({})).await;
+    assert_eq!(view(&engine, &made).await["callers"], Value::Null);
+    let lent = json!({
+        "session_id": made, "message": "x", "caller_id": "me", "caller_tools": [{ "name": "do" }],
+    });
+    let refusal = refused_to(&engine, &asker.agent(), Operation::SessionMessage, lent).await;
+    assert_eq!(refusal.code, RefusalCode::Forbidden, "{refusal}");
+    latch.open();
+    let log = world
+        .until(&asker.session, "the failure", |log| has_text(log, "That failed: no such customer"))
+        .await;
+    assert!(!has_text(&log, "The answer: {"), "the first was told: {:?}", texts(&log));
+    let more = json!({ "session_id": asker.session, "message": "more", "caller_id": "crm", "caller_tools": [{ "name": "delete" }] });
+    ask(&engine, Operation::SessionMessage, more).await;
+    let declared = view(&engine, &asker.session).await["callers"].clone();
+    assert_eq!(
+        declared[0]["tools"][0]["name"], "delete",
+        "in the place of what was declared before: {declared}"
+    );
+    let listed = ask(&engine, Operation::SessionList, json!({})).await;
+    assert!(listed.as_array().expect("a list").iter().all(|session| session["callers"].is_null()));
+    engine.shutdown(false).await;
 }

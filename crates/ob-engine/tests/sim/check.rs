@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ob_core::Event;
 use ob_core::EventKind;
+use ob_core::QuestionId;
 use ob_core::SessionId;
 use ob_core::event::Role;
 use ob_core::ledger::Amount;
@@ -83,6 +84,7 @@ pub(crate) async fn logs(world: &World) {
             }
         }
         world.told.check_seen(world, &record.id, &log);
+        questions(world, &record, &log);
         turns(world, &record).await;
         runs(world, &record, &log).await;
         books(world, &record, &log).await;
@@ -118,6 +120,38 @@ fn messages(world: &World) {
                 task.session, task.fate
             ));
         }
+    }
+}
+
+/// A question is asked once and closed at most once; and as was said, if somebody was told that the answer is taken.
+fn questions(world: &World, record: &SessionRecord, log: &[Event]) {
+    let mut told: BTreeMap<QuestionId, Vec<(String, Option<&str>)>> = BTreeMap::new();
+    for event in log {
+        let Some(data) = &event.body.data else { continue };
+        let id = data["question_id"].as_str().and_then(|id| id.parse::<QuestionId>().ok());
+        let (Some(id), Some(state)) = (id, data["state"].as_str()) else { continue };
+        told.entry(id).or_default().push((state.to_owned(), event.body.text.as_deref()));
+    }
+    for (id, states) in &told {
+        let is_right = match &states[..] {
+            [(first, _)] => first == "open",
+            [(first, _), (last, _)] => first == "open" && last != "open",
+            _ => false,
+        };
+        if !is_right {
+            world.wrong(&format!("question {id} of {} is told as {states:?}", record.id));
+        }
+        if let Some(answer) = world.told.answer(&record.id, *id)
+            && states.last() != Some(&("answered".to_owned(), Some(answer.as_str())))
+        {
+            world.wrong(&format!(
+                "acknowledged_means_kept: question {id} of {} was answered `{answer}` and is {states:?}",
+                record.id
+            ));
+        }
+    }
+    if record.core.active.is_none() && record.questions.iter().any(|question| !question.is_open()) {
+        world.wrong(&format!("{} has answers that nobody was told: {:?}", record.id, record.questions));
     }
 }
 

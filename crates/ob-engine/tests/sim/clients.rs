@@ -12,6 +12,7 @@ use ob_core::SessionId;
 use ob_core::operation::EventPage;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
+use ob_core::question::Asked;
 use ob_core::session::SessionState;
 use ob_store::Store as _;
 use serde_json::Value;
@@ -41,7 +42,18 @@ pub(crate) enum Outcome {
 
 /// Asks a server.
 pub(crate) async fn ask(world: &World, server: &Server, operation: Operation, params: Value) -> Outcome {
-    let call = server.engine.call(&Principal::Operator, operation, params);
+    ask_as(world, server, &Principal::Operator, operation, params).await
+}
+
+/// The same as somebody else.
+async fn ask_as(
+    world: &World,
+    server: &Server,
+    principal: &Principal,
+    operation: Operation,
+    params: Value,
+) -> Outcome {
+    let call = server.engine.call(principal, operation, params);
     let answer = tokio::select! {
         biased;
         () = server.life.died() => return Outcome::Unknown,
@@ -123,6 +135,50 @@ async fn message(world: &World, server: &Server, session: &SessionId) {
         }
         Outcome::Refused(refusal) => refused(world, server, task, &refusal),
         Outcome::Unknown => {}
+    }
+}
+
+/// Agents that ask people, and people who answer, one after the other. What a late answer makes of its question is a task.
+pub(crate) async fn questions(world: Arc<World>, servers: Arc<Servers>, requests: u64) {
+    for _ in 0..requests {
+        tokio::time::sleep(world.chance.millis(0..=1500)).await;
+        let server = servers.any().await;
+        let sessions = world.disk.session_ids();
+        if sessions.is_empty() {
+            continue;
+        }
+        let session = world.chance.pick(&sessions).clone();
+        let Ok(Some(record)) = world.disk.session(&session).await else { continue };
+        if world.chance.one_in(2) {
+            let agent = Principal::Session { id: session.clone(), project: record.project };
+            // Sometimes the same again, as after a call that was cut.
+            let again = record.questions.first().and_then(|question| match &question.asked {
+                Asked::Person { text, .. } => Some(text.clone()),
+                Asked::CallerTool { .. } => None,
+            });
+            let again = again.filter(|_| world.chance.one_in(2));
+            let text = again.unwrap_or_else(|| told::text_of(world.told.new_task(&world, Some(&session))));
+            let params = json!({
+                "question": text,
+                "timeout_s": world.chance.pick(&[10, 60, 86_400]),
+                "wait_ms": world.chance.pick(&[0, 500, 20_000]),
+            });
+            if let Outcome::Answer(answer) =
+                ask_as(&world, &server, &agent, Operation::SessionAsk, params).await
+            {
+                world.note(&format!("told {} asked {session} {}", server.life.number, answer["question_id"]));
+            }
+        } else {
+            let Some(question) = record.open_questions().next().map(|open| open.question_id) else {
+                continue;
+            };
+            let answer = format!("answer {}", world.number());
+            let params = json!({ "session_id": session, "question_id": question, "answer": answer });
+            if let Outcome::Answer(_) = ask(&world, &server, Operation::SessionAnswer, params).await {
+                world.note(&format!("told {} answered {session} {question}", server.life.number));
+                world.told.answered(&session, question, &answer);
+            }
+        }
     }
 }
 

@@ -100,6 +100,10 @@ async fn play(world: &Arc<World>) {
         let requests = world.chance.between(5..=30);
         clients.spawn(clients::run(Arc::clone(world), Arc::clone(&servers), projects.clone(), requests));
     }
+    // Only in some, so that the seeds that found a fault tell the stories that they told then.
+    if world.seed % 4 == 3 {
+        clients.spawn(clients::questions(Arc::clone(world), Arc::clone(&servers), 40));
+    }
     let faults = tokio::spawn(faults::run(Arc::clone(world), Arc::clone(&servers), length));
     let mut followers = JoinSet::new();
     while !(faults.is_finished() && clients.is_empty()) {

@@ -7,6 +7,7 @@ use std::sync::MutexGuard;
 
 use ob_core::Event;
 use ob_core::ProjectId;
+use ob_core::QuestionId;
 use ob_core::SessionId;
 use ob_core::record::TurnRecord;
 use ob_core::turn::TurnState;
@@ -36,6 +37,8 @@ struct State {
     /// Events that clients saw.
     seen: BTreeMap<(SessionId, u64), u64>,
     deleted: BTreeSet<ProjectId>,
+    /// Answers that were taken.
+    answers: BTreeMap<(SessionId, QuestionId), String>,
 }
 
 /// A session that a client was told of.
@@ -128,6 +131,16 @@ impl Told {
 
     pub(crate) fn deleted(&self, project: ProjectId) {
         self.state().deleted.insert(project);
+    }
+
+    /// A person was told that an answer is taken.
+    pub(crate) fn answered(&self, session: &SessionId, question: QuestionId, answer: &str) {
+        self.state().answers.insert((session.clone(), question), answer.to_owned());
+    }
+
+    /// The answer that somebody was told is taken.
+    pub(crate) fn answer(&self, session: &SessionId, question: QuestionId) -> Option<String> {
+        self.state().answers.get(&(session.clone(), question)).cloned()
     }
 
     /// Sessions that must be there.

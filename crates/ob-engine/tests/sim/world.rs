@@ -37,6 +37,7 @@ const KEPT: usize = 60;
 
 /// See the module.
 pub(crate) struct World {
+    pub(crate) seed: u64,
     pub(crate) chance: Chance,
     pub(crate) trace: Trace,
     pub(crate) disk: MemoryStore,
@@ -109,6 +110,7 @@ impl World {
     pub(crate) fn new(seed: u64) -> Arc<Self> {
         let began = Instant::now();
         Arc::new(Self {
+            seed,
             chance: Chance::new(seed),
             trace: Trace { state: Mutex::default(), began },
             disk: MemoryStore::new(),

@@ -135,7 +135,8 @@ impl ServerHandler for Answers {
         _: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(tools::tools_of(&caller(&context)?.asker.principal)))
+        let offered = tools::offered(&caller(&context)?).await.map_err(|refusal| error_of(&refusal))?;
+        Ok(ListToolsResult::with_all_items(offered))
     }
 
     async fn call_tool(

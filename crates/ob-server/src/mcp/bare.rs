@@ -59,9 +59,7 @@ async fn perform(site: &Site, caller: Caller, body: &[u8]) -> Result<Response, R
             .fix(r#"send {"method":"tools/call","params":{"name":"project","arguments":{"action":"list"}}}"#)
     })?;
     match &*call.method {
-        "tools/list" => {
-            Ok(Json(json!({ "tools": tools::tools_of(&caller.asker.principal) })).into_response())
-        }
+        "tools/list" => Ok(Json(json!({ "tools": tools::offered(&caller).await? })).into_response()),
         "tools/call" => {
             let called = tools::call(&caller.asker.principal, &call.params.name, call.params.arguments);
             let (operation, params) = called.map_err(|no| match no {

@@ -2,6 +2,7 @@
 
 use ob_core::Refusal;
 use ob_core::operation::Operation;
+use ob_core::question::in_words;
 use rmcp::model::CallToolResult;
 use rmcp::model::ContentBlock;
 use serde_json::Value;
@@ -9,6 +10,9 @@ use serde_json::json;
 
 /// What an operation answered.
 pub(super) fn done(operation: Operation, answer: Value) -> CallToolResult {
+    if operation == Operation::CallerToolCall {
+        return called(answer);
+    }
     let data = data(operation, answer);
     let text = match phrase(operation, &data) {
         Some(phrase) => format!("{phrase}\n{data}"),
@@ -17,6 +21,27 @@ pub(super) fn done(operation: Operation, answer: Value) -> CallToolResult {
     let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
     result.structured_content = Some(data);
     result
+}
+
+/// What a caller's tool answered, as the tool would.
+fn called(answer: Value) -> CallToolResult {
+    let outcome = &answer["outcome"];
+    let failed = |text: &str| CallToolResult::error(vec![ContentBlock::text(text)]);
+    match outcome["state"].as_str() {
+        Some("answered") => {
+            let text = ContentBlock::text(in_words(&outcome["answer"]));
+            let mut result = CallToolResult::success(vec![text]);
+            result.structured_content = outcome["answer"].is_object().then(|| outcome["answer"].clone());
+            result
+        }
+        Some("failed") => failed(outcome["error"].as_str().unwrap_or_default()),
+        Some("timed_out") => failed("nobody answered in time"),
+        Some(_) => failed("the call was withdrawn"),
+        None => CallToolResult::success(vec![ContentBlock::text(
+            "Nobody has answered yet. Call again with the same arguments to wait on, or end your turn: the answer comes as \
+             your next message.",
+        )]),
+    }
 }
 
 /// Why it did not: text for people and models, code and fix for programs.
@@ -105,6 +130,23 @@ mod tests {
         assert!(text(&new).contains("New session created") && text(&new).contains("gogol_1"));
         let old = done(Operation::SessionSpawn, json!({ "session_id": "gogol_1", "resumed": true }));
         assert!(text(&old).contains("resumed") && text(&old).contains("gogol_1"));
+    }
+
+    #[test]
+    fn a_callers_tool_answers_as_a_tool_of_its_own() {
+        let cases = [
+            (json!({ "state": "answered", "answer": { "name": "Ada" } }), r#"{"name":"Ada"}"#, Some(false)),
+            (json!({ "state": "answered", "answer": "plain" }), "plain", Some(false)),
+            (json!({ "state": "failed", "error": "no such customer" }), "no such customer", Some(true)),
+            (json!({ "state": "timed_out" }), "in time", Some(true)),
+            (Value::Null, "Call again with the same arguments", Some(false)),
+        ];
+        for (outcome, words, is_error) in cases {
+            let result = done(Operation::CallerToolCall, json!({ "question_id": "q1", "outcome": outcome }));
+            assert!(text(&result).contains(words), "{}", text(&result));
+            assert_eq!(result.is_error, is_error, "{words}");
+            assert_eq!(result.structured_content.is_some(), words.starts_with('{'), "{words}");
+        }
     }
 
     #[test]

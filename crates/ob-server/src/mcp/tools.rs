@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use ob_core::Principal;
 use ob_core::Refusal;
 use ob_core::authorize::may_ever;
+use ob_core::caller::Caller as ToolsOf;
 use ob_core::operation::Access;
 use ob_core::operation::Operation;
 use rmcp::model::JsonObject;
@@ -18,6 +19,7 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use super::Caller;
 use super::schema;
 use super::schema::Parameter;
 use crate::reply::short;
@@ -51,6 +53,9 @@ their own. Start one with `spawn` and say in `message` all that it has to know; 
 With `wait_ms` the answer has what came of it in `result`; as long as that says that it is not `done`, ask again with `result`. \
 How many you may start says `config_limits`, with your own `session_id`.";
 
+/// Not advertised: agents are offered the tools of their callers under their own names, and call them by these.
+const HIDDEN: &str = "caller_tool";
+
 /// Tools in words: name, title, what it is for.
 const TITLES: &[(&str, &str, &str)] = &[
     (
@@ -69,6 +74,12 @@ const TITLES: &[(&str, &str, &str)] = &[
         "Sessions: conversations with AI agents that work unattended, each in a sandbox. Start one with `spawn`, \
          which goes on in the newest session of the workspace unless `new_session` is true; talk to it with `message`, by \
          `session_id`, or by `project_id` as in `spawn`; read what happens with `events` (go on from `last_index`; `wait_ms` waits), see its changes with `diff`.",
+    ),
+    (
+        "caller_tool_response",
+        "Answer a tool call",
+        "The answer to a `caller_tool_request` event: an agent calls a tool that you declared with `caller_tools`. Its `request_id` \
+         is in the event's `data`.",
     ),
     (
         "ask",
@@ -128,7 +139,27 @@ static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
 
 /// The tools that a principal can use, with the actions that it may ever do.
 pub fn tools_of(principal: &Principal) -> Vec<Tool> {
-    ROWS.iter().filter_map(|row| row.tool(principal)).collect()
+    ROWS.iter().filter(|row| row.name != HIDDEN).filter_map(|row| row.tool(principal)).collect()
+}
+
+/// The same with the tools of an agent's callers.
+pub(super) async fn offered(caller: &Caller) -> Result<Vec<Tool>, Refusal> {
+    let mut tools = tools_of(&caller.asker.principal);
+    if let Principal::Session { id, .. } = &caller.asker.principal {
+        let own = json!({ "session_id": id });
+        let mut view = caller.doors.call(&caller.asker, Operation::SessionGet, own).await?;
+        let callers: Vec<ToolsOf> = serde_json::from_value(view["callers"].take()).unwrap_or_default();
+        tools.extend(callers.iter().flat_map(of_caller));
+    }
+    Ok(tools)
+}
+
+fn of_caller(caller: &ToolsOf) -> impl Iterator<Item = Tool> {
+    caller.tools.iter().map(|tool| {
+        let mut schema = tool.input_schema.clone();
+        schema.entry("type").or_insert_with(|| "object".into());
+        Tool::new(caller.offered(tool), tool.description.clone(), schema)
+    })
 }
 
 /// The operation that a call means, and its parameters under the operation's names.
@@ -138,6 +169,10 @@ pub(super) fn call(
     arguments: Option<JsonObject>,
 ) -> Result<(Operation, Value), NoCall> {
     let row = ROWS.iter().find(|row| row.name == tool);
+    if row.is_none() && matches!(asker, Principal::Session { .. }) {
+        let params = json!({ "tool": tool, "arguments": arguments.unwrap_or_default() });
+        return Ok((Operation::CallerToolCall, params));
+    }
     let row = row.ok_or_else(|| NoCall::UnknownTool(short(tool)))?;
     let mut arguments = arguments.unwrap_or_default();
     // Models write `null` for what they leave out.
@@ -399,7 +434,7 @@ mod tests {
         let project: ProjectId = PROJECT.parse().expect("an id");
         let mut tools = tools_of(&Principal::Operator);
         tools.extend(tools_of(&Principal::Session { id: ID.parse().expect("an id"), project }));
-        for operation in Operation::ALL {
+        for operation in Operation::ALL.iter().filter(|operation| operation.spec().tool != HIDDEN) {
             let spec = operation.spec();
             let tool = tools.iter().find(|tool| tool.name == spec.tool).expect("its tool");
             let properties = &tool.schema_as_json_value()["properties"];
@@ -407,7 +442,10 @@ mod tests {
                 Some(actions) => {
                     assert!(actions.iter().any(|action| action == spec.action), "{}", spec.name());
                 }
-                None => assert!(["ask", "config_limits"].contains(&spec.tool), "they have a single action"),
+                None => assert!(
+                    ["caller_tool_response", "ask", "config_limits"].contains(&spec.tool),
+                    "they have a single action"
+                ),
             }
             for (name, _) in &Action::new(*operation).parameters {
                 assert!(properties[*name]["description"].is_string(), "{}: {name}", spec.name());
@@ -502,6 +540,9 @@ mod tests {
             of_asker(&agent, "ask", JsonObject::from_iter([("question".to_owned(), "Which?".into())]));
         assert_eq!(asked, Ok((Operation::SessionAsk, json!({ "question": "Which?" }))));
         assert!(tools_of(&Principal::Operator).iter().all(|tool| tool.name != "ask"), "it has nobody to ask");
+        let called = of_asker(&agent, "crm_look_up", JsonObject::from_iter([("id".to_owned(), 7.into())]));
+        let expected = json!({ "tool": "crm_look_up", "arguments": { "id": 7 } });
+        assert_eq!(called, Ok((Operation::CallerToolCall, expected)), "what is not ours may be a caller's");
         let Value::Object(arguments) = json!({ "action": "spawn", "message": "go" }) else { unreachable!() };
         let expected = json!({
             "message": "go", "project_id": PROJECT, "create_workspace": false, "new_session": true, "end_when_idle": true,

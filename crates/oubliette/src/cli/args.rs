@@ -454,6 +454,21 @@ pub(crate) enum SessionCommand {
         #[arg(long, value_name = "ID", value_hint = ValueHint::Other)]
         question: Option<String>,
     },
+    /// Answer a call of a tool of the session's caller
+    Respond {
+        /// The session's id, the end of it, or `last`
+        #[arg(add = Ids::Session)]
+        id: String,
+        /// The call, as its event and `session get` name it
+        #[arg(value_name = "REQUEST", value_hint = ValueHint::Other)]
+        request: String,
+        /// What came of it: JSON, or a text
+        #[arg(value_hint = ValueHint::Other)]
+        result: String,
+        /// It could not be done; the result says why
+        #[arg(long)]
+        error: bool,
+    },
     /// Stop what the agent is doing; the session goes on
     Interrupt {
         /// Its id, the end of it, or `last`

@@ -54,6 +54,8 @@ pub(crate) async fn command(run: RunArgs, hub: &Hub, output: &Output) -> Result<
         tools_allowed: run.told.allowed.clone(),
         tools_disallowed: run.told.denied.clone(),
         wait_ms: None,
+        caller_id: None,
+        caller_tools: Vec::new(),
     };
     let accepted: SessionAccepted = hub.client.call(Operation::SessionSpawn, &spawn).await?;
     announce(&accepted, run.detach, output);

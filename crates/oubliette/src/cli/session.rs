@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use ob_core::QuestionId;
 use ob_core::Refusal;
 use ob_core::SessionId;
+use ob_core::operation::CallerToolResponse;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionAccepted;
 use ob_core::operation::SessionAnswer;
@@ -12,6 +13,7 @@ use ob_core::operation::SessionDiff;
 use ob_core::operation::SessionList;
 use ob_core::operation::SessionMessage;
 use ob_core::operation::SessionTarget;
+use ob_core::question::Asked;
 use ob_core::question::Question;
 use ob_core::record::SessionView;
 use ob_core::resource::Enforcement;
@@ -69,7 +71,7 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
         SessionCommand::Get { id } => {
             let view: SessionView = hub.client.call(Operation::SessionGet, &target(hub, &id).await?).await?;
             output.data(&view, || described(&view));
-            if !view.questions.is_empty() {
+            if view.questions.iter().any(|question| matches!(question.asked, Asked::Person { .. })) {
                 output.hint(&format!("answer with `oubliette session answer {} \"…\"`", view.session_id));
             }
         }
@@ -83,7 +85,12 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
             }
         }
         SessionCommand::Message { id, message } => {
-            let params = SessionMessage { session_id: resolve(hub, &id).await?, message };
+            let params = SessionMessage {
+                session_id: resolve(hub, &id).await?,
+                message,
+                caller_id: None,
+                caller_tools: Vec::new(),
+            };
             let accepted: SessionAccepted = hub.client.call(Operation::SessionMessage, &params).await?;
             output.data(&accepted, || {
                 let model = text::one_line(&accepted.model.to_string());
@@ -97,6 +104,19 @@ pub(crate) async fn command(command: SessionCommand, hub: &Hub, output: &Output)
                 answer,
             };
             let question: Question = hub.client.call(Operation::SessionAnswer, &params).await?;
+            output
+                .data(&question, || format!("answered {} of {}\n", question.question_id, params.session_id));
+        }
+        SessionCommand::Respond { id, request, result, error } => {
+            let (result, error) =
+                if error { (None, Some(result)) } else { (Some(json_or_text(result)), None) };
+            let params = CallerToolResponse {
+                session_id: resolve(hub, &id).await?,
+                request_id: parse_question(&request)?,
+                result,
+                error,
+            };
+            let question: Question = hub.client.call(Operation::CallerToolResponse, &params).await?;
             output
                 .data(&question, || format!("answered {} of {}\n", question.question_id, params.session_id));
         }
@@ -219,6 +239,10 @@ fn parse_question(text: &str) -> Result<QuestionId, Refusal> {
     })
 }
 
+fn json_or_text(text: String) -> Value {
+    serde_json::from_str(&text).unwrap_or(Value::String(text))
+}
+
 fn parse_status(text: &str) -> Result<SessionStatus, Refusal> {
     serde_json::from_value(text.into()).map_err(|_| {
         Refusal::invalid(format!("`{}` is no status of a session", text::one_line(text)))
@@ -289,10 +313,12 @@ fn described(view: &SessionView) -> String {
 
 /// A question, what may be answered, and until when.
 fn asks(question: &Question) -> String {
-    let Question { question_id, asked, expires_at, .. } = question;
-    let choices =
-        if asked.choices.is_empty() { String::new() } else { format!(" [{}]", asked.choices.join(" | ")) };
-    format!("{question_id} until {}: {}{choices}", text::instant(*expires_at), asked.text)
+    let what = match &question.asked {
+        Asked::Person { text, choices } if choices.is_empty() => text.clone(),
+        Asked::Person { text, choices } => format!("{text} [{}]", choices.join(" | ")),
+        Asked::CallerTool { tool, arguments } => format!("{tool} {}", Value::Object(arguments.clone())),
+    };
+    format!("{} until {}: {what}", question.question_id, text::instant(question.expires_at))
 }
 
 /// Whether the limits of its sandbox are held.

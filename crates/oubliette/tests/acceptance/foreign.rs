@@ -53,7 +53,15 @@ async fn the_python_sdk_runs_a_session_to_its_end_on_every_wire() {
             let saw: Value = serde_json::from_slice(&output.stdout).unwrap();
             assert_eq!(
                 saw["tools"],
-                serde_json::json!(["project", "workspace", "session", "config_limits", "agent", "server"]),
+                serde_json::json!([
+                    "project",
+                    "workspace",
+                    "session",
+                    "caller_tool_response",
+                    "config_limits",
+                    "agent",
+                    "server"
+                ]),
                 "{wire}"
             );
             assert_eq!(saw["said"][0], "Said.", "{wire}: {saw}");

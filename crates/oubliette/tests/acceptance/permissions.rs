@@ -72,6 +72,12 @@ const ROWS: &[Row] = &[
     Row("session.events", Kind::ProjectRead, |at| json!({ "session_id": at.active, "limit": 1 })),
     Row("session.result", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
     Row("session.diff", Kind::ProjectRead, |at| json!({ "session_id": at.active })),
+    Row(
+        "caller_tool_response.send",
+        Kind::ProjectWrite,
+        |at| json!({ "session_id": at.active, "request_id": "q1", "result": { "given": true }, "error": "as well" }),
+    ),
+    Row("caller_tool.call", Kind::Inside, |_| json!({ "tool": "crm_look_up" })),
     Row("ask.person", Kind::Inside, |_| json!({ "question": "Which?" })),
     Row("config_limits.get", Kind::ProjectRead, |at| json!({ "project_id": at.project })),
     Row("agent.list", Kind::GlobalRead, |_| json!({})),

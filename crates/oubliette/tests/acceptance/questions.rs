@@ -117,3 +117,63 @@ async fn an_answer_after_a_kill_still_arrives() {
     .await
     .unwrap();
 }
+
+/// A client that does something for the agent: asked by an event, and heard though the server dies in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_calls_its_callers_tool_and_the_answer_arrives_after_a_kill_too() {
+    if !can_sandbox() {
+        return;
+    }
+    let model = ModelServer::start().await.unwrap();
+    let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" });
+    model.push(Answer::tool("run", json!({ "command": format!("bash call.sh '{list}'") })));
+    model.push(calls("crm_look_up", &json!({ "id": 7 })));
+    model.push(calls("crm_look_up", &json!({ "id": 8 })));
+    model.otherwise(Answer::text("I see."));
+    tokio::task::spawn_blocking(move || {
+        let home = Home::new(&model);
+        home.start();
+        let source = home.repository("thing", &[("call.sh", CALL)]);
+        let project = home.json(&["project", "create", "thing", "--source", source.to_str().unwrap()]);
+        let project = project["id"].as_str().unwrap().to_owned();
+        let scope = format!("project:{project}");
+        let http = Http::with_scope(&home, "crm", &scope);
+        let mcp = Mcp::open(&http);
+        let schema = json!({ "type": "object", "properties": { "id": { "type": "integer" } }, "required": ["id"] });
+        let tool = json!({ "name": "look_up", "description": "Looks a customer up.", "inputSchema": schema });
+        let spawn = json!({
+            "action": "spawn", "project_id": project, "message": "Look them up.", "new_session": true,
+            "create_workspace": true, "caller_id": "crm", "caller_tools": [tool],
+        });
+        let (_, accepted) = mcp.call("session", &spawn).unwrap();
+        let session = accepted["session_id"].as_str().unwrap().to_owned();
+        let request = |number: usize| {
+            let events = home.events(&session);
+            events.into_iter().filter(|event| event["type"] == "caller_tool_request").nth(number)
+        };
+        until("the first call", || request(0).is_some());
+        let first = request(0).unwrap();
+        assert_eq!((&first["tool_name"], &first["arguments"]), (&json!("crm_look_up"), &json!({ "id": 7 })));
+        assert_eq!(home.state(&session), "waiting_caller_tool");
+        let response = |request: &Value, result: Value| {
+            json!({ "session_id": session, "request_id": request["data"]["request_id"], "result": result })
+        };
+        mcp.call("caller_tool_response", &response(&first, json!({ "name": "Ada" }))).unwrap();
+        until("the second call", || request(1).is_some());
+        home.kill();
+        home.start();
+        let http = Http::new(&home, http.token());
+        http.rest(Operation::CallerToolResponse, &response(&request(1).unwrap(), json!("Grace"))).unwrap();
+        let arrived = || model.requests().iter().any(|request| request.body.to_string().contains("Grace"));
+        until("the answer to reach the agent", arrived);
+        until("the session to rest", || home.state(&session) == "idle");
+        let all = results(&home, &session);
+        assert!(all.contains("crm_look_up") && all.contains("Looks a customer up."), "it is offered: {all}");
+        assert!(all.contains("Ada"), "the call was answered: {all}");
+        let unknown = json!({ "session_id": session, "request_id": "q9", "result": 1 });
+        let (code, text) = Mcp::open(&http).call("caller_tool_response", &unknown).unwrap_err();
+        assert!(code == "not_found" && text.contains("not found"), "{code}: {text}");
+    })
+    .await
+    .unwrap();
+}

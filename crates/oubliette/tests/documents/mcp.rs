@@ -82,7 +82,14 @@ It may also ask a person (`ask`). The session is then `waiting_answer`, its `que
 messages may answer: `oubliette session answer`, `session` `answer`. The call waits for up to a minute; who asks the same again waits on. An
 answer that comes when the turn is over is the agent's next message. [Questions](design/questions.md) says what becomes of one.
 
-Not there yet: the tasks extension, `subscriptions/listen`, input that a tool asks for, and tools of the caller.
+## Tools of the caller
+
+A client that starts a session (`session` `spawn`) or gives it a message may do things for its agent: `caller_id` names the client, and `caller_tools` what it
+does, each with `name`, `description`, `input_schema` and, if five minutes are not right, `timeout_s`. The agent is offered them as `{caller_id}_{name}`.
+A call is a `caller_tool_request` event with `tool_name`, `arguments` and `data.request_id`, pushed with the logger `oubliette.caller_tool`. Answer it with
+`caller_tool_response`: `result`, or `error`. It may take until the event's `data.expires_at`, and outlives the server.
+
+Not there yet: the tasks extension, `subscriptions/listen`, and input that a tool asks for.
 
 ## Tools
 
