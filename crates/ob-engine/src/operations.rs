@@ -61,8 +61,8 @@ impl Engine {
         let asked = Asked::new(asker.into(), operation, &params);
         let wait = wait_after(operation, &params);
         let principal = asked.asker.principal.clone();
-        let outcome = if matches!(operation, Operation::SessionEvents | Operation::SessionResult) {
-            // They only read, and may wait for long: they go when their caller goes.
+        let outcome = if only_looks(operation) {
+            // It goes when its caller goes; some wait for long.
             self.perform_audited(&asked, params).await
         } else {
             // A caller that goes away half way must not leave things half done.
@@ -285,6 +285,24 @@ impl Engine {
             model_missing,
         })
     }
+}
+
+/// True for what reads from the store and does nothing else.
+const fn only_looks(operation: Operation) -> bool {
+    use Operation as O;
+    matches!(
+        operation,
+        O::ProjectList
+            | O::ProjectGet
+            | O::WorkspaceList
+            | O::SessionGet
+            | O::SessionList
+            | O::SessionEvents
+            | O::SessionResult
+            | O::ConfigLimits
+            | O::TokenList
+            | O::TokenInfo
+    )
 }
 
 /// For how long an operation is to wait for what comes of what it did. What is out of bounds was refused by then.

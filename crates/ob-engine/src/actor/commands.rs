@@ -89,7 +89,7 @@ impl Actor {
         let number = match self.take_message(&mut step, text) {
             Ok(number) => number,
             Err(denied) => {
-                self.undo(undo);
+                self.undo(undo, &step);
                 return Err(Refusal::conflict(denied.to_string()).fix("see `oubliette session get`"));
             }
         };
@@ -111,7 +111,7 @@ impl Actor {
             ended_at: None,
         };
         step.event(EventBody::new(EventKind::Message).turn(number).role(Role::User).text(text));
-        step.put_turn(turn.clone());
+        step.new_turn(turn.clone());
         self.turns.insert(number, turn);
         self.record.last_turn = number;
         self.apply(step, Input::Message(number))?;
