@@ -159,20 +159,21 @@ async fn an_agent_calls_its_callers_tool_and_the_answer_arrives_after_a_kill_too
             json!({ "session_id": session, "request_id": request["data"]["request_id"], "result": result })
         };
         mcp.call("caller_tool_response", &response(&first, json!({ "name": "Ada" }))).unwrap();
+        let unknown = json!({ "session_id": session, "request_id": "q9", "result": 1 });
+        let (code, text) = mcp.call("caller_tool_response", &unknown).unwrap_err();
+        assert!(code == "not_found" && text.contains("not found"), "{code}: {text}");
         until("the second call", || request(1).is_some());
+        let second = request(1).unwrap();
         home.kill();
         home.start();
-        let http = Http::new(&home, http.token());
-        http.rest(Operation::CallerToolResponse, &response(&request(1).unwrap(), json!("Grace"))).unwrap();
+        let id = second["data"]["request_id"].as_str().unwrap();
+        home.ok(["session", "respond", &session, id, "Grace"]);
         let arrived = || model.requests().iter().any(|request| request.body.to_string().contains("Grace"));
         until("the answer to reach the agent", arrived);
         until("the session to rest", || home.state(&session) == "idle");
         let all = results(&home, &session);
         assert!(all.contains("crm_look_up") && all.contains("Looks a customer up."), "it is offered: {all}");
         assert!(all.contains("Ada"), "the call was answered: {all}");
-        let unknown = json!({ "session_id": session, "request_id": "q9", "result": 1 });
-        let (code, text) = Mcp::open(&http).call("caller_tool_response", &unknown).unwrap_err();
-        assert!(code == "not_found" && text.contains("not found"), "{code}: {text}");
     })
     .await
     .unwrap();
