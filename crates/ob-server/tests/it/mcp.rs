@@ -121,7 +121,17 @@ async fn clients_of_the_wires_with_sessions_list_tools_call_them_and_leave() {
             tools["result"]["tools"].as_array().expect("tools").iter().map(|t| t["name"].clone()).collect();
         assert_eq!(
             names,
-            ["project", "workspace", "session", "config_limits", "agent", "token", "audit", "server"]
+            [
+                "project",
+                "workspace",
+                "session",
+                "config_limits",
+                "agent",
+                "model",
+                "token",
+                "audit",
+                "server"
+            ]
         );
         let result =
             client.call("session", json!({ "action": "spawn", "project_id": "p", "prompt": "go" })).await;
