@@ -186,19 +186,19 @@ fn object(fields: &[(&str, Value)]) -> Value {
 }
 
 fn instructions(tools: &[Tool], may_answer: bool) -> String {
-    let mut text = format!(
-        "You work step by step. Each of your messages is one JSON object and nothing else: \
-         {{\"{TOOL}\": NAME, \"{ARGUMENTS}\": {{…}}}} calls a tool, and its result is the next message"
-    );
-    if may_answer {
-        text.push_str(&format!("; {{\"{ANSWER}\": TEXT}} ends the work, once it is done or cannot be done"));
-    }
-    text.push_str(". The tools:");
-    for tool in tools {
+    let end = match may_answer {
+        true => format!("; {{\"{ANSWER}\": TEXT}} ends the work, once it is done or cannot be done"),
+        false => String::new(),
+    };
+    let list = tools.iter().map(|tool| {
         let description = tool.description.as_deref().unwrap_or_default();
-        text.push_str(&format!("\n- {}: {description} Its {ARGUMENTS}: {}", tool.name, tool.parameters));
-    }
-    text
+        format!("\n- {}: {description} Its {ARGUMENTS}: {}", tool.name, tool.parameters)
+    });
+    format!(
+        "You work step by step. Each of your messages is one JSON object and nothing else: \
+         {{\"{TOOL}\": NAME, \"{ARGUMENTS}\": {{…}}}} calls a tool, and its result is the next message{end}. The tools:{}",
+        list.collect::<String>()
+    )
 }
 
 #[cfg(test)]
