@@ -56,8 +56,8 @@ impl Engine {
         let began = std::time::Instant::now();
         let asked = Asked::new(asker.into(), operation, &params);
         let wait = spawn_wait(operation, &params);
-        let outcome = if matches!(operation, Operation::SessionEvents | Operation::SessionResult) {
-            // They only read, and may wait for long: they go when their caller goes.
+        let outcome = if only_looks(operation) {
+            // It goes when its caller goes; some wait for long.
             self.perform_audited(&asked, params).await
         } else {
             // A caller that goes away half way must not leave things half done.
@@ -262,6 +262,24 @@ impl Engine {
             model_missing,
         })
     }
+}
+
+/// True for what reads from the store and does nothing else.
+const fn only_looks(operation: Operation) -> bool {
+    use Operation as O;
+    matches!(
+        operation,
+        O::ProjectList
+            | O::ProjectGet
+            | O::WorkspaceList
+            | O::SessionGet
+            | O::SessionList
+            | O::SessionEvents
+            | O::SessionResult
+            | O::ConfigLimits
+            | O::TokenList
+            | O::TokenInfo
+    )
 }
 
 /// For how long a spawn is to wait for what comes of it. What is out of bounds was refused by then.

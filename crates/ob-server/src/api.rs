@@ -32,7 +32,7 @@ use crate::doors::SharedDoors;
 use crate::edge::Site;
 use crate::edge::id_of;
 use crate::edge::peer_of;
-use crate::params;
+use crate::params::Parameters;
 use crate::reply;
 use crate::reply::RequestId;
 use crate::stream;
@@ -46,7 +46,8 @@ pub(crate) fn routes(site: &Arc<Site>) -> Router<Arc<Site>> {
     Operation::ALL.iter().fold(Router::new(), |router, operation| {
         let spec = operation.spec();
         let site = Arc::clone(site);
-        let handler = move |request: Request| handle(site, *operation, request);
+        let parameters = Arc::new(Parameters::of(*operation));
+        let handler = move |request: Request| handle(site, *operation, parameters, request);
         let methods: MethodRouter<Arc<Site>> = match spec.method {
             Method::Get => get(handler),
             Method::Post => post(handler),
@@ -56,9 +57,14 @@ pub(crate) fn routes(site: &Arc<Site>) -> Router<Arc<Site>> {
     })
 }
 
-async fn handle(site: Arc<Site>, operation: Operation, request: Request) -> Response {
+async fn handle(
+    site: Arc<Site>,
+    operation: Operation,
+    parameters: Arc<Parameters>,
+    request: Request,
+) -> Response {
     let id = id_of(&request);
-    match answer(&site, operation, request, &id).await {
+    match answer(&site, operation, &parameters, request, &id).await {
         Ok(response) => response,
         Err(Problem::Denied(denied)) => reply::denied(&denied, &id),
         Err(Problem::Http(status, refusal)) => reply::problem(status, &refusal, &id),
@@ -104,6 +110,7 @@ impl From<Refusal> for Problem {
 async fn answer(
     site: &Site,
     operation: Operation,
+    parameters: &Parameters,
     request: Request,
     id: &RequestId,
 ) -> Result<Response, Problem> {
@@ -111,7 +118,7 @@ async fn answer(
     let (doors, asker) = site.caller(peer_of(&request), request.headers(), id).await?;
     let (mut parts, body) = request.into_parts();
     let body = read(body, &parts.headers, operation, site.limits.body_time).await?;
-    let params = merged(operation, &mut parts, &body).await?;
+    let params = merged(parameters, &mut parts, &body).await?;
     if operation == Operation::SessionEvents && wants_stream(&parts.headers) {
         return Ok(stream::events(site, doors, asker, params, &parts.headers).await?);
     }
@@ -151,14 +158,14 @@ pub(crate) async fn perform(
     }
 }
 
-async fn merged(operation: Operation, parts: &mut Parts, body: &[u8]) -> Result<Value, Refusal> {
+async fn merged(parameters: &Parameters, parts: &mut Parts, body: &[u8]) -> Result<Value, Refusal> {
     let path = RawPathParams::from_request_parts(parts, &())
         .await
         .map_err(|error| Refusal::invalid(format!("malformed path: {error}")))?;
     let path: Vec<(String, String)> = path.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     let Query(query) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|error| Refusal::invalid(format!("malformed query: {error}")))?;
-    params::merge(&operation.spec(), &path, &query, body)
+    parameters.merge(&path, &query, body)
 }
 
 async fn read(

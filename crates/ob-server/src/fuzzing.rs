@@ -8,7 +8,7 @@ use ob_core::Refusal;
 use ob_core::operation::Operation;
 use ob_core::operation::SessionEvents;
 
-use crate::params;
+use crate::params::Parameters;
 use crate::stream;
 
 /// A request. First byte: the operation; then lines: the query, `Last-Event-ID`, and the rest is the body. Panics unless
@@ -29,7 +29,7 @@ pub fn request(data: &[u8]) {
         return;
     };
     let Ok(Query(query)) = Query::<Vec<(String, String)>>::try_from_uri(&uri) else { return };
-    match params::merge(&operation.spec(), &[], &query, body) {
+    match Parameters::of(operation).merge(&[], &query, body) {
         Err(refusal) => is_short_and_safe(&refusal),
         Ok(value) => {
             let fields = value.as_object().expect("parameters are an object");

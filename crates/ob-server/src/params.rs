@@ -7,7 +7,7 @@
 use std::fmt;
 
 use ob_core::Refusal;
-use ob_core::operation::OperationSpec;
+use ob_core::operation::Operation;
 use serde::Deserializer as _;
 use serde::de::MapAccess;
 use serde::de::Visitor;
@@ -16,26 +16,52 @@ use serde_json::Value;
 
 use crate::reply::short;
 
-/// Merges what came with a request.
-pub(crate) fn merge(
-    spec: &OperationSpec,
-    path: &[(String, String)],
-    query: &[(String, String)],
-    body: &[u8],
-) -> Result<Value, Refusal> {
-    let schema = (spec.parameters)();
-    let properties = schema.get("properties").and_then(Value::as_object);
-    let mut merged = Map::new();
-    for (name, text) in path.iter().chain(query) {
-        let Some(property) = properties.and_then(|all| all.get(name)) else {
-            return Err(unknown(spec, name, properties));
+/// What an operation takes. Made once for a route: a schema is much work.
+pub(crate) struct Parameters {
+    /// The operation's name.
+    of: String,
+    properties: Map<String, Value>,
+}
+
+// === impl Parameters ===
+
+impl Parameters {
+    /// Those of an operation.
+    pub(crate) fn of(operation: Operation) -> Self {
+        let spec = operation.spec();
+        let properties = match (spec.parameters)().remove("properties") {
+            Some(Value::Object(properties)) => properties,
+            _ => Map::new(),
         };
-        put(&mut merged, name, typed(name, text, property)?)?;
+        Self { of: spec.name(), properties }
     }
-    for (name, value) in object(body)? {
-        put(&mut merged, &name, value)?;
+
+    /// Merges what came with a request.
+    pub(crate) fn merge(
+        &self,
+        path: &[(String, String)],
+        query: &[(String, String)],
+        body: &[u8],
+    ) -> Result<Value, Refusal> {
+        let mut merged = Map::new();
+        for (name, text) in path.iter().chain(query) {
+            let property = self.properties.get(name).ok_or_else(|| self.unknown(name))?;
+            put(&mut merged, name, typed(name, text, property)?)?;
+        }
+        for (name, value) in object(body)? {
+            put(&mut merged, &name, value)?;
+        }
+        Ok(Value::Object(merged))
     }
-    Ok(Value::Object(merged))
+
+    fn unknown(&self, name: &str) -> Refusal {
+        let refusal = Refusal::invalid(format!("unknown parameter `{}` for {}", short(name), self.of));
+        if self.properties.is_empty() {
+            return refusal.fix("leave it out: this operation has no parameters");
+        }
+        let known: Vec<_> = self.properties.keys().map(|known| format!("`{known}`")).collect();
+        refusal.fix(format!("use {}", known.join(", ")))
+    }
 }
 
 fn put(merged: &mut Map<String, Value>, name: &str, value: Value) -> Result<(), Refusal> {
@@ -44,16 +70,6 @@ fn put(merged: &mut Map<String, Value>, name: &str, value: Value) -> Result<(), 
             .fix("give each parameter once: in the path, the query or the body"));
     }
     Ok(())
-}
-
-fn unknown(spec: &OperationSpec, name: &str, properties: Option<&Map<String, Value>>) -> Refusal {
-    let known: Vec<&str> = properties.into_iter().flat_map(|all| all.keys()).map(String::as_str).collect();
-    let refusal = Refusal::invalid(format!("unknown parameter `{}` for {}", short(name), spec.name()));
-    if known.is_empty() {
-        refusal.fix("leave it out: this operation has no parameters")
-    } else {
-        refusal.fix(format!("use {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")))
-    }
 }
 
 /// The value that a text stands for, by the property's schema.
@@ -121,7 +137,6 @@ fn object(body: &[u8]) -> Result<Vec<(String, Value)>, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use ob_core::operation::Operation;
     use serde_json::json;
 
     use super::*;
@@ -136,7 +151,7 @@ mod tests {
         query: &[(&str, &str)],
         body: &str,
     ) -> Result<Value, Refusal> {
-        merge(&operation.spec(), &pairs(path), &pairs(query), body.as_bytes())
+        Parameters::of(operation).merge(&pairs(path), &pairs(query), body.as_bytes())
     }
 
     #[test]

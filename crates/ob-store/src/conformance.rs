@@ -3,6 +3,8 @@
 //! An engine's tests implement [`Place`] and call [`conformance_tests!`](crate::conformance_tests). The functions panic
 //! when a promise is broken; nothing here is for production.
 
+mod summaries;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -44,6 +46,8 @@ use crate::SharedStore;
 use crate::StoreError;
 use crate::Write;
 
+pub use summaries::a_summary_is_never_older_than_what_was_acknowledged;
+
 /// How long anything here may take before it counts as never.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -69,6 +73,7 @@ macro_rules! conformance_tests {
             a_session_that_is_ending_starts_no_children
             a_tree_that_is_out_of_time_starts_and_calls_nothing
             a_doorbell_rings_after_the_commit_and_only_then
+            a_summary_is_never_older_than_what_was_acknowledged
             reopening_keeps_everything
             large_payloads_come_back_as_they_were
             events_are_read_in_pages_without_a_gap

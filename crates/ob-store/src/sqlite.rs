@@ -7,7 +7,8 @@
 //!                               +-> doorbells (after the commit) -> whoever listens
 //! ```
 //!
-//! - `apply` holds the rules of a commit, `tail` where its events go, `record` and `ledger` its statements, `query` those of reads.
+//! - `apply` holds the rules of a commit, `tail` where its events go, `record` and `ledger` its statements, `query` those of reads,
+//!   `summaries` what is read most, in memory.
 //! - Dropping the store ends it like [`Store::close`], without waiting.
 
 use std::path::Path;
@@ -60,6 +61,7 @@ mod migrate;
 mod query;
 mod reader;
 mod record;
+mod summaries;
 mod tail;
 mod verify;
 mod writer;
@@ -74,6 +76,7 @@ use copies::Copies;
 use doorbell::Doorbells;
 use fault::Fault;
 use reader::Readers;
+use summaries::Summaries;
 use tail::Tail;
 use writer::Ended;
 use writer::Request;
@@ -129,6 +132,7 @@ struct SqliteStore {
     readers: Arc<Readers>,
     doorbells: Arc<Doorbells>,
     tail: Arc<Tail>,
+    summaries: Arc<Summaries>,
     blobs: Blobs,
     ended: watch::Receiver<Ended>,
 }
@@ -143,6 +147,7 @@ impl SqliteStore {
         let doorbells = Arc::new(Doorbells::default());
         let tail = Arc::new(Tail::default());
         tail.load(&connection)?;
+        let summaries = Arc::new(Summaries::default());
         let (writer, requests) = mpsc::channel(QUEUE_REQUESTS);
         let (ended_sender, ended) = watch::channel(None);
         Writer {
@@ -152,12 +157,14 @@ impl SqliteStore {
             requests,
             doorbells: Arc::clone(&doorbells),
             tail: Arc::clone(&tail),
+            summaries: Arc::clone(&summaries),
             readers: Arc::clone(&readers),
             ended: ended_sender,
             runtime: tokio::runtime::Handle::current(),
         }
         .start()?;
-        Ok(Self { writer, room: Arc::new(Semaphore::new(QUEUE_KIB)), readers, doorbells, tail, blobs, ended })
+        let room = Arc::new(Semaphore::new(QUEUE_KIB));
+        Ok(Self { writer, room, readers, doorbells, tail, summaries, blobs, ended })
     }
 
     async fn ask<T>(&self, request: impl FnOnce(writer::Answer<T>) -> Request) -> Result<T, StoreError> {
@@ -218,6 +225,9 @@ impl Store for SqliteStore {
     }
 
     async fn session(&self, id: &SessionId) -> Result<Option<SessionRecord>, StoreError> {
+        if let Some(kept) = self.summaries.record(id) {
+            return Ok(Some(kept));
+        }
         let id = id.clone();
         self.readers
             .read(move |c| query::one(c, "SELECT record FROM sessions WHERE id = ?1", [id.as_str()]))
@@ -228,10 +238,15 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| query::sessions(connection, &filter)).await
     }
 
-    /// All of it by one read: it is what clients ask for most.
+    /// All of it by one read, and kept: it is what clients ask for most.
     async fn summary(&self, id: &SessionId) -> Result<Option<SessionSummary>, StoreError> {
-        let (id, next) = (id.clone(), self.tail.next(id));
-        self.readers.read(move |connection| query::summary(connection, &id, next)).await
+        if let Some(kept) = self.summaries.get(id) {
+            return Ok(Some(kept));
+        }
+        let (id, tail, summaries) = (id.clone(), Arc::clone(&self.tail), Arc::clone(&self.summaries));
+        self.readers
+            .read(move |connection| summaries.read(&id, || query::summary(connection, &id, tail.next(&id))))
+            .await
     }
 
     async fn active_sessions(&self) -> Result<u64, StoreError> {

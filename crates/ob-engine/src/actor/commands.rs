@@ -75,11 +75,11 @@ impl Actor {
         let undo = self.checkpoint();
         let mut step = Step::default();
         step.event(EventBody::new(EventKind::Message).turn(number).role(Role::User).text(text));
-        step.put_turn(turn.clone());
+        step.new_turn(turn.clone());
         self.turns.insert(number, turn);
         self.record.last_turn = number;
         if let Err(denied) = self.apply(&mut step, Input::Message(number)) {
-            self.undo(undo);
+            self.undo(undo, &step);
             return Err(Refusal::conflict(denied.to_string()).fix("see `oubliette session get`"));
         }
         self.commit_or_undo(step, undo).await?;

@@ -38,6 +38,8 @@ use crate::family;
 pub(super) struct Step {
     events: Vec<EventBody>,
     turns: Vec<TurnRecord>,
+    /// What they were before, if they were there; the first of a number counts.
+    turns_before: Vec<(TurnNumber, Option<TurnRecord>)>,
     session_changed: bool,
     driver_changed: bool,
     start_sandbox: bool,
@@ -45,10 +47,9 @@ pub(super) struct Step {
     ends_children: bool,
 }
 
-/// What to go back to if a command's commit is refused.
+/// What to go back to if a command's commit is refused, beside the turns: the step has those that it changed.
 pub(super) struct Undo {
     record: SessionRecord,
-    turns: std::collections::BTreeMap<TurnNumber, TurnRecord>,
     driver: Option<Vec<u8>>,
     cancelling: bool,
 }
@@ -60,7 +61,13 @@ impl Step {
         self.events.push(event);
     }
 
-    pub(super) fn put_turn(&mut self, turn: TurnRecord) {
+    /// A turn is there that was not.
+    pub(super) fn new_turn(&mut self, turn: TurnRecord) {
+        self.turns_before.push((turn.number, None));
+        self.put_turn(turn);
+    }
+
+    fn put_turn(&mut self, turn: TurnRecord) {
         self.session_changed = true;
         self.turns.push(turn);
     }
@@ -103,6 +110,7 @@ impl Actor {
                 Effect::RecordTurn(number, state) => {
                     let now = self.shared.now();
                     if let Some(turn) = self.turns.get_mut(&number) {
+                        step.turns_before.push((number, Some(turn.clone())));
                         if state == TurnState::Running {
                             self.given_again =
                                 turn.state == TurnState::Interrupted && self.undelivered != Some(number);
@@ -190,7 +198,7 @@ impl Actor {
             step.event(event);
         }
         if let Err(denied) = self.apply(&mut step, input) {
-            self.undo(undo);
+            self.undo(undo, &step);
             return Err(Refusal::conflict(denied.to_string()).fix("see `oubliette session get`"));
         }
         self.commit_or_undo(step, undo).await
@@ -227,15 +235,19 @@ impl Actor {
     pub(super) fn checkpoint(&self) -> Undo {
         Undo {
             record: self.record.clone(),
-            turns: self.turns.clone(),
             driver: self.driver.as_ref().map(Driver::save),
             cancelling: self.cancelling,
         }
     }
 
-    pub(super) fn undo(&mut self, undo: Undo) {
+    pub(super) fn undo(&mut self, undo: Undo, step: &Step) {
         self.record = undo.record;
-        self.turns = undo.turns;
+        for (number, before) in step.turns_before.iter().rev() {
+            match before {
+                Some(turn) => drop(self.turns.insert(*number, turn.clone())),
+                None => drop(self.turns.remove(number)),
+            }
+        }
         self.driver = undo.driver.and_then(|saved| Driver::restore(&saved).ok());
         self.cancelling = undo.cancelling;
     }
@@ -289,7 +301,7 @@ impl Actor {
             Err(StoreError::Fenced { .. } | StoreError::Closed) => Err(self.lost_ownership()),
             Err(error) => {
                 // A deleted session is noticed by the next commit of its own.
-                self.undo(undo);
+                self.undo(undo, &step);
                 Err(error.refusal())
             }
         }

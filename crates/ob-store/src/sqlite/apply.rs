@@ -24,6 +24,8 @@ use super::change::Prepared;
 use super::fault::Fault;
 use super::ledger;
 use super::record;
+use super::summaries::Changed;
+use super::summaries::Summaries;
 use super::tail::Appended;
 use super::tail::Mover;
 use super::tail::Tail;
@@ -56,10 +58,13 @@ pub(crate) struct Applier {
     pub(super) trees: HashMap<TreeId, (i64, Ledger)>,
     touched: Vec<SessionId>,
     tail: Arc<Tail>,
+    summaries: Arc<Summaries>,
     /// Moves the events of the tail.
     pub(crate) mover: Mover,
     /// The events of this transaction.
     pub(crate) appended: Appended,
+    /// What else it changes that clients ask for; it may tell too much after a refusal.
+    pub(crate) changed: Changed,
     data_version: Option<i64>,
     /// Sessions that are gone once the transaction is committed.
     pub(crate) gone: Vec<SessionId>,
@@ -71,8 +76,8 @@ pub(crate) struct Applier {
 
 impl Applier {
     /// Nothing is remembered yet.
-    pub(crate) fn new(tail: Arc<Tail>) -> Self {
-        Self { tail, ..Self::default() }
+    pub(crate) fn new(tail: Arc<Tail>, summaries: Arc<Summaries>) -> Self {
+        Self { tail, summaries, ..Self::default() }
     }
 
     /// To be called first in every transaction: forgets all if another process wrote in the meantime.
@@ -98,12 +103,14 @@ impl Applier {
     pub(crate) fn forget(&mut self) {
         self.sessions.clear();
         self.trees.clear();
+        self.summaries.clear();
         self.forget_transaction();
     }
 
     fn forget_transaction(&mut self) {
         self.gone.clear();
         self.appended.clear();
+        self.changed.clear();
     }
 
     /// Applies one commit; if it is refused, the transaction is as it was before.
@@ -170,6 +177,7 @@ impl Applier {
                     committed.first_index.push(first);
                 }
                 Change::PutSession(record, json) => {
+                    self.changed.sessions.push(record.id.clone());
                     match self.writable(connection, &record.id, commit.fence) {
                         Ok(head) => record::update_session(connection, head.key, record, json)?,
                         Err(Fault::Refused(StoreError::Missing { .. })) => {
@@ -185,6 +193,7 @@ impl Applier {
                 Change::PutTurn(record, json) => {
                     let head = self.writable(connection, &record.session, commit.fence)?;
                     record::put_turn(connection, head.key, record, json)?;
+                    self.changed.sessions.push(record.session.clone());
                 }
                 Change::PutDriver { session, state } => {
                     let head = self.writable(connection, session, commit.fence)?;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use async_trait::async_trait;
@@ -32,6 +33,9 @@ use crate::StoreError;
 use crate::tokens::SecretHash;
 use crate::tokens::Tokens;
 
+/// Connections that look up: about as many as threads that serve. Each keeps a page cache of a few KiB.
+const READING: usize = 4;
+
 /// The token store.
 pub(crate) struct SqliteTokens {
     inner: Arc<Inner>,
@@ -40,7 +44,8 @@ pub(crate) struct SqliteTokens {
 struct Inner {
     database: PathBuf,
     writing: Mutex<Open>,
-    reading: Mutex<Open>,
+    /// Of which each look-up takes one that nobody uses, so that they rarely wait for each other.
+    reading: [Mutex<Open>; READING],
 }
 
 /// A connection, and the file that it has open.
@@ -64,8 +69,11 @@ impl SqliteTokens {
     /// Opens the database, making or migrating it.
     pub(crate) fn open(database: PathBuf) -> Result<Self, Fault> {
         let writing = Open::writing(&database)?;
-        let reading = Open::reading(&database)?;
-        let inner = Inner { database, writing: Mutex::new(writing), reading: Mutex::new(reading) };
+        let reading = (0..READING).map(|_| Ok(Mutex::new(Open::reading(&database)?)));
+        let reading: Vec<_> = reading.collect::<Result<_, Fault>>()?;
+        let reading =
+            reading.try_into().map_err(|_| Fault::engine("not as many connections as asked for"))?;
+        let inner = Inner { database, writing: Mutex::new(writing), reading };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -151,7 +159,8 @@ impl Tokens for SqliteTokens {
     }
 
     fn revision(&self) -> Result<u64, StoreError> {
-        Ok(self.inner.read(|open| {
+        // Always of the same one: each counts for itself.
+        Ok(self.inner.read_with(&self.inner.reading[0], |open| {
             // Counts what other connections committed, also those of this process.
             let commits: u32 = open.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
             Ok(u64::from(open.opened) << 32 | u64::from(commits))
@@ -179,7 +188,26 @@ impl Tokens for SqliteTokens {
 
 impl Inner {
     fn read<T>(&self, work: impl FnOnce(&Open) -> Result<T, Fault>) -> Result<T, Fault> {
-        let mut open = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.reading.iter().rev().find_map(|one| one.try_lock().ok());
+        match free {
+            Some(open) => self.read_locked(open, work),
+            None => self.read_with(&self.reading[0], work),
+        }
+    }
+
+    fn read_with<T>(
+        &self,
+        one: &Mutex<Open>,
+        work: impl FnOnce(&Open) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.read_locked(one.lock().unwrap_or_else(PoisonError::into_inner), work)
+    }
+
+    fn read_locked<T>(
+        &self,
+        mut open: MutexGuard<'_, Open>,
+        work: impl FnOnce(&Open) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         if open.is_replaced(&self.database)? {
             let opened = open.opened.wrapping_add(1);
             *open = Open { opened, ..Open::reading(&self.database)? };

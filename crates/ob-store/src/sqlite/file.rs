@@ -14,6 +14,7 @@ use ob_crash::CrashPoint;
 use ob_crash::reach;
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
+use rusqlite::config::DbConfig;
 
 use super::fault::Fault;
 
@@ -137,6 +138,8 @@ pub(crate) fn open_readable(path: &Path) -> Result<Connection, Fault> {
 fn set_up(connection: &Connection) -> Result<(), Fault> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    // Otherwise a statement whose plan might depend on a parameter is prepared anew for each value of it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;

@@ -80,6 +80,7 @@ pub(crate) fn put_tree(
             at.as_micros()
         ])?;
     applier.trees.remove(tree);
+    applier.changed.trees.push(tree.clone());
     Ok(())
 }
 
@@ -207,5 +208,6 @@ fn write(
             ledger.used.tokens
         ])?;
     applier.trees.insert(tree.clone(), (tree_key, ledger));
+    applier.changed.trees.push(tree.clone());
     Ok(())
 }

@@ -245,6 +245,8 @@ pub(crate) fn summary(
     id: &SessionId,
     next: Option<u64>,
 ) -> Result<Option<SessionSummary>, Fault> {
+    // One transaction, so that all of it is of the same moment.
+    let _moment = connection.unchecked_transaction()?;
     let select = "SELECT record FROM sessions WHERE id = ?1";
     let Some(record) = one::<SessionRecord>(connection, select, [id.as_str()])? else { return Ok(None) };
     let next_index = next.map_or_else(|| next_index(connection, id.as_str()), Ok)?;

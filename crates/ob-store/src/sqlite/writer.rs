@@ -35,6 +35,7 @@ use super::copies::Copies;
 use super::doorbell::Doorbells;
 use super::fault::Fault;
 use super::reader::Readers;
+use super::summaries::Summaries;
 use super::tail::Tail;
 use crate::Committed;
 use crate::Epoch;
@@ -95,6 +96,7 @@ pub(crate) struct Writer {
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) doorbells: Arc<Doorbells>,
     pub(crate) tail: Arc<Tail>,
+    pub(crate) summaries: Arc<Summaries>,
     pub(crate) readers: Arc<Readers>,
     pub(crate) ended: watch::Sender<Ended>,
     /// Where the announcer runs.
@@ -106,6 +108,7 @@ struct Batches<'a> {
     connection: &'a Connection,
     doorbells: &'a Doorbells,
     tail: &'a Tail,
+    summaries: &'a Summaries,
     announcements: mpsc::Sender<Announcement>,
     applier: Applier,
     wal: checkpoint::WalLength,
@@ -131,6 +134,7 @@ impl Writer {
         let outcome = outcome.unwrap_or_else(|_| Err(Fault::engine("the writer panicked")));
         self.requests.close();
         self.readers.stop();
+        self.summaries.clear();
         self.doorbells.close_all();
         reach(CrashPoint::CloseBefore);
         // None of us reads any more, so this empties the WAL unless another process does.
@@ -149,7 +153,7 @@ impl Writer {
     fn work(&mut self) -> Result<(), Fault> {
         let wal = checkpoint::WalLength::watch(&mut self.connection)?;
         let (checkpoints, checkpointer) = checkpoint::start(self.database.clone(), Arc::clone(&self.copies))?;
-        let mut applier = Applier::new(Arc::clone(&self.tail));
+        let mut applier = Applier::new(Arc::clone(&self.tail), Arc::clone(&self.summaries));
         applier.must_purge = has_purges(&self.connection)?;
         let (announcements, announced) = mpsc::channel(UNANNOUNCED);
         let (all_told, told_all) = oneshot::channel::<()>();
@@ -158,6 +162,7 @@ impl Writer {
             connection: &self.connection,
             doorbells: &self.doorbells,
             tail: &self.tail,
+            summaries: &self.summaries,
             announcements,
             applier,
             wal,
@@ -252,6 +257,7 @@ impl Batches<'_> {
                 let (count, reached) = (appended.events(), appended.reached());
                 self.applier.mover.written(self.tail, written, appended, at);
                 self.tail.forget(&gone);
+                self.summaries.committed(&reached, &std::mem::take(&mut self.applier.changed), &gone);
                 let announcement = Announcement { reached, gone, applied };
                 if let Err(unsent) = self.announcements.blocking_send(announcement) {
                     // The runtime of whoever opened us is gone; others may still wait.
