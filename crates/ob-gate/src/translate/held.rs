@@ -57,6 +57,9 @@ pub(super) fn hold(mut request: Request) -> Result<Request, Untranslatable> {
     let mut forms: Vec<Value> = tools.iter().filter(meant).map(form).collect();
     forms.extend(may_answer.then(|| object(&[(ANSWER, json!({ "type": "string" }))])));
     request.system.push(instructions(&tools, may_answer));
+    if let Some(Turn::User(parts)) = request.turns.last_mut() {
+        remind(parts, may_answer);
+    }
     let schema = json!({ "anyOf": forms });
     request.format = Some(Format::Schema { name: "step".to_owned(), schema, strict: None });
     Ok(request)
@@ -172,6 +175,22 @@ fn in_words(turn: Turn, name: Option<String>) -> Turn {
     }
 }
 
+/// A small model does what it read last: without this it says at once that all is done.
+fn remind(parts: &mut Vec<Part>, may_answer: bool) {
+    let mut reminder = format!(
+        "\n\n(Answer with one JSON object: {{\"{TOOL}\": NAME, \"{ARGUMENTS}\": {{…}}}} for what is to be done next. Nothing is done unless \
+         you call a tool for it."
+    );
+    if may_answer {
+        reminder.extend([" {\"", ANSWER, "\": TEXT} only once all of it was done by tools."]);
+    }
+    reminder.push(')');
+    match parts.last_mut() {
+        Some(Part::Text(text)) => text.push_str(&reminder),
+        _ => parts.push(Part::Text(reminder)),
+    }
+}
+
 /// The form of a call of this tool.
 fn form(tool: &Tool) -> Value {
     let name = json!({ "type": "string", "const": tool.name });
@@ -252,8 +271,10 @@ mod tests {
             serde_json::from_str::<Value>(said).expect("JSON"),
             json!({ "tool": "read", "arguments": { "path": "a" } })
         );
-        let told = [Part::Text("read returned:".into()), Part::Text("one".into())].to_vec();
-        assert_eq!(held.turns[2], Turn::User(told));
+        let Turn::User(told) = &held.turns[2] else { panic!("{:?}", held.turns[2]) };
+        let told = Part::text_of(told);
+        assert!(told.starts_with("read returned:\none\n\n(Answer with one JSON object"), "{told}");
+        assert_eq!(held.turns[0], request().turns[0], "only the last turn is reminded");
     }
 
     #[test]
