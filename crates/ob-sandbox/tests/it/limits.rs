@@ -1,5 +1,7 @@
 //! Limits on machines that have less than this one.
 
+use std::path::Path;
+
 use ob_core::resource::Means;
 use ob_core::resource::Resource;
 use ob_sandbox::Backend as _;
@@ -9,7 +11,9 @@ use ob_sandbox::namespace::Hierarchy;
 
 use crate::world::EPOCH;
 use crate::world::World;
+use crate::world::groups_named;
 use crate::world::is_root;
+use crate::world::until;
 use crate::world::within;
 
 const ALL: Limits =
@@ -113,4 +117,28 @@ async fn a_bomb_of_threads_is_held_like_one_of_processes() {
     // Where there are no control groups, each user namespace is counted by itself.
     let held = made(&world.inside_with(Hierarchy::default(), &limited("bound"), &script).await);
     assert!((1..=40).contains(&held), "{held} threads by a resource limit");
+}
+
+#[tokio::test]
+async fn who_computes_for_long_goes_behind_the_others_until_it_rests() {
+    let Some(world) = World::new() else { return };
+    let mut spec = world.spec("background");
+    spec.limits = Limits { best_effort: true, ..ALL };
+    let script = "while [ ! -e /home/agent/rest ]; do :; done; sleep 1000";
+    let backend = world.backend(script);
+    backend.start(&spec).await.expect("starts");
+    let groups = groups_named(Path::new("/sys/fs/cgroup"), &Hierarchy::group_name(&spec.runtime), 4);
+    let Some(group) = groups.into_iter().find(|group| group.join("cpu.idle").exists()) else {
+        // An older kernel, or a user without the controller.
+        backend.end("background", &spec.runtime, EPOCH).await.expect("ends");
+        return assert!(!is_root() || std::env::var_os("CI").is_none(), "a test machine has `cpu.idle`");
+    };
+    let reads =
+        |file: &str, text: &str| std::fs::read_to_string(group.join(file)).is_ok_and(|is| is.trim() == text);
+    let has_its_share = || reads("cpu.shares", "256") || reads("cpu.weight", "25");
+    assert!(has_its_share(), "the control");
+    until(|| reads("cpu.idle", "1")).await;
+    std::fs::write(world.path("home/rest"), "").expect("written");
+    until(|| reads("cpu.idle", "0") && has_its_share()).await;
+    within(backend.end("background", &spec.runtime, EPOCH)).await.expect("ends");
 }

@@ -11,6 +11,7 @@
 //! It is small on purpose: no threads, no runtime, a dozen system calls. It outlives the server that started it and
 //! shares nothing with it but its runtime folder. If it is killed, bubblewrap and everything inside die with it.
 
+mod background;
 mod bound;
 mod control;
 mod disk;

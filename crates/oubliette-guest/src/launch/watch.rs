@@ -5,6 +5,7 @@
 //! counters of the groups ──┐
 //! clock ───────────────────┼─> look ─> reports, told to the server; or the limit that ends the sandbox
 //! disk (see `disk`) ───────┘
+//! time used (see `background`) ─> whether the sandbox goes behind others
 //! ```
 //!
 //! A report that no server was there to hear waits for the next one. A limit that is reached again and again is told
@@ -21,6 +22,7 @@ use ob_core::resource::Consequence;
 use ob_core::resource::LimitHit;
 use ob_core::resource::Resource;
 
+use super::background::Background;
 use super::disk::Disk;
 use super::disk::Verdict;
 use super::group::Groups;
@@ -41,6 +43,7 @@ pub(super) struct Watch {
     counters: Vec<Counter>,
     throttle: Option<Throttle>,
     disk: Option<Disk>,
+    background: Option<Background>,
     reports: Vec<Report>,
 }
 
@@ -86,6 +89,7 @@ impl Watch {
             counters: counters.collect(),
             throttle: throttle.filter(|_| asked(Resource::Cpu)),
             disk: watched.disk.as_ref().map(|disk| Disk::new(disk, groups.freezer())),
+            background: Background::new(groups.paths(), now),
             reports: Vec::new(),
         }
     }
@@ -100,7 +104,8 @@ impl Watch {
         };
         let wall = self.wall.map_or(Duration::MAX, |wall| wall.saturating_sub(now - self.started));
         let disk = self.disk.as_ref().map_or(Duration::MAX, |disk| disk.pause(now));
-        look.min(wall).min(disk)
+        let background = self.background.as_ref().map_or(Duration::MAX, |background| background.pause(now));
+        look.min(wall).min(disk).min(background)
     }
 
     /// Looks at what is due. Returns the limit that the sandbox has to be ended for.
@@ -120,6 +125,9 @@ impl Watch {
             self.next_look = now + LOOK;
             self.read_counters();
             self.read_throttle(now);
+        }
+        if let Some(background) = &mut self.background {
+            background.look(now);
         }
         match self.disk.as_mut().map(|disk| disk.look(now)) {
             Some(Verdict::Over { resource, used, bound }) => {
@@ -245,12 +253,12 @@ fn counters(group: &Path) -> Vec<Counter> {
 }
 
 /// The number behind a word at the start of a line.
-fn number_after(file: &Path, name: &str) -> Option<u64> {
+pub(super) fn number_after(file: &Path, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-fn number_in(file: &Path) -> Option<u64> {
+pub(super) fn number_in(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
