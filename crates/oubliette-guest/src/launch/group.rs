@@ -90,11 +90,6 @@ impl Groups {
     /// Sends the end to every member.
     pub(super) fn kill(&self) {
         for path in &self.paths {
-            // Behind everyone else it would take long to die; there is no such file in most groups.
-            let idle = path.join("cpu.idle");
-            if idle.exists() {
-                fs::write(idle, "0").ok();
-            }
             // Atomic where the kernel has it (version 2, since 5.14). Otherwise by number, again until none is left.
             if fs::write(path.join("cgroup.kill"), "1").is_err() {
                 for pid in members(path) {
