@@ -188,7 +188,8 @@ async fn main() {
     }
     tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
 
-    let which: [(_, _, fn(&mut Samples) -> &mut [Duration]); 2] = [
+    type Part = fn(&mut Samples) -> &mut [Duration];
+    let which: [(_, _, Part); 2] = [
         ("bomb_neighbour_exec_p99", "`echo` in another sandbox", |samples| &mut samples.execs),
         ("bomb_neighbour_read_p99", "`GET /api/v1/projects` of a server", |samples| &mut samples.reads),
     ];
