@@ -15,6 +15,7 @@ build demo bench: export OUBLIETTE_COMMIT := $(shell git describe --always --dir
 
 help:
 	@echo 'make demo    run the main job: an agent mends a real repository in a sandbox, and the server is killed half way'
+	@echo 'make demo MODEL=local   a small language model, fetched (1.1 GB) and served on this machine, works in a sandbox'
 	@echo 'make build   target/release/oubliette, one file to install'
 	@echo 'make test    everything that CI runs'
 	@echo 'make conformance   the official suite of MCP against the real server, on both wires'
@@ -40,7 +41,7 @@ build: guest
 
 demo: setup guest
 	cargo build --locked --release --package oubliette --package ob-testkit --bins
-	@scripts/demo.sh
+	@scripts/$(if $(filter local,$(MODEL)),demo-local.sh,demo.sh)
 
 lint:
 	cargo fmt --all --check

@@ -50,6 +50,12 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
          provider's own if unset, else `chat`. An agent that speaks another wire is translated.",
     ),
     (
+        "credentials.providers.credentials.<name>.tools",
+        None,
+        "How its models call tools: `native`, in their wire's own form, if unset; `schema` for models too weak for that, whose every \
+         answer the server holds to a JSON schema of the agent's tools (llama.cpp, vLLM, Ollama).",
+    ),
+    (
         "credentials.providers.credentials.<name>.base_url",
         None,
         "The base URL of its server, with the version: `/v1`.",
@@ -107,6 +113,7 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     ("models.models.<name>.provider", None, "A configured provider; the default one if unset."),
     ("models.models.<name>.extraHeaders", None, "Added to each request."),
     ("models.models.<name>.wire", None, "Instead of the provider's wire."),
+    ("models.models.<name>.tools", None, "Instead of the provider's `tools`."),
     (
         "models.models.<name>.price.input",
         None,
@@ -161,7 +168,8 @@ const DOCS: &[(&str, Option<&str>, &str)] = &[
     (
         "models.discover_ports",
         Some("[11434, 8000, 8080, 1234, 8081]"),
-        "Ports of this machine on which a local model server is looked for if no provider is configured. The server's own is left out.",
+        "Ports of this machine on which model servers are looked for. One that is found serves sessions that name its models, and, if no \
+         provider is configured, those that name none. The server's own port is left out.",
     ),
     (
         "models.demonstration",

@@ -90,11 +90,15 @@ pub(crate) const BACKENDS: &[&str] = &["auto", "namespace", "process"];
 /// The wires that a provider can be said to speak.
 pub(crate) const WIRES: &[&str] = &["chat", "responses", "openai", "anthropic", "google"];
 
+/// How a model can be made to call tools.
+pub(crate) const TOOLS: &[&str] = &["native", "schema"];
+
 const PROVIDER: Shape = Shape::Section(&[
     value("provider", Kind::Text),
     value("api_key", Kind::Secret),
     value("api_keys", Kind::Secrets),
     value("wire", Kind::Choice(WIRES)),
+    value("tools", Kind::Choice(TOOLS)),
     value("base_url", Kind::Url),
     value("default_model", Kind::Text),
     value("description", Kind::Text),
@@ -109,6 +113,7 @@ const MODEL: Shape = Shape::Section(&[
     value("provider", Kind::Text),
     value("extraHeaders", Kind::Headers),
     value("wire", Kind::Choice(WIRES)),
+    value("tools", Kind::Choice(TOOLS)),
     section("price", PRICE),
 ]);
 

@@ -146,7 +146,7 @@ pub struct ModelSettings {
     pub must_have_price: bool,
     /// How often a call is tried again of whose answer nothing was delivered.
     pub retries: u32,
-    /// Look for OpenAI-compatible servers on these loopback ports if no provider is configured.
+    /// Look for model servers on these loopback ports.
     pub discover_ports: Vec<u16>,
     /// Use the scripted demonstration model if there is nothing else and its program is installed.
     pub demonstration: bool,
@@ -159,6 +159,8 @@ pub struct ProviderSettings {
     pub base_url: String,
     /// The wires that it speaks; the first is the one to translate to.
     pub wires: Vec<Wire>,
+    /// Calls of tools are held to a JSON schema.
+    pub holds_calls: bool,
     /// The key, if it needs one.
     pub api_key: Option<SecretString>,
     /// Keys to use if that one is refused.
@@ -182,6 +184,8 @@ pub struct ModelAlias {
     pub max_output_tokens: Option<u32>,
     /// Overrides the provider's wires.
     pub wires: Option<Vec<Wire>>,
+    /// Overrides whether calls of tools are held to a JSON schema.
+    pub holds_calls: Option<bool>,
     /// Added to each request.
     pub extra_headers: BTreeMap<String, String>,
     /// What it costs; nothing is charged if unset, and the usage event says so.
@@ -453,6 +457,7 @@ impl fmt::Debug for ModelAlias {
             .field("api_key", &self.api_key)
             .field("max_output_tokens", &self.max_output_tokens)
             .field("wires", &self.wires)
+            .field("holds_calls", &self.holds_calls)
             .field("extra_headers", &self.extra_headers.keys().collect::<Vec<_>>())
             .field("price", &self.price)
             .finish()

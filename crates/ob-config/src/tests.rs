@@ -116,7 +116,7 @@ fn every_key_has_its_effect() {
             "server": {"address": "127.0.0.1:9000"},
             "credentials": {"providers": {
                 "credentials": {
-                    "main": {"provider": "openai", "api_key": "sk-main", "api_keys": ["sk-2nd", "sk-3rd"], "wire": "responses", "description": "x", "default_model": "m1"},
+                    "main": {"provider": "openai", "api_key": "sk-main", "api_keys": ["sk-2nd", "sk-3rd"], "wire": "responses", "tools": "schema", "description": "x", "default_model": "m1"},
                     "own": {"base_url": "http://127.0.0.1:1/v1/"},
                 },
                 "default": "main",
@@ -127,7 +127,7 @@ fn every_key_has_its_effect() {
                 "models": {"fast": {
                     "model": "gpt-x", "displayName": "Fast", "baseUrl": "https://example.org/v1", "apiKey": "k-alias",
                     "maxOutputTokens": 4096, "provider": "own", "extraHeaders": {"X-Title": "t"},
-                    "price": {"input": 3, "output": 15.0, "cached_input": 0.3, "cache_write": 3.75}, "wire": "anthropic",
+                    "price": {"input": 3, "output": 15.0, "cached_input": 0.3, "cache_write": 3.75}, "wire": "anthropic", "tools": "native",
                 }},
                 "prices": {"large": {
                     "2026-01-31": {"input": 1, "output": 2, "cached_input": 0.5, "cache_write": 1.5},

@@ -23,7 +23,8 @@ pub enum ModelSource {
 /// A model, as sessions and events name it. Never holds a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelRef {
-    /// The provider's name in the configuration, or `local`, or `demonstration`.
+    /// The provider's name in the configuration; for servers found on this machine `ollama`, `llamacpp`, `vllm` or `local`;
+    /// or `demonstration`.
     pub provider: String,
     /// The model's name at the provider.
     pub model: String,
@@ -32,20 +33,22 @@ pub struct ModelRef {
 }
 
 /// A form in which models are asked and answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Wire {
     /// OpenAI's chat completions, which nearly every server has.
     Chat,
     /// OpenAI's responses.
     Responses,
     /// Anthropic's messages.
+    #[serde(rename = "anthropic")]
     Messages,
     /// Google's `generateContent`.
     Google,
 }
 
 /// Tokens of one call, as far as they are known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tokens {
     /// Read, those of the cache included.
     pub input: u64,
@@ -64,6 +67,98 @@ pub struct Tokens {
 pub struct Prices {
     /// From when on each price holds; the earliest first.
     dated: Vec<(Timestamp, Price)>,
+}
+
+/// Whether it is known what a model costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Pricing {
+    /// It has a price today.
+    Priced,
+    /// It is on this machine and costs nothing.
+    Free,
+    /// It has no price today: its tokens count, and its cost does not.
+    Unpriced,
+    /// It has no price today, and `models.unpriced` refuses it.
+    Refused,
+}
+
+/// A model that sessions can name, as the doors show it. Never holds a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelView {
+    /// What sessions call it: an alias, or `provider/model`; the provider alone if it has no default model.
+    pub name: String,
+    /// Where its provider came from.
+    pub source: ModelSource,
+    /// The provider's name.
+    pub provider: String,
+    /// The model's name at the provider; nothing for a provider without a default model.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// True for the model of sessions that name none.
+    pub is_default: bool,
+    /// The program that serves it, if it was found on this machine.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// The wires that its provider speaks.
+    pub wires: Vec<Wire>,
+    /// Where its provider is, without what may be a secret in a URL.
+    #[serde(default)]
+    pub base_url: Option<String>,
+    /// True if a key is set for it.
+    pub has_key: bool,
+    /// The tokens that a conversation may have, if its provider says so.
+    #[serde(default)]
+    pub context_window: Option<u64>,
+    /// Whether it is known what it costs.
+    pub pricing: Pricing,
+    /// What it costs today.
+    #[serde(default)]
+    pub price: Option<Price>,
+    /// True if its provider answers and takes the key. No model was called to find out.
+    pub is_reachable: bool,
+    /// Why it cannot be used, if so.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// What mends that.
+    #[serde(default)]
+    pub fix: Option<String>,
+}
+
+/// What became of the tool that a model on trial was to call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolCall {
+    /// It was called, with the arguments that its schema asks for.
+    WellFormed,
+    /// It was called with something else.
+    Malformed,
+    /// It was not called.
+    Missing,
+}
+
+/// What `model check` found: one small request was sent the way that requests of agents go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelChecked {
+    /// The model.
+    pub model: ModelView,
+    /// True if it answered and called the tool well: an agent can work with it.
+    pub works: bool,
+    /// Milliseconds until the first piece of its answer.
+    #[serde(default)]
+    pub first_byte_ms: Option<u64>,
+    /// Milliseconds until the end of its answer.
+    #[serde(default)]
+    pub took_ms: Option<u64>,
+    /// What became of the tool that it was to call; nothing if it did not answer.
+    #[serde(default)]
+    pub tool_call: Option<ToolCall>,
+    /// What the answer used.
+    #[serde(default)]
+    pub tokens: Option<Tokens>,
+    /// What that cost, in millionths of a US dollar, if it has a price.
+    #[serde(default)]
+    pub cost: Option<MicroUsd>,
 }
 
 /// Prices in millionths of a US dollar for a million tokens.
@@ -96,6 +191,18 @@ impl std::fmt::Display for ModelRef {
 }
 
 // === impl Wire ===
+
+impl Wire {
+    /// Its word in the configuration and on the doors.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Responses => "responses",
+            Self::Messages => "anthropic",
+            Self::Google => "google",
+        }
+    }
+}
 
 impl std::fmt::Display for Wire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -19,6 +19,8 @@ use crate::id::QuestionId;
 use crate::id::SessionId;
 use crate::id::TurnNumber;
 use crate::id::WorkspaceId;
+use crate::model::ModelChecked;
+use crate::model::ModelView;
 use crate::question::Question;
 use crate::record::ProjectRecord;
 use crate::record::SessionView;
@@ -161,6 +163,10 @@ operations! {
     AgentList = "agent" "list", Global Read, Get "/agents", Nothing => Vec<AgentView>;
     /// Looks whether an agent can be used: where its program is, its version, what it can be told and what is missing.
     AgentCheck = "agent" "check", Global Read, Get "/agents/{agent}", AgentTarget => AgentView;
+    /// Lists the models that sessions can name: configured ones, and those of servers found on this machine. Calls none.
+    ModelList = "model" "list", Global Read, Get "/models", Nothing => Vec<ModelView>;
+    /// Sends a model one small request, as an agent would, and tells whether it answers, how fast, and whether it calls a tool well; what that costs counts towards no limit.
+    ModelCheck = "model" "check", Global Admin, Post "/models/check", ModelTarget => ModelChecked;
     /// Makes a token; its secret is in the answer and nowhere else.
     TokenCreate = "token" "create", Global Admin, Post "/tokens", TokenCreate => TokenCreated;
     /// Lists tokens, without their secrets.
@@ -551,6 +557,15 @@ pub enum LimitSource {
 pub struct AgentTarget {
     /// Its name.
     pub agent: String,
+}
+
+/// A model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelTarget {
+    /// Its name: an alias, or `provider/model`.
+    #[schemars(length(min = 1, max = 400))]
+    pub model: String,
 }
 
 /// Parameters of `token create`.

@@ -1,8 +1,11 @@
 //! Which model a session gets: a configured one, else a local one that answers, else the demonstration.
 
+mod list;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ob_config::ModelAlias;
 use ob_config::ModelSettings;
 use ob_config::ProviderSettings;
 use ob_core::Refusal;
@@ -11,6 +14,10 @@ use ob_core::model::ModelRef;
 use ob_core::model::ModelSource;
 use ob_core::model::Prices;
 use ob_core::model::Wire;
+use ob_gate::discovery;
+use ob_gate::discovery::Found;
+use ob_gate::discovery::Listed;
+use ob_gate::discovery::Program;
 use ob_gate::models::Keys;
 use ob_gate::models::Models;
 use ob_gate::models::Provider;
@@ -20,13 +27,13 @@ use crate::live::Live;
 
 /// The most tokens of one answer, where the configuration says nothing.
 const DEFAULT_MAX_OUTPUT: u32 = 8192;
+/// The most characters of a model's name, its provider's included.
+const MAX_NAME: usize = 400;
 /// What `models.prices` calls the price of models that have none there.
 const DEFAULT_PRICE: &str = "default";
 /// How to get a model.
 const WAYS: &str = "set OPENAI_API_KEY (and OPENAI_BASE_URL, OPENAI_MODEL), configure `credentials.providers`, or start \
                     a local OpenAI-compatible server";
-/// The name of the provider that was found on loopback.
-const LOCAL: &str = "local";
 /// The name of the demonstration's provider.
 const DEMONSTRATION: &str = "demonstration";
 
@@ -93,13 +100,14 @@ impl Catalogue {
         let provider = match model.source {
             ModelSource::Configured => configured(&self.settings.get(), model)?,
             ModelSource::Local => {
-                match ob_gate::discovery::find_local(&self.settings.get().discover_ports).await {
-                    Some((base_url, _)) => plain(&self.settings.get(), base_url),
-                    None => {
-                        return Err(Refusal::unavailable("the local model server does not answer any more")
-                            .fix("start it again, or configure a provider"));
-                    }
-                }
+                let settings = self.settings.get();
+                let found = discovery::find_local(&settings.discover_ports).await;
+                let program = Program::of(&model.provider).unwrap_or(Program::Other);
+                let (server, _) = serving(&found, program, &model.model).ok_or_else(|| {
+                    Refusal::unavailable(format!("no model server of this machine serves {model} any more"))
+                        .fix("start it again, or configure a provider")
+                })?;
+                plain(&settings, server.base_url.clone())
             }
             ModelSource::Demonstration => plain(&self.settings.get(), self.demonstration()?.start().await?),
         };
@@ -149,12 +157,12 @@ impl Catalogue {
             .fix("set OPENAI_MODEL or `models.defaults.session_model`, or pass `--model PROVIDER/MODEL`"));
         }
         if let Some((alias, _)) = settings.aliases.iter().find(|(_, alias)| alias.base_url.is_some()) {
-            return self.alias(alias);
+            return self.alias(alias).await;
         }
-        if let Some((_, models)) = ob_gate::discovery::find_local(&settings.discover_ports).await
-            && let Some(model) = models.into_iter().next()
+        let found = discovery::find_local(&settings.discover_ports).await;
+        if let Some((server, model)) = found.iter().find_map(|server| Some((server, server.models.first()?)))
         {
-            return Ok(reference(LOCAL, model, ModelSource::Local));
+            return Ok(reference(server.program.provider(), model.name.clone(), ModelSource::Local));
         }
         let demonstration = self.demonstration()?;
         Ok(reference(DEMONSTRATION, demonstration.model().to_owned(), ModelSource::Demonstration))
@@ -162,8 +170,12 @@ impl Catalogue {
 
     async fn named(&self, name: &str) -> Result<ModelRef, Refusal> {
         let settings = self.settings.get();
+        if name.is_empty() || name.chars().count() > MAX_NAME {
+            return Err(Refusal::invalid(format!("a model's name has 1 to {MAX_NAME} characters"))
+                .fix("list them with `oubliette model list`"));
+        }
         if settings.aliases.contains_key(name) {
-            return self.alias(name);
+            return self.alias(name).await;
         }
         if let Some(provider) = settings.providers.get(name)
             && let Some(model) = &provider.default_model
@@ -180,9 +192,11 @@ impl Catalogue {
             if settings.providers.contains_key(provider) && !model.is_empty() {
                 return Ok(reference(provider, model.to_owned(), ModelSource::Configured));
             }
-            if provider == LOCAL && !model.is_empty() {
-                return Ok(reference(LOCAL, model.to_owned(), ModelSource::Local));
+            if let Some(program) = Program::of(provider).filter(|_| !model.is_empty()) {
+                return self.local(program, Some(model)).await;
             }
+        } else if let Some(program) = Program::of(name) {
+            return self.local(program, None).await;
         } else if settings.providers.len() == 1
             && let Some(provider) = settings.providers.keys().next()
         {
@@ -195,11 +209,44 @@ impl Catalogue {
         Err(Refusal::not_found("model", name).fix(format!("use an alias or PROVIDER/MODEL; known: {known}")))
     }
 
-    fn alias(&self, name: &str) -> Result<ModelRef, Refusal> {
+    /// A model of a server of this machine, as it is now: this one, else the first that it lists.
+    async fn local(&self, program: Program, model: Option<&str>) -> Result<ModelRef, Refusal> {
+        let ports = &self.settings.get().discover_ports;
+        let found = discovery::find_local(ports).await;
+        let known: Vec<&str> = found
+            .iter()
+            .filter(|server| is_meant(server, program))
+            .flat_map(|server| server.models.iter().map(|listed| listed.name.as_str()))
+            .collect();
+        let listed = match model {
+            Some(model) => serving(&found, program, model).map(|(_, listed)| listed.name.as_str()),
+            None => known.first().copied(),
+        };
+        if let Some(listed) = listed {
+            return Ok(reference(program.provider(), listed.to_owned(), ModelSource::Local));
+        }
+        let title = program.title();
+        if found.iter().any(|server| is_meant(server, program)) {
+            let name = format!("{}/{}", program.provider(), model.unwrap_or("MODEL"));
+            let fix = match known.as_slice() {
+                [] => "it serves none yet: give it one, as with `ollama pull NAME`".to_owned(),
+                known => format!("the {title} of this machine serves: {}", known.join(", ")),
+            };
+            return Err(Refusal::not_found("model", name).fix(fix));
+        }
+        let looked = ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let what = format!("no {title} answers on this machine (ports of `models.discover_ports`: {looked})");
+        Err(Refusal::unavailable(what).fix(format!("{}, or configure where it is", program.start())))
+    }
+
+    async fn alias(&self, name: &str) -> Result<ModelRef, Refusal> {
         let settings = self.settings.get();
         let alias = settings.aliases.get(name).ok_or_else(|| {
             Refusal::not_found("model", name).fix("use an alias of the configuration, or PROVIDER/MODEL")
         })?;
+        if let Some(program) = found_for(&settings, alias) {
+            return self.local(program, Some(&alias.model)).await;
+        }
         // The alias is the provider's name here, since it may override the provider's URL and key.
         Ok(reference(name, alias.model.clone(), ModelSource::Configured))
     }
@@ -211,6 +258,23 @@ impl Catalogue {
                 .fix(WAYS)
         })
     }
+}
+
+/// The program that an alias means whose provider is nowhere configured, since it is found on this machine.
+fn found_for(settings: &ModelSettings, alias: &ModelAlias) -> Option<Program> {
+    let is_configured = settings.providers.contains_key(&alias.provider) || alias.base_url.is_some();
+    Program::of(&alias.provider).filter(|_| !is_configured)
+}
+
+/// True if this server is meant by the program's name; any is meant by `local`.
+fn is_meant(server: &Found, program: Program) -> bool {
+    program == Program::Other || server.program == program
+}
+
+/// The first server that is meant and serves this model.
+fn serving<'a>(found: &'a [Found], program: Program, model: &str) -> Option<(&'a Found, &'a Listed)> {
+    let mut meant = found.iter().filter(|server| is_meant(server, program));
+    meant.find_map(|server| Some((server, server.model(model)?)))
 }
 
 /// Who answers for a model that is configured.
@@ -235,9 +299,14 @@ fn configured(settings: &ModelSettings, model: &ModelRef) -> Result<Provider, Re
         .and_then(|alias| alias.wires.clone())
         .or_else(|| provider.map(|provider| provider.wires.clone()))
         .unwrap_or_else(|| vec![Wire::Chat]);
+    let holds_calls = alias
+        .and_then(|alias| alias.holds_calls)
+        .or_else(|| provider.map(|provider| provider.holds_calls))
+        .unwrap_or(false);
     Ok(Provider {
         base_url,
         wires,
+        holds_calls,
         keys: Arc::new(Keys::new(keys)),
         extra_headers: alias
             .map(|alias| alias.extra_headers.clone().into_iter().collect())
@@ -268,6 +337,7 @@ fn plain(settings: &ModelSettings, base_url: String) -> Provider {
     Provider {
         base_url,
         wires: vec![Wire::Chat],
+        holds_calls: false,
         keys: Arc::default(),
         extra_headers: Vec::new(),
         max_output_tokens: DEFAULT_MAX_OUTPUT,

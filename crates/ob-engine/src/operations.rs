@@ -3,6 +3,7 @@
 mod audit;
 mod children;
 mod limits;
+mod models;
 mod permit;
 mod projects;
 mod questions;
@@ -207,6 +208,15 @@ impl Engine {
                 self.permit(asked, Target::Global).await?;
                 let AgentTarget { agent } = parse(params)?;
                 answer(self.shared.agents.check(&agent, &self.shared.sandbox.get().read_only).await?)
+            }
+            O::ModelList => {
+                self.permit(asked, Target::Global).await?;
+                let ob_core::operation::Nothing {} = parse(params)?;
+                answer(self.model_list().await)
+            }
+            O::ModelCheck => {
+                self.permit(asked, Target::Global).await?;
+                answer(self.model_check(parse(params)?).await?)
             }
             O::TokenCreate => {
                 self.permit(asked, Target::Global).await?;

@@ -177,6 +177,7 @@ impl Bench {
             Provider {
                 base_url: format!("http://{provider}/v1"),
                 wires: vec![Wire::Chat],
+                holds_calls: false,
                 keys: Arc::new(Keys::new(vec!["a-key-of-the-bench".to_owned().into()])),
                 extra_headers: Vec::new(),
                 max_output_tokens: 8192,

@@ -63,7 +63,7 @@ pub fn model_translation(data: &[u8]) {
     let [wires, stream @ ..] = data else { return };
     let (provider, agent) = (wire_of(*wires), wire_of(wires / 4));
     let origin = Origin { id: "0".to_owned(), model: MODEL.0.to_owned(), created: 0 };
-    let mut translator = Translator::new(provider, agent, origin, true);
+    let mut translator = Translator::new(provider, agent, origin, true, false);
     let mut out = Vec::new();
     let whole = split(&[stream], 1 << 16);
     for data in whole.blocks.iter().chain(&whole.rest).filter_map(|block| block.data.as_deref()) {
@@ -112,7 +112,7 @@ pub fn model_request(data: &[u8]) {
     let (agent, provider) = (wire_of(*wires), wire_of(wires / 4));
     if agent == provider {
         prepared(agent, body, false);
-    } else if let Ok(translated) = translate::request(agent, provider, body, false) {
+    } else if let Ok(translated) = translate::request(agent, provider, body, false, false) {
         prepared(provider, &translated.body, translated.stream);
     }
 }

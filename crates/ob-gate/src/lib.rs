@@ -32,6 +32,7 @@ use ob_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 
 mod body;
+mod caller;
 pub mod discovery;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -48,6 +49,7 @@ mod sse;
 mod tests;
 mod tools;
 mod translate;
+mod trial;
 mod tries;
 mod upstream;
 mod wire;
@@ -55,6 +57,7 @@ mod wire;
 pub use listen::OpenGate;
 pub use listen::SOCKET;
 pub use tools::Tools;
+pub use trial::Trial;
 
 use outside::Machine;
 use outside::Outside;

@@ -73,7 +73,7 @@ struct Told {
     time: AtomicBool,
 }
 
-/// A reservation. Whatever becomes of it, it is settled once.
+/// A reservation. Whatever becomes of it, it is settled once. Without one, a call that nobody pays for.
 pub(crate) struct Charge {
     open: Option<OpenCharge>,
 }
@@ -216,6 +216,11 @@ impl Meter {
 // === impl Charge ===
 
 impl Charge {
+    /// A charge that is nobody's: nothing was reserved, and nothing is settled.
+    pub(crate) const fn of_nobody() -> Self {
+        Self { open: None }
+    }
+
     /// The request is on its way: from here on the call costs something.
     pub(crate) fn sent(&mut self) {
         self.seen(|seen| seen.sent = true);

@@ -33,6 +33,8 @@ pub struct Provider {
     pub base_url: String,
     /// The wires that it speaks. An agent's own is used if it is among them, else the first, with translation.
     pub wires: Vec<Wire>,
+    /// Calls of tools are held to a JSON schema, for models that do not make them in their wire's own form.
+    pub holds_calls: bool,
     /// Its keys.
     pub keys: Arc<Keys>,
     /// Added to each request.
@@ -233,6 +235,7 @@ mod tests {
         Provider {
             base_url: "http://127.0.0.1:1/v1".into(),
             wires: vec![Wire::Chat],
+            holds_calls: false,
             keys: Arc::new(Keys::new(vec![key.to_string().into()])),
             extra_headers: vec![("x-token".into(), "Bearer header-secret-1".into())],
             max_output_tokens: 1,

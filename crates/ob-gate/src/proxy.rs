@@ -23,12 +23,11 @@ use http_body_util::BodyExt as _;
 use http_body_util::Full;
 use http_body_util::StreamBody;
 use hyper::body::Incoming;
-use ob_core::Refusal;
-use ob_core::RefusalCode;
 use ob_core::model::Price;
 use ob_core::model::Wire;
 
 use crate::body;
+use crate::caller::Caller;
 use crate::listen::Gate;
 use crate::meter::Charge;
 use crate::models::Key;
@@ -55,7 +54,7 @@ use crate::wire::Watch;
 const BAD_ANSWER: &str = "bad_model_answer";
 
 /// A call that was checked and can be made.
-struct Plan {
+pub(crate) struct Plan {
     /// The wire of the agent.
     agent: Wire,
     /// The wire in which the provider is asked.
@@ -64,6 +63,8 @@ struct Plan {
     prepared: Prepared,
     /// The agent wants to see the usage, where its wire leaves that to it.
     wants_usage: bool,
+    /// The model's calls are held to a schema.
+    holds: bool,
 }
 
 /// A try that came to nothing, and of whose answer nothing was delivered.
@@ -79,28 +80,39 @@ pub(crate) async fn generate(
     streams: bool,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, GateRefusal> {
+    let caller = Caller::behind(gate);
     let provider = provider(gate).await?;
-    let price = price(gate, &provider)?;
+    let price = caller.price(&provider)?;
     let (head, body) = request.into_parts();
     let room = body::room_for(gate, &body).await?;
     let body = body::read(gate, body, gate.shared.options.max_body).await?;
     let plan = plan(agent, &provider, &gate.session.model.model, &body, streams)?;
     drop(body);
-    let mut tries = Tries::of(&provider);
+    let answer = call(caller, &provider, price, &plan, &head.headers).await?;
+    drop(room);
+    Ok(answer)
+}
+
+/// Makes a call, if need be in several tries.
+pub(crate) async fn call(
+    caller: Caller<'_>,
+    provider: &Provider,
+    price: Option<Price>,
+    plan: &Plan,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, GateRefusal> {
+    let mut tries = Tries::of(provider);
     loop {
         let key = provider.keys.current();
-        let failed = match attempt(gate, &provider, price, key, &plan, &head.headers).await {
-            Ok(answer) => {
-                drop(room);
-                return Ok(answer);
-            }
+        let failed = match attempt(caller, provider, price, key, plan, headers).await {
+            Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
-        let Some(pause) = tries.after(&failed.refused, &provider, key) else {
+        let Some(pause) = tries.after(&failed.refused, provider, key) else {
             return fail(failed).await;
         };
-        let (session, reason) = (&gate.session.id, failed.refused.code);
-        tracing::info!(%session, reason, ?pause, "a call of a model is tried again");
+        let (session, reason) = (caller.session.map(tracing::field::display), failed.refused.code);
+        tracing::info!(session, reason, ?pause, "a call of a model is tried again");
         if let Some(charge) = failed.charge {
             charge.finish(None).await;
         }
@@ -115,12 +127,12 @@ pub(crate) async fn count(
     agent: Wire,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, GateRefusal> {
-    let (session, options) = (&gate.session, &gate.shared.options);
+    let (caller, options) = (Caller::behind(gate), &gate.shared.options);
     let provider = provider(gate).await?;
     let (head, body) = request.into_parts();
     let room = body::room_for(gate, &body).await?;
     let body = body::read(gate, body, gate.shared.options.max_body).await?;
-    let model = session.model.model.as_str();
+    let model = caller.model.model.as_str();
     let prepared = wire::prepare_count(agent, &body, model)?;
     drop(body);
     if provider.wire_for(agent) != agent {
@@ -135,17 +147,19 @@ pub(crate) async fn count(
     let redactor = gate.shared.models.redactor();
     let asking = gate.shared.outside.ask(outgoing);
     let mut response = match tokio::time::timeout(options.head_timeout, asking).await {
-        Err(_) => return Err(upstream::no_head(session, options.head_timeout)),
-        Ok(Err(error)) => return Err(upstream::no_answer(&error, session).0),
+        Err(_) => return Err(upstream::no_head(caller.model, options.head_timeout)),
+        Ok(Err(error)) => return Err(upstream::no_answer(&error, caller.model).0),
         Ok(Ok(response)) if !response.status().is_success() => {
-            return Err(upstream::refused(response, session, &redactor, options.stream_idle_timeout).await);
+            return Err(
+                upstream::refused(response, caller.model, &redactor, options.stream_idle_timeout).await
+            );
         }
         Ok(Ok(response)) => response,
     };
     drop(room);
-    let body = collect(gate, &mut response).await.map_err(|(refused, _)| refused)?;
+    let body = collect(caller, &mut response).await.map_err(|(refused, _)| refused)?;
     if !serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|answer| answer.is_object()) {
-        return Err(upstream::malformed(session, BAD_ANSWER, "a body that is no count of tokens"));
+        return Err(upstream::malformed(caller.model, BAD_ANSWER, "a body that is no count of tokens"));
     }
     Ok(json_body(Mask::new(&provider).hide(body.into())))
 }
@@ -156,21 +170,8 @@ async fn provider(gate: &Gate) -> Result<Provider, GateRefusal> {
     found.map_err(|refusal| GateRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_model", refusal))
 }
 
-/// What the model costs today.
-fn price(gate: &Gate, provider: &Provider) -> Result<Option<Price>, GateRefusal> {
-    let price = provider.prices.at(gate.shared.outside.now());
-    if price.is_none() && provider.must_have_price {
-        let model = &gate.session.model;
-        let what = format!("the model {model} has no price today, and `models.unpriced` refuses such calls");
-        let fix = format!("set `models.prices.{}`, or `models.unpriced` to `free`", model.model);
-        let refusal = Refusal::new(RefusalCode::LimitExceeded, what).fix(fix);
-        return Err(GateRefusal::new(StatusCode::FORBIDDEN, "model_unpriced", refusal));
-    }
-    Ok(price)
-}
-
 /// Checks a request, and translates it if the provider does not speak the agent's wire.
-fn plan(
+pub(crate) fn plan(
     agent: Wire,
     provider: &Provider,
     model: &str,
@@ -179,38 +180,39 @@ fn plan(
 ) -> Result<Plan, GateRefusal> {
     let wire = provider.wire_for(agent);
     let most = provider.max_output_tokens;
-    if wire == agent {
+    let holds = provider.holds_calls;
+    if wire == agent && !holds {
         let prepared = wire::prepare(wire, body, model, most, streams)?;
-        return Ok(Plan { agent, wire, prepared, wants_usage: false });
+        return Ok(Plan { agent, wire, prepared, wants_usage: false, holds });
     }
-    let translated = translate::request(agent, wire, body, streams)?;
+    let translated = translate::request(agent, wire, body, streams, holds)?;
     let prepared = wire::prepare(wire, &translated.body, model, most, translated.stream)?;
-    Ok(Plan { agent, wire, prepared, wants_usage: translated.wants_usage })
+    Ok(Plan { agent, wire, prepared, wants_usage: translated.wants_usage, holds })
 }
 
 /// Reserves, asks, and begins to deliver.
 async fn attempt(
-    gate: &Arc<Gate>,
+    caller: Caller<'_>,
     provider: &Provider,
     price: Option<Price>,
     key: Option<Key<'_>>,
     plan: &Plan,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Failed> {
-    let (session, options) = (&gate.session, &gate.shared.options);
+    let Caller { shared, model, .. } = caller;
+    let options = &shared.options;
     let Prepared { stream, input_tokens, output_tokens, .. } = plan.prepared;
     let ask = if stream { Ask::Stream } else { Ask::Whole };
-    let mut outgoing =
-        upstream::request(provider, key, plan.wire, &session.model.model, ask, (plan.agent, headers))?;
-    let mut charge = gate.meter.reserve(input_tokens, output_tokens, price).await?;
+    let mut outgoing = upstream::request(provider, key, plan.wire, &model.model, ask, (plan.agent, headers))?;
+    let mut charge = caller.reserve(input_tokens, output_tokens, price).await?;
     charge.sent();
-    let redactor = gate.shared.models.redactor();
+    let redactor = shared.models.redactor();
     *outgoing.body_mut() = Some(plan.prepared.body.clone().into());
-    let answered = tokio::time::timeout(options.head_timeout, gate.shared.outside.ask(outgoing)).await;
+    let answered = tokio::time::timeout(options.head_timeout, shared.outside.ask(outgoing)).await;
     let response = match answered {
-        Err(_) => return Err(Failed::new(upstream::no_head(session, options.head_timeout), charge)),
+        Err(_) => return Err(Failed::new(upstream::no_head(model, options.head_timeout), charge)),
         Ok(Err(error)) => {
-            let (refused, not_taken) = upstream::no_answer(&error, session);
+            let (refused, not_taken) = upstream::no_answer(&error, model);
             if not_taken {
                 charge.not_taken();
             }
@@ -218,7 +220,7 @@ async fn attempt(
         }
         Ok(Ok(response)) if !response.status().is_success() => {
             charge.not_taken();
-            let refused = upstream::refused(response, session, &redactor, options.stream_idle_timeout).await;
+            let refused = upstream::refused(response, model, &redactor, options.stream_idle_timeout).await;
             return Err(Failed::new(refused, charge));
         }
         Ok(Ok(response)) => response,
@@ -226,9 +228,9 @@ async fn attempt(
     let passed_back = upstream::passed_back(response.headers(), &redactor);
     let mask = Mask::new(provider);
     let mut answer = if stream {
-        streamed(gate, response, charge, mask, plan).await?
+        streamed(caller, response, charge, mask, plan).await?
     } else {
-        whole(gate, response, charge, &mask, plan).await?
+        whole(caller, response, charge, &mask, plan).await?
     };
     answer.headers_mut().extend(passed_back);
     Ok(answer)
@@ -243,7 +245,7 @@ async fn fail<T>(Failed { refused, charge }: Failed) -> Result<T, GateRefusal> {
 }
 
 async fn streamed(
-    gate: &Arc<Gate>,
+    caller: Caller<'_>,
     response: reqwest::Response,
     charge: Charge,
     mask: Mask,
@@ -251,19 +253,20 @@ async fn streamed(
 ) -> Result<Response<Body>, Failed> {
     let content_type = content_type(&response);
     if content_type != "text/event-stream" {
-        let named = upstream::shown(&content_type, &gate.shared.models.redactor());
+        let named = upstream::shown(&content_type, &caller.shared.models.redactor());
         let what = format!("`{named}` instead of an event stream");
-        return Err(Failed::new(upstream::malformed(&gate.session, BAD_STREAM, &what), charge));
+        return Err(Failed::new(upstream::malformed(caller.model, BAD_STREAM, &what), charge));
     }
-    let translator = (plan.wire != plan.agent)
-        .then(|| Translator::new(plan.wire, plan.agent, origin(gate, &charge), plan.wants_usage));
+    let translator = plan.translates().then(|| {
+        Translator::new(plan.wire, plan.agent, origin(caller, &charge), plan.wants_usage, plan.holds)
+    });
     let manner = Manner {
         watch: Watch::new(plan.wire),
         agent: plan.agent,
         hide_usage: plan.prepared.hide_usage,
         translator,
     };
-    let relay = Relay::new(response, charge, gate.session.clone(), mask, &gate.shared.options, manner);
+    let relay = Relay::new(response, charge, caller.model.clone(), mask, &caller.shared.options, manner);
     // The first event decides the status: what fails before it is a plain refusal.
     let (first, relay) = relay.begin().await.map_err(|(refused, charge)| Failed { refused, charge })?;
     let frames = stream::unfold((first, relay), async |(first, mut relay)| {
@@ -281,15 +284,15 @@ async fn streamed(
 }
 
 async fn whole(
-    gate: &Arc<Gate>,
+    caller: Caller<'_>,
     mut response: reqwest::Response,
     mut charge: Charge,
     mask: &Mask,
     plan: &Plan,
 ) -> Result<Response<Body>, Failed> {
-    let malformed = |what: &str| upstream::malformed(&gate.session, BAD_ANSWER, what);
+    let malformed = |what: &str| upstream::malformed(caller.model, BAD_ANSWER, what);
     let length = |body: &[u8]| u64::try_from(body.len()).unwrap_or(u64::MAX);
-    let body = match collect(gate, &mut response).await {
+    let body = match collect(caller, &mut response).await {
         Ok(body) => body,
         Err((refused, seen)) => {
             // What was seen of it was paid for.
@@ -305,11 +308,11 @@ async fn whole(
     if let Some(usage) = chunk.usage {
         charge.reported(usage);
     }
-    let body = if plan.wire == plan.agent {
+    let body = if !plan.translates() {
         Bytes::from(body)
     } else {
         let tokens = chunk.usage.unwrap_or_default().tokens;
-        match translate::answer(plan.wire, plan.agent, &body, &origin(gate, &charge), tokens) {
+        match translate::answer(plan.wire, plan.agent, &body, &origin(caller, &charge), tokens, plan.holds) {
             Ok(translated) => translated,
             Err(broken) => return Err(Failed::new(malformed(&broken.to_string()), charge)),
         }
@@ -320,9 +323,12 @@ async fn whole(
 }
 
 /// A whole body, or why there is none and how much of it came.
-async fn collect(gate: &Gate, response: &mut reqwest::Response) -> Result<Vec<u8>, (GateRefusal, u64)> {
-    let options = &gate.shared.options;
-    let malformed = |what: &str| upstream::malformed(&gate.session, BAD_ANSWER, what);
+async fn collect(
+    caller: Caller<'_>,
+    response: &mut reqwest::Response,
+) -> Result<Vec<u8>, (GateRefusal, u64)> {
+    let options = &caller.shared.options;
+    let malformed = |what: &str| upstream::malformed(caller.model, BAD_ANSWER, what);
     let mut body = Vec::new();
     loop {
         let failure = match tokio::time::timeout(options.stream_idle_timeout, response.chunk()).await {
@@ -333,17 +339,17 @@ async fn collect(gate: &Gate, response: &mut reqwest::Response) -> Result<Vec<u8
             Ok(Ok(None)) => return Ok(body),
             Ok(Ok(Some(_))) => malformed("a body that is too large"),
             Ok(Err(_)) => malformed("a body that breaks off in the middle").again(Again::Soon),
-            Err(_) => upstream::silent(&gate.session, options.stream_idle_timeout),
+            Err(_) => upstream::silent(caller.model, options.stream_idle_timeout),
         };
         return Err((failure, u64::try_from(body.len()).unwrap_or(u64::MAX)));
     }
 }
 
 /// What a translated answer says of itself.
-fn origin(gate: &Gate, charge: &Charge) -> Origin {
+fn origin(caller: Caller<'_>, charge: &Charge) -> Origin {
     let id = charge.id().map(|id| id.as_uuid().simple().to_string()).unwrap_or_default();
-    let created = u64::try_from(gate.shared.outside.now().as_micros() / 1_000_000).unwrap_or_default();
-    Origin { id, model: gate.session.model.model.clone(), created }
+    let created = u64::try_from(caller.shared.outside.now().as_micros() / 1_000_000).unwrap_or_default();
+    Origin { id, model: caller.model.model.clone(), created }
 }
 
 fn json_body(body: Bytes) -> Response<Body> {
@@ -356,6 +362,15 @@ fn content_type(response: &reqwest::Response) -> String {
     let value = response.headers().get(http::header::CONTENT_TYPE);
     let text = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// True if what the provider says is not what the agent is told.
+    fn translates(&self) -> bool {
+        self.wire != self.agent || self.holds
+    }
 }
 
 // === impl Failed ===

@@ -16,10 +16,10 @@ use bytes::Bytes;
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use ob_core::model::ModelRef;
 use ob_core::model::Tokens;
 use ob_core::model::Wire;
 
-use crate::GateSession;
 use crate::meter::Charge;
 use crate::models::Provider;
 use crate::refuse::Again;
@@ -41,7 +41,7 @@ pub(crate) struct Relay {
     upstream: BoxStream<'static, reqwest::Result<Bytes>>,
     splitter: Splitter,
     charge: Option<Charge>,
-    session: GateSession,
+    model: ModelRef,
     mask: Mask,
     idle: Duration,
     manner: Manner,
@@ -78,7 +78,7 @@ impl Relay {
     pub(crate) fn new(
         response: reqwest::Response,
         charge: Charge,
-        session: GateSession,
+        model: ModelRef,
         mask: Mask,
         options: &crate::GateOptions,
         manner: Manner,
@@ -87,7 +87,7 @@ impl Relay {
             upstream: response.bytes_stream().fuse().boxed(),
             splitter: Splitter::new(options.max_event),
             charge: Some(charge),
-            session,
+            model,
             mask,
             idle: options.stream_idle_timeout,
             manner,
@@ -158,7 +158,7 @@ impl Relay {
                 }
             }
             match tokio::time::timeout(self.idle, self.upstream.next()).await {
-                Err(_) => return Err(upstream::silent(&self.session, self.idle)),
+                Err(_) => return Err(upstream::silent(&self.model, self.idle)),
                 Ok(Some(Ok(bytes))) => self.splitter.push(&bytes),
                 Ok(Some(Err(_))) if self.finished => return self.last().await,
                 Ok(Some(Err(_))) => {
@@ -243,7 +243,7 @@ impl Relay {
     }
 
     fn malformed(&self, what: &str) -> GateRefusal {
-        upstream::malformed(&self.session, BAD_STREAM, what)
+        upstream::malformed(&self.model, BAD_STREAM, what)
     }
 
     fn too_large(&self) -> GateRefusal {
@@ -254,7 +254,7 @@ impl Relay {
         let said = error.get("message").unwrap_or(error);
         let said = said.as_str().map_or_else(|| said.to_string(), ToString::to_string);
         let said = upstream::shown(&said, &self.mask.redactor());
-        let message = format!("the provider of {} failed in its answer: {said}", self.session.model);
+        let message = format!("the provider of {} failed in its answer: {said}", self.model);
         let refusal = ob_core::Refusal::unavailable(message).fix("try again, or use another model");
         GateRefusal::bad_gateway("provider_error", refusal).again(Again::Soon)
     }

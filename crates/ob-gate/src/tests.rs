@@ -6,5 +6,6 @@ mod ledger;
 mod secrecy;
 mod socket;
 mod tools;
+mod trial;
 mod wires;
 mod world;

@@ -22,6 +22,7 @@ use crate::refuse::GateRefusal;
 
 mod chat;
 mod google;
+mod held;
 mod hub;
 mod json;
 mod messages;
@@ -29,6 +30,7 @@ mod responses;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use held::Release;
 use hub::Delta;
 use hub::Reply;
 use hub::Stop;
@@ -78,6 +80,8 @@ pub(crate) struct Translator {
     deltas: Vec<Delta>,
     stop: Option<Stop>,
     calls: bool,
+    /// Gives calls back that are held to a schema.
+    release: Option<Release>,
 }
 
 /// Reads the events of a wire.
@@ -96,12 +100,14 @@ trait Writer: Send {
     fn finish(&mut self, stop: Stop, tokens: Tokens, out: &mut BytesMut);
 }
 
-/// Translates a request. `streams` is what the route says, where the agent's wire does not say it in the body.
+/// Translates a request. `streams` is what the route says, where the agent's wire does not say it in the body; `holds` is true
+/// for a model whose calls are held to a schema.
 pub(crate) fn request(
     agent: Wire,
     provider: Wire,
     body: &[u8],
     streams: bool,
+    holds: bool,
 ) -> Result<Translated, GateRefusal> {
     let value: Value = serde_json::from_slice(body).map_err(|error| {
         let what = format!("the body is no JSON object (line {}, column {})", error.line(), error.column());
@@ -121,6 +127,9 @@ pub(crate) fn request(
     }
     .map_err(refused)?;
     hub.stream |= streams;
+    if holds {
+        hub = held::hold(hub).map_err(refused)?;
+    }
     let written = write_request(provider, &hub).map_err(refused)?;
     let body = serde_json::to_vec(&written).expect("a JSON value is always JSON");
     Ok(Translated { body, stream: hub.stream, wants_usage: hub.wants_usage })
@@ -142,10 +151,14 @@ pub(crate) fn answer(
     body: &[u8],
     origin: &Origin,
     tokens: Tokens,
+    holds: bool,
 ) -> Result<Bytes, Broken> {
     let value: Value =
         serde_json::from_slice(body).map_err(|_| Broken("a body that is no JSON object".to_owned()))?;
     let mut reply = read_answer(provider, &value, origin)?;
+    if holds {
+        reply = held::release(reply, &origin.id);
+    }
     if reply.stop == Stop::End && reply.has_calls() {
         reply.stop = Stop::Calls;
     }
@@ -175,7 +188,8 @@ fn write_answer(wire: Wire, reply: &Reply, origin: &Origin, tokens: Tokens) -> V
 
 impl Translator {
     /// From a provider's wire to an agent's.
-    pub(crate) fn new(provider: Wire, agent: Wire, origin: Origin, wants_usage: bool) -> Self {
+    pub(crate) fn new(provider: Wire, agent: Wire, origin: Origin, wants_usage: bool, holds: bool) -> Self {
+        let release = holds.then(|| Release::new(&origin.id));
         let reader: Box<dyn Reader> = match provider {
             Wire::Chat => Box::new(chat::Events::default()),
             Wire::Responses => Box::new(responses::Events::default()),
@@ -188,7 +202,7 @@ impl Translator {
             Wire::Messages => Box::new(messages::Writing::new(origin)),
             Wire::Google => Box::new(google::Chunks::new(origin)),
         };
-        Self { reader, writer, deltas: Vec::new(), stop: None, calls: false }
+        Self { reader, writer, deltas: Vec::new(), stop: None, calls: false, release }
     }
 
     /// What the data of an event becomes; nothing, if it says nothing that the other wire says.
@@ -197,6 +211,15 @@ impl Translator {
             serde_json::from_slice(data).map_err(|_| Broken("an event that is no JSON object".to_owned()))?;
         self.reader.event(&value, &mut self.deltas)?;
         let mut out = BytesMut::new();
+        if let Some(release) = &mut self.release {
+            if !self.deltas.is_empty() {
+                // What is kept back has begun: the agent hears of it.
+                self.writer.begin(&mut out);
+            }
+            let mut released = Vec::new();
+            self.deltas.drain(..).for_each(|delta| release.delta(delta, &mut released));
+            self.deltas = released;
+        }
         for delta in self.deltas.drain(..) {
             match delta {
                 Delta::Stop(stop) => self.stop = Some(stop),

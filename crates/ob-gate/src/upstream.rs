@@ -8,12 +8,12 @@ use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use ob_core::Refusal;
+use ob_core::model::ModelRef;
 use ob_core::model::Wire;
 use ob_core::redact::Redactor;
 use reqwest::Url;
 use secrecy::ExposeSecret as _;
 
-use crate::GateSession;
 use crate::models::Key;
 use crate::models::Provider;
 use crate::outside::NoAnswer;
@@ -117,8 +117,7 @@ pub(crate) fn credential(wire: Wire, key: &str) -> (HeaderName, String) {
 }
 
 /// What a failure to get an answer means. True if the provider cannot have taken the request.
-pub(crate) fn no_answer(why: &NoAnswer, session: &GateSession) -> (GateRefusal, bool) {
-    let model = &session.model;
+pub(crate) fn no_answer(why: &NoAnswer, model: &ModelRef) -> (GateRefusal, bool) {
     // The client's own words are not shown: they name the URL, and a URL may hold a key.
     match why {
         NoAnswer::NoClient(error) => {
@@ -140,24 +139,22 @@ pub(crate) fn no_answer(why: &NoAnswer, session: &GateSession) -> (GateRefusal, 
 }
 
 /// The provider did not even answer with a status.
-pub(crate) fn no_head(session: &GateSession, within: Duration) -> GateRefusal {
-    let refusal =
-        Refusal::unavailable(format!("the provider of {} did not answer within {within:?}", session.model))
-            .fix("try again, or use another model");
+pub(crate) fn no_head(model: &ModelRef, within: Duration) -> GateRefusal {
+    let refusal = Refusal::unavailable(format!("the provider of {model} did not answer within {within:?}"))
+        .fix("try again, or use another model");
     GateRefusal::new(StatusCode::GATEWAY_TIMEOUT, "provider_timeout", refusal)
 }
 
 /// The provider was silent in the middle of its answer.
-pub(crate) fn silent(session: &GateSession, within: Duration) -> GateRefusal {
-    let message =
-        format!("the provider of {} was silent for {within:?} in the middle of an answer", session.model);
+pub(crate) fn silent(model: &ModelRef, within: Duration) -> GateRefusal {
+    let message = format!("the provider of {model} was silent for {within:?} in the middle of an answer");
     let refusal = Refusal::unavailable(message).fix("try again, or use another model");
     GateRefusal::new(StatusCode::GATEWAY_TIMEOUT, "provider_timeout", refusal)
 }
 
 /// The provider's answer is none.
-pub(crate) fn malformed(session: &GateSession, code: &'static str, what: &str) -> GateRefusal {
-    let refusal = Refusal::unavailable(format!("the provider of {} answered with {what}", session.model))
+pub(crate) fn malformed(model: &ModelRef, code: &'static str, what: &str) -> GateRefusal {
+    let refusal = Refusal::unavailable(format!("the provider of {model} answered with {what}"))
         .fix("check that its base URL leads to a server that speaks its `wire` (it usually ends in `/v1`)");
     GateRefusal::bad_gateway(code, refusal)
 }
@@ -165,12 +162,11 @@ pub(crate) fn malformed(session: &GateSession, code: &'static str, what: &str) -
 /// The provider answered with a status that is no success.
 pub(crate) async fn refused(
     response: reqwest::Response,
-    session: &GateSession,
+    model: &ModelRef,
     redactor: &Redactor,
     within: Duration,
 ) -> GateRefusal {
     let (status, headers) = (response.status(), response.headers().clone());
-    let model = &session.model;
     let mut refused = if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         // Such a body likes to repeat the key, sometimes in parts: nothing of it is shown.
         let refusal = Refusal::unavailable(format!("the provider of {model} refused our key"))

@@ -14,19 +14,21 @@ use crate::settings::ModelAlias;
 use crate::settings::ProviderSettings;
 
 /// Base URLs of providers, and what they speak.
-const KNOWN_PROVIDERS: [(&str, &str, &str); 8] = [
+const KNOWN_PROVIDERS: [(&str, &str, &str); 10] = [
     ("openai", "https://api.openai.com/v1", "openai"),
     ("anthropic", "https://api.anthropic.com/v1", "anthropic"),
     ("deepseek", "https://api.deepseek.com/v1", "chat"),
     ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", "google"),
     ("groq", "https://api.groq.com/openai/v1", "chat"),
+    ("llamacpp", "http://127.0.0.1:8080/v1", "chat"),
     ("mistral", "https://api.mistral.ai/v1", "chat"),
     ("ollama", "http://127.0.0.1:11434/v1", "chat"),
     ("openrouter", "https://openrouter.ai/api/v1", "chat"),
+    ("vllm", "http://127.0.0.1:8000/v1", "chat"),
 ];
 
-/// Providers that no configuration names: a local server that was found, and the demonstration model.
-const BUILT_IN: [&str; 2] = ["local", "demonstration"];
+/// Providers that no configuration has to name: servers that are found on this machine, and the demonstration model.
+const BUILT_IN: [&str; 5] = ["local", "ollama", "llamacpp", "vllm", "demonstration"];
 
 /// What is wrong with a price of which only a part is given.
 const HALF_A_PRICE: &str = "needs both `input` and `output`, in US dollars for a million tokens";
@@ -49,6 +51,7 @@ impl Resolver<'_> {
             let base_url = self.text(&key("base_url"));
             let more_keys = self.secrets(&key("api_keys"));
             let wire = self.text(&key("wire"));
+            let tools = self.text(&key("tools"));
             let default_model = self.text(&key("default_model"));
             // Read for its effect on people only.
             drop(self.text(&key("description")));
@@ -105,6 +108,7 @@ impl Resolver<'_> {
                 );
             let provider = ProviderSettings {
                 wires: wires(wire.as_ref().map_or(spoken, |wire| wire.value.as_str()), &url),
+                holds_calls: tools.is_some_and(|tools| holds_calls(&tools.value)),
                 base_url: url,
                 api_key: api_key.map(|key| key.value),
                 more_keys: more_keys.map(|keys| keys.value).unwrap_or_default(),
@@ -167,6 +171,7 @@ impl Resolver<'_> {
             let provider = self.text(&key(&["provider"]));
             let price = self.price(&key(&["price"]), &place, &format!("{path}.price")).ok().flatten();
             let wire = self.text(&key(&["wire"]));
+            let tools = self.text(&key(&["tools"]));
             drop(self.text(&key(&["displayName"])));
             let provider = match provider {
                 Some(provider) => {
@@ -206,6 +211,7 @@ impl Resolver<'_> {
             let alias_url = base_url.as_ref().map(|url| url.value.clone()).unwrap_or_default();
             let alias = ModelAlias {
                 wires: wire.map(|wire| wires(&wire.value, &alias_url)),
+                holds_calls: tools.map(|tools| holds_calls(&tools.value)),
                 provider,
                 model: model.map_or_else(|| name.clone(), |model| model.value),
                 base_url: base_url.map(|url| url.value),
@@ -355,6 +361,11 @@ fn wires(word: &str, url: &str) -> Vec<Wire> {
         "google" => vec![Wire::Google],
         _ => vec![Wire::Chat],
     }
+}
+
+/// True if this word means that calls of tools are held to a schema.
+fn holds_calls(word: &str) -> bool {
+    word == "schema"
 }
 
 /// True if a key that goes there can be read on its way.

@@ -181,6 +181,7 @@ impl World {
         let provider = ProviderSettings {
             base_url: self.model.base_url(),
             wires: vec![ob_core::model::Wire::Chat],
+            holds_calls: false,
             api_key: None,
             more_keys: Vec::new(),
             default_model: Some("cheap".to_owned()),
@@ -192,6 +193,7 @@ impl World {
             api_key: None,
             max_output_tokens: Some(100),
             wires: None,
+            holds_calls: None,
             extra_headers: std::collections::BTreeMap::new(),
             price: Some(Price {
                 input: MicroUsd(1_000_000_000_000),

@@ -216,6 +216,7 @@ fn model_settings() -> ModelSettings {
     let provider = ProviderSettings {
         base_url: "http://model.sim/v1".to_owned(),
         wires: vec![ob_core::model::Wire::Chat],
+        holds_calls: false,
         api_key: None,
         more_keys: Vec::new(),
         default_model: None,
@@ -227,6 +228,7 @@ fn model_settings() -> ModelSettings {
         api_key: None,
         max_output_tokens: Some(200),
         wires: None,
+        holds_calls: None,
         extra_headers: BTreeMap::new(),
         price: Some(Price {
             input: MicroUsd(100_000_000),

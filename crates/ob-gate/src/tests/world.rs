@@ -173,6 +173,7 @@ pub(crate) fn acme(base_url: &str) -> Provider {
     Provider {
         base_url: base_url.into(),
         wires: vec![Wire::Chat],
+        holds_calls: false,
         keys: keys(&[KEY]),
         extra_headers: vec![("x-acme-team".into(), HEADER_SECRET.into())],
         max_output_tokens: 1000,

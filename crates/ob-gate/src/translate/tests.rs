@@ -100,7 +100,7 @@ fn with_calls(mut reply: Reply) -> Reply {
 }
 
 fn translated(from: Wire, to: Wire, stream: &[u8]) -> Vec<u8> {
-    let (mut translator, mut watch) = (Translator::new(from, to, origin(), true), Watch::new(from));
+    let (mut translator, mut watch) = (Translator::new(from, to, origin(), true, false), Watch::new(from));
     let (mut out, mut tokens) = (Vec::new(), Tokens::default());
     for data in data(stream).iter().filter(|data| *data != b"[DONE]") {
         let chunk = watch.event(data).expect("an event of its wire");
@@ -129,7 +129,7 @@ fn one_answer_means_the_same_through_every_pair_of_wires() {
             assert_eq!(said_by_stream(to, &translated), meaning(), "{from} to {to}");
             assert_eq!(used(to, &translated), (120, 40, 30), "{from} to {to}");
             let tokens = Tokens { input: 120, cached: 40, output: 30, ..Tokens::default() };
-            let answer = answer(from, to, whole.as_bytes(), &origin(), tokens).expect("translatable");
+            let answer = answer(from, to, whole.as_bytes(), &origin(), tokens, false).expect("translatable");
             assert_eq!(said_by_whole(to, &answer), meaning(), "{from} to {to}");
             let chunk = Watch::new(to).whole(&answer).expect("an answer of its wire");
             assert_eq!(chunk.usage.expect("a report").tokens.total(), 150, "{from} to {to}");
@@ -220,15 +220,17 @@ fn what_is_no_answer_of_its_wire_breaks_and_does_not_panic() {
             json!({"choices": [{"message": {"tool_calls": ["x", {}]}}], "content": [[]], "candidates": ["x"]}),
         ] {
             drop(read_answer(wire, &wrong, &origin()));
-            drop(Translator::new(wire, Wire::Chat, origin(), false).event(wrong.to_string().as_bytes()));
+            drop(
+                Translator::new(wire, Wire::Chat, origin(), false, false).event(wrong.to_string().as_bytes()),
+            );
         }
     }
     let late = r#"{"choices":[{"delta":{"tool_calls":[{"index":3,"function":{"arguments":"x"}}]}}]}"#;
-    let mut translator = Translator::new(Wire::Chat, Wire::Messages, origin(), false);
+    let mut translator = Translator::new(Wire::Chat, Wire::Messages, origin(), false, false);
     assert!(translator.event(late.as_bytes()).is_err(), "arguments of a call that never began");
     let malformed = json!({"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]});
     assert!(
-        Translator::new(Wire::Google, Wire::Chat, origin(), false)
+        Translator::new(Wire::Google, Wire::Chat, origin(), false, false)
             .event(malformed.to_string().as_bytes())
             .is_err()
     );
@@ -421,19 +423,20 @@ fn what_has_no_counterpart_is_refused_by_name() {
             "`generationConfig.responseModalities`",
         ),
     ] {
-        let refused = super::request(from, to, request.to_string().as_bytes(), false).expect_err(named);
+        let refused =
+            super::request(from, to, request.to_string().as_bytes(), false, false).expect_err(named);
         assert_eq!((refused.status.as_u16(), refused.code), (400, "cannot_translate"), "{named}");
         assert!(refused.refusal.message.contains(named), "{named}: {}", refused.refusal);
     }
     let stops = with(asked(Wire::Chat), json!({"stop": ["END"]}));
-    let refused =
-        super::request(Wire::Chat, Wire::Responses, stops.to_string().as_bytes(), false).expect_err("stop");
+    let refused = super::request(Wire::Chat, Wire::Responses, stops.to_string().as_bytes(), false, false)
+        .expect_err("stop");
     assert!(refused.refusal.message.contains("`stop`"), "{}", refused.refusal);
     for from in WIRES {
         for to in WIRES {
             let body = asked(from).to_string();
             assert!(
-                super::request(from, to, body.as_bytes(), false).is_ok(),
+                super::request(from, to, body.as_bytes(), false, false).is_ok(),
                 "the positive control: {from} to {to}"
             );
         }

@@ -98,6 +98,11 @@ const TITLES: &[(&str, &str, &str)] = &[
         "Agents",
         "Agents: who can work in sessions. `list` names those that `session spawn` takes; `check` says what one can be told.",
     ),
+    (
+        "model",
+        "Models",
+        "Models: what agents think with. `list` names those that `session spawn` takes; `check` calls one and says whether it works.",
+    ),
     ("token", "Tokens", "Tokens: who may do what with this server."),
     ("audit", "Audit", "The audit: what was changed or refused, by whom, in which request."),
     ("server", "Server", "The server itself."),

@@ -128,6 +128,7 @@ async fn clients_of_the_wires_with_sessions_list_tools_call_them_and_leave() {
                 "caller_tool_response",
                 "config_limits",
                 "agent",
+                "model",
                 "token",
                 "audit",
                 "server"

@@ -117,6 +117,9 @@ pub(crate) enum Command {
     /// Agents: who can work in sessions
     #[command(subcommand, arg_required_else_help = true, after_help = help::AGENT)]
     Agent(AgentCommand),
+    /// Models: what agents think with
+    #[command(subcommand, arg_required_else_help = true, after_help = help::MODEL)]
+    Model(ModelCommand),
     /// Speak MCP on standard input and output, or set up a client that does
     #[command(after_help = help::MCP)]
     Mcp(McpArgs),
@@ -334,6 +337,18 @@ pub(crate) enum AgentCommand {
     Check {
         /// Its name
         #[arg(add = Ids::Agent)]
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// List the models that sessions can name, and whether each can be used
+    List,
+    /// Send a model one small request: does it answer, how fast, and does it call a tool well
+    Check {
+        /// Its name: an alias, or provider/model
+        #[arg(add = Ids::Model)]
         name: String,
     },
 }

@@ -58,7 +58,7 @@ pub(crate) enum Ids {
     Token,
     /// What a token may do.
     Scope,
-    /// Models that the configuration names.
+    /// Models of the configuration and of servers of this machine.
     Model,
     /// Agents.
     Agent,
@@ -150,7 +150,7 @@ impl Source {
                 Ids::Project => projects(&loaded).await,
                 Ids::Token => tokens(&loaded).await,
                 Ids::Scope => scopes(&loaded).await,
-                Ids::Model => models(&loaded),
+                Ids::Model => models(&loaded).await,
                 Ids::Agent => agents(&loaded),
             }
         });
@@ -213,9 +213,20 @@ async fn scopes(loaded: &Loaded) -> Vec<Candidate> {
     everything.into_iter().chain(of_projects).collect()
 }
 
-fn models(loaded: &Loaded) -> Vec<Candidate> {
-    let aliases = &loaded.settings.models.aliases;
-    aliases.keys().map(|alias| (alias.clone(), String::new())).collect()
+async fn models(loaded: &Loaded) -> Vec<Candidate> {
+    let models = &loaded.settings.models;
+    let aliases = models.aliases.iter().map(|(name, alias)| (name.clone(), alias.model.clone()));
+    let providers = models.providers.iter().filter_map(|(name, provider)| {
+        Some((format!("{name}/{}", provider.default_model.as_ref()?), String::new()))
+    });
+    let found = ob_gate::discovery::find_local(&models.discover_ports).await;
+    let local = found.iter().flat_map(|server| {
+        let provider = server.program.provider();
+        server.models.iter().map(move |model| {
+            (format!("{provider}/{}", model.name), format!("{} of this machine", server.program.title()))
+        })
+    });
+    aliases.chain(providers).chain(local).collect()
 }
 
 fn agents(loaded: &Loaded) -> Vec<Candidate> {

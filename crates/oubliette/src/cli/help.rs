@@ -6,7 +6,7 @@ use clap::Command;
 
 /// Commands under headings, in the order in which a newcomer meets them. What is in none stands last.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Work", &["run", "session", "project", "agent", "mcp"]),
+    ("Work", &["run", "session", "project", "agent", "model", "mcp"]),
     ("The server", &["serve", "status", "stop", "reload"]),
     ("The home and the machine", &["init", "config", "token", "audit", "store", "doctor", "support"]),
     ("Your shell", &["completions", "man"]),
@@ -160,6 +160,19 @@ Examples:
   oubliette agent list
   oubliette agent check opencode
   oubliette run \"fix the failing test\" --agent opencode --autonomy medium";
+
+/// Under the help of `model`.
+pub(crate) const MODEL: &str = "\
+A model is an alias or a provider's model of the configuration, or one of a server
+that was found on this machine: ollama/NAME, llamacpp/NAME, vllm/NAME, and local/NAME
+for any. `list` asks each provider what it has and calls no model. `check` calls the
+model once; that costs what a short answer costs, and counts towards no limit. It
+ends with 4 if an agent could not work with the model.
+
+Examples:
+  oubliette model list
+  oubliette model check ollama/qwen3:8b
+  oubliette run \"fix the failing test\" --model ollama/qwen3:8b";
 
 /// Under the help of `project`.
 pub(crate) const PROJECT: &str = "\

@@ -14,6 +14,7 @@ mod hub;
 mod init;
 mod man;
 mod mcp;
+mod model;
 mod output;
 mod paint;
 mod patch;
@@ -176,6 +177,10 @@ fn dispatch(context: &Context, name: names::ProgramName, cli: Cli, output: &Outp
         Command::Agent(command) => {
             let hub = hub::Hub::load(context, &global)?;
             wait(agent::command(command, &hub, output))
+        }
+        Command::Model(command) => {
+            let hub = hub::Hub::load(context, &global)?;
+            wait(model::command(command, &hub, output))
         }
         Command::Project(command) => {
             let hub = hub::Hub::load(context, &global)?;

@@ -150,7 +150,7 @@ impl<'a> Table<'a> {
 fn ink(state: &str) -> Ink {
     match state {
         "ok" | "valid" | "ready" | "running" => Ink::Green,
-        "missing" | "failed" | "revoked" => Ink::Red,
+        "missing" | "unusable" | "failed" | "revoked" => Ink::Red,
         "warn" | "interrupted" | "expired" => Ink::Yellow,
         _ if state.starts_with("waiting") => Ink::Yellow,
         "ended" | "asleep" => Ink::Dim,

@@ -22,6 +22,7 @@ mod isolation;
 mod job;
 mod live;
 mod mcp;
+mod models;
 mod own_agents;
 mod permissions;
 mod process;

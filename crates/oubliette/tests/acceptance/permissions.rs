@@ -82,6 +82,8 @@ const ROWS: &[Row] = &[
     Row("config_limits.get", Kind::ProjectRead, |at| json!({ "project_id": at.project })),
     Row("agent.list", Kind::GlobalRead, |_| json!({})),
     Row("agent.check", Kind::GlobalRead, |_| json!({ "agent": "builtin" })),
+    Row("model.list", Kind::GlobalRead, |_| json!({})),
+    Row("model.check", Kind::Admin, |_| json!({ "model": "nobody/nothing" })),
     Row("token.create", Kind::Admin, |_| json!({ "name": "", "scope": "admin" })),
     Row("token.list", Kind::Admin, |_| json!({})),
     Row("token.revoke", Kind::Admin, |_| json!({ "token": "nobody" })),

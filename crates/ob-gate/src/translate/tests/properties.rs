@@ -103,7 +103,7 @@ proptest! {
 
     #[test]
     fn no_json_panics(text in r#"\{"(messages|input|contents|tools|system)":(\[(\{"(role|type|content|parts)":("user"|"x"|\[\{\}\]|\{\}|1),?\}|1),?\]|"x"|1|\{\}),?\}"#, from in 0usize..4, to in 0usize..4) {
-        drop(super::super::request(WIRES[from], WIRES[to], text.as_bytes(), true));
+        drop(super::super::request(WIRES[from], WIRES[to], text.as_bytes(), true, false));
     }
 }
 

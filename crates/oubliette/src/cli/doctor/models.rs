@@ -12,6 +12,7 @@ use ob_engine::Demonstration;
 use ob_engine::health::CHECK_MAX;
 use ob_engine::health::in_time;
 use ob_gate::discovery::Answer;
+use ob_gate::discovery::Asked;
 use ob_gate::models::Models;
 
 use crate::server::demo_model;
@@ -39,7 +40,7 @@ async fn provider(name: &str, settings: &ProviderSettings) -> Check {
     let key = settings.api_key.as_ref().or(settings.more_keys.first());
     let wire = settings.wires.first().copied().unwrap_or(Wire::Chat);
     let has = if key.is_some() { "a key is set" } else { "no key is set" };
-    let (host, answer) = ob_gate::discovery::ask(&settings.base_url, wire, key, ASK_MAX).await;
+    let Asked { host, answer, .. } = ob_gate::discovery::ask(&settings.base_url, wire, key, ASK_MAX).await;
     let set = format!(
         "set `credentials.providers.credentials.{name}.api_key`, or the provider's variable, to a valid key"
     );
