@@ -73,9 +73,10 @@ impl Background {
         if took < LOOK {
             return;
         }
+        self.since = now;
         let Some(used) = self.usage.read() else { return };
         let percent = used.saturating_sub(self.used).as_micros() * 100 / took.as_micros().max(1);
-        (self.since, self.used) = (now, used);
+        self.used = used;
         if !self.is_behind && percent >= MUCH {
             self.is_behind = fs::write(self.group.join("cpu.idle"), "1").is_ok();
         } else if self.is_behind && percent < LITTLE && fs::write(self.group.join("cpu.idle"), "0").is_ok() {
@@ -135,6 +136,13 @@ mod tests {
         assert_eq!(look(4, 640), "0", "it rests");
         assert_eq!(read(group, "cpu.weight"), "25");
         assert_eq!(look(5, 1640), "1", "again");
+        fs::remove_file(group.join("cpu.stat")).expect("removed");
+        background.look(start + LOOK * 6);
+        assert_eq!(
+            background.pause(start + LOOK * 6),
+            LOOK,
+            "what cannot be read is not looked at all the time"
+        );
     }
 
     #[test]
