@@ -181,7 +181,7 @@ async fn a_client_of_the_wire_without_sessions_needs_none() {
         assert!(versions.contains(version), "{found}");
     }
     let tools = ask("tools/list", None, json!({})).await;
-    assert_eq!(tools["result"]["tools"].as_array().map(Vec::len), Some(9), "{tools}");
+    assert_eq!(tools["result"]["tools"].as_array().map(Vec::len), Some(10), "{tools}");
     let params = json!({ "name": "session", "arguments": { "action": "get", "session_id": SESSION } });
     let result = ask("tools/call", Some("session"), params).await;
     assert_eq!(result["result"]["structuredContent"]["session_id"], SESSION, "{result}");
