@@ -60,6 +60,7 @@ async fn the_python_sdk_runs_a_session_to_its_end_on_every_wire() {
                     "caller_tool_response",
                     "config_limits",
                     "agent",
+                    "model",
                     "server"
                 ]),
                 "{wire}"
