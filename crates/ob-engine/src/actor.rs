@@ -212,6 +212,8 @@ pub(crate) struct Actor {
     stops: Vec<oneshot::Sender<Result<(), Refusal>>>,
     /// Calls of the agent that wait for what becomes of a question.
     waiters: Vec<Waiter>,
+    /// Closed questions of the record that a call was told of. Not durable: whether it arrived is known when the turn ends.
+    told: Vec<QuestionId>,
     /// The number of the first event of the newest commit.
     first_index: u64,
     /// The session belongs to a later server, or the store is closed.
@@ -280,6 +282,7 @@ impl Actor {
             last_hit: None,
             stops: Vec::new(),
             waiters: Vec::new(),
+            told: Vec::new(),
             first_index: 0,
             dispossessed: false,
         }

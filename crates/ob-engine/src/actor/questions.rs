@@ -2,8 +2,8 @@
 //!
 //! The call that asks waits for a while. It may be cut at any moment: its client gives up, the server dies, the sandbox is
 //! lost. So a closed question stays in the record until it is told: to a call that waits, to one that asks the same
-//! again, or, once the turn that asked is over, by a message of its own. A crash right after the telling may make it told
-//! twice, and never not at all.
+//! again, or, once the turn that asked is over, by a message of its own. A call that was told is remembered by this server
+//! only: a crash before the end of the turn may make it told twice, and never not at all.
 
 use std::time::Duration;
 
@@ -45,8 +45,12 @@ impl Actor {
         if state.takes_no_children() {
             return Err(self.over());
         }
-        if let Some(closed) = self.record.questions.iter().find(|q| !q.is_open() && q.asked == asked) {
-            return Ok(closed.clone());
+        let closed = self.record.questions.iter().find(|q| !q.is_open() && q.asked == asked).cloned();
+        match closed {
+            // It has heard that answer, and asks anew.
+            Some(closed) if self.told.contains(&closed.question_id) => self.forget(closed.question_id),
+            Some(closed) => return Ok(closed),
+            None => {}
         }
         let turn = self.record.core.active.unwrap_or(self.record.last_turn);
         let undo = self.checkpoint();
@@ -60,6 +64,11 @@ impl Actor {
             }
             again.clone()
         } else {
+            if self.record.questions.len() >= KEPT_MAX {
+                // An agent that asks so much has gone on.
+                self.record.questions.retain(|known| !self.told.contains(&known.question_id));
+                self.told.clear();
+            }
             if self.record.open_questions().count() >= OPEN_MAX || self.record.questions.len() >= KEPT_MAX {
                 let message = format!("{OPEN_MAX} questions of the session wait for their answers");
                 return Err(Refusal::new(RefusalCode::LimitExceeded, message)
@@ -100,7 +109,7 @@ impl Actor {
             }
             Some(closed) => {
                 if reply.send(Ok(closed)).is_ok() {
-                    self.forget(question);
+                    self.told.push(question);
                 }
             }
             None => drop(reply.send(Err(self.not_open(question)))),
@@ -151,6 +160,7 @@ impl Actor {
     pub(super) fn settle_questions(&mut self, step: &mut Step, input: Input) {
         match input {
             Input::Interrupt | Input::End | Input::Fail => {
+                self.told.clear();
                 for mut question in std::mem::take(&mut self.record.questions) {
                     if question.is_open() {
                         question.outcome = Some(Outcome::Withdrawn);
@@ -167,8 +177,10 @@ impl Actor {
                     .into_iter()
                     .partition(|q: &Question| !q.is_open() && Some(q.turn) == active);
                 self.record.questions = rest;
+                let told = std::mem::take(&mut self.told);
                 // Who stopped the turn wants to hear no more of it.
-                for question in over.iter().filter(|_| stop != TurnStop::Cancelled) {
+                let is_news = |q: &&Question| stop != TurnStop::Cancelled && !told.contains(&q.question_id);
+                for question in over.iter().filter(is_news) {
                     self.tell_late(step, question);
                 }
             }
@@ -176,7 +188,8 @@ impl Actor {
         }
     }
 
-    /// Tells the calls that wait for these. Whoever is told by a call is not told again.
+    /// Tells the calls that wait for these. Whoever is told by a call is not told again, unless the server dies before the
+    /// turn is over: nobody knows then whether the words arrived, so the record keeps them until the turn ends.
     pub(super) fn tell_waiters(&mut self, closed: &[Question]) {
         for question in closed {
             let id = question.question_id;
@@ -186,7 +199,7 @@ impl Actor {
             self.waiters = rest;
             for waiter in told {
                 if waiter.reply.send(Ok(question.clone())).is_ok() {
-                    self.forget(id);
+                    self.told.push(id);
                 }
             }
         }
@@ -229,6 +242,7 @@ impl Actor {
 
     /// The record that is written next is without it; until then a crash lets it be told again.
     fn forget(&mut self, question: QuestionId) {
+        self.told.retain(|known| *known != question);
         self.record.questions.retain(|known| known.question_id != question);
     }
 
